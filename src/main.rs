@@ -1,0 +1,2 @@
+//! Tidegate binary.
+fn main() {}
