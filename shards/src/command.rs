@@ -1,0 +1,160 @@
+//! What a client may ask of a session: the decoded form of a frame, borrowed from the socket's bytes.
+//! Each command is carried out by the file of its name in `commands/`.
+
+pub use storage::record::DataKind;
+
+/// Which promise an acknowledgement carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// Acknowledged after fdatasync.
+    #[default]
+    Disk,
+    /// Acknowledged early with a provisional id; delivered only when committed.
+    Memory,
+    /// Never logged.
+    Volatile,
+}
+
+/// What a subscription does for a client that lags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
+pub enum Policy {
+    /// Only the newest event of each topic while behind; what is skipped is said by a gap.
+    Latest,
+    /// Every event.
+    #[default]
+    Lossless,
+}
+
+/// An event to be published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewEvent<'a> {
+    /// Dotted topic, 1 to 16 tokens.
+    pub topic: &'a str,
+    /// Empty only where `producer` is given or the event is volatile.
+    pub message_id: &'a str,
+    /// `session:epoch:offset` of the cause.
+    pub prev_event_id: Option<&'a str>,
+    /// One's own earlier message that is the cause.
+    pub prev_message_id: Option<&'a str>,
+    /// Payload: JSON text or, for [`DataKind::Bytes`], the decoded bytes.
+    pub data: &'a [u8],
+    /// How `data` is to be read.
+    pub data_kind: DataKind,
+    /// Life in ms; `None` = until retention.
+    pub ttl_ms: Option<u64>,
+    /// `(producer_epoch, seq)` of a producer that numbers its messages.
+    pub producer: Option<(u64, u64)>,
+    /// W3C trace context, or empty.
+    pub traceparent: &'a str,
+}
+
+/// A marker to be set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewMarker<'a> {
+    /// Name, unique in the session.
+    pub name: &'a str,
+    /// Next offset its owner wants.
+    pub offset: u64,
+}
+
+/// Where a session subscription starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From<'a> {
+    /// After the last committed event.
+    Latest,
+    /// At the first retained event.
+    Earliest,
+    /// At an offset; with an epoch it must be the session's.
+    Offset(u64, Option<u64>),
+    /// Where a marker stands.
+    Marker(&'a str),
+}
+
+/// Where a pattern subscription starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PatternFrom<'a> {
+    /// After what is committed now.
+    Latest,
+    /// At the first retained event of every slice.
+    Earliest,
+    /// `slice.seq,slice.seq,…`: after these.
+    Position(&'a str),
+}
+
+/// A decoded command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command<'a> {
+    /// Says how much may be delivered before it is acknowledged. `None` = no bound but the send buffer's.
+    Hello {
+        /// Events.
+        credit_events: Option<u64>,
+        /// Payload bytes of event frames.
+        credit_bytes: Option<u64>,
+    },
+    /// Append one event.
+    Publish {
+        /// Session.
+        session: &'a str,
+        /// Event.
+        event: NewEvent<'a>,
+        /// Promise wanted.
+        durability: Durability,
+    },
+    /// Append several events and markers of one session, all or nothing.
+    Commit {
+        /// Session.
+        session: &'a str,
+        /// Events, 0 to 256.
+        events: &'a [NewEvent<'a>],
+        /// Markers.
+        markers: &'a [NewMarker<'a>],
+    },
+    /// Deliver a session's events.
+    Subscribe {
+        /// Session.
+        session: &'a str,
+        /// Start.
+        from: From<'a>,
+        /// What to do when behind.
+        policy: Policy,
+    },
+    /// Deliver the tenant's events whose topic matches one of the patterns.
+    SubscribePatterns {
+        /// Patterns: `*` one token, `>` the rest.
+        patterns: &'a [&'a str],
+        /// Start.
+        from: PatternFrom<'a>,
+    },
+    /// Stop delivering a session.
+    Unsubscribe {
+        /// Session.
+        session: &'a str,
+    },
+    /// Stop delivering by pattern.
+    UnsubscribePatterns,
+    /// Event frames of this connection that have been worked off, counted from its start; returns credit.
+    Acknowledge {
+        /// Frames, cumulative.
+        events: u64,
+        /// Payload bytes of those frames, cumulative.
+        bytes: Option<u64>,
+    },
+    /// Move a marker forward.
+    Mark {
+        /// Session.
+        session: &'a str,
+        /// Marker.
+        marker: NewMarker<'a>,
+    },
+    /// Read a page of a session.
+    History {
+        /// Session.
+        session: &'a str,
+        /// First offset wanted; `None` = first retained.
+        from: Option<u64>,
+        /// Events at most.
+        limit: u32,
+    },
+    /// Answered at once.
+    Ping,
+}

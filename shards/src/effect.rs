@@ -1,0 +1,105 @@
+//! What leaves the core besides deliveries: answers, closes, wake-ups. Deliveries go through the outbox.
+
+use crate::command::Durability;
+use crate::ids::{CommandId, ConnectionId, Epoch, Offset, ShardId};
+use crate::refusal::Refused;
+
+/// One thing for the edge to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect<'a> {
+    /// Encode and queue a reply.
+    Reply {
+        /// To whom.
+        connection: ConnectionId,
+        /// The command's own name for itself.
+        id: CommandId,
+        /// Answer.
+        reply: Reply<'a>,
+    },
+    /// A peer that sleeps has mail.
+    Wake {
+        /// Peer.
+        shard: ShardId,
+    },
+    /// The log is poisoned: stop the process with a report and a non-zero status.
+    Poisoned {
+        /// What broke.
+        fault: storage::disk::DiskFault,
+    },
+}
+
+/// Answer to a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply<'a> {
+    /// To `hello`.
+    Hello,
+    /// To `publish` of a logged event.
+    Published {
+        /// Session.
+        session: &'a str,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The event's offset.
+        offset: Offset,
+        /// The promise earned.
+        durability: Durability,
+        /// It had been published before; the id is the first one's.
+        duplicate: bool,
+    },
+    /// To `publish` of a volatile event.
+    PublishedVolatile {
+        /// Next offset at that moment: the event comes after all before it.
+        after_offset: Offset,
+    },
+    /// To `commit`.
+    Committed {
+        /// Session.
+        session: &'a str,
+        /// Its epoch.
+        epoch: Epoch,
+        /// First event's offset.
+        offset: Offset,
+        /// Events.
+        count: u32,
+        /// The promise earned.
+        durability: Durability,
+        /// It had been committed before.
+        duplicate: bool,
+    },
+    /// To `subscribe` of a session.
+    Subscribed {
+        /// Session.
+        session: &'a str,
+        /// Its epoch; 0 where nothing was ever published.
+        epoch: Epoch,
+        /// Offset of the first event that will be delivered.
+        next: Offset,
+        /// First offset still retained.
+        earliest: Offset,
+    },
+    /// To `subscribe` of patterns.
+    SubscribedPatterns {
+        /// Start position, `slice.seq,…`.
+        position: &'a str,
+    },
+    /// To `unsubscribe`.
+    Unsubscribed,
+    /// To `ack`.
+    Acknowledged,
+    /// To `mark`.
+    Marked {
+        /// Session.
+        session: &'a str,
+        /// Marker.
+        name: &'a str,
+        /// Where it stands.
+        offset: Offset,
+    },
+    /// To `ping`.
+    Pong {
+        /// Wall clock, Unix ms.
+        time_ms: u64,
+    },
+    /// No.
+    Refused(Refused),
+}

@@ -1,0 +1,65 @@
+//! What enters the core.
+
+use crate::command::Command;
+use crate::ids::{CommandId, ConnectionId};
+use crate::refusal::Refused;
+
+/// One thing that happened outside.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// A connection finished its upgrade. The principal stays with it and is on every later input.
+    Connected {
+        /// Connection.
+        connection: ConnectionId,
+        /// Who it is.
+        principal: Principal<'a>,
+    },
+    /// The connection is gone; its subscriptions go with it.
+    Disconnected {
+        /// Connection.
+        connection: ConnectionId,
+    },
+    /// A decoded command.
+    Command {
+        /// Connection.
+        connection: ConnectionId,
+        /// The client's name for it.
+        id: CommandId,
+        /// Command.
+        command: Command<'a>,
+    },
+    /// The decoder refused what the client sent: counted and answered like any refusal.
+    Rejected {
+        /// Connection.
+        connection: ConnectionId,
+        /// The client's name for it, where it could be read.
+        id: CommandId,
+        /// Why.
+        refused: Refused,
+    },
+    /// The connection's send queue has drained to a level where the core may deliver again.
+    Drained {
+        /// Connection.
+        connection: ConnectionId,
+    },
+}
+
+/// Who an input comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Principal<'a> {
+    /// Unit of isolation.
+    pub tenant: &'a str,
+    /// Resumable identity.
+    pub client_id: &'a str,
+}
+
+/// What became of an input.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handled {
+    /// Taken.
+    Done,
+    /// Nothing was changed: there is no room for its consequences yet. Keep it, stop reading from that connection,
+    /// and hand it in again on a later turn.
+    Later,
+}

@@ -1,0 +1,114 @@
+//! Where deliveries go: the edge's send queues, seen from the core. The core asks for room and pushes; it never
+//! queues a delivery itself, so a slow reader costs a cursor and nothing else.
+
+use crate::ids::{CommandId, ConnectionId, Epoch, Offset};
+use storage::record::{DataKind, EventView};
+
+/// Why offsets were skipped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GapReason {
+    /// Retention removed them.
+    Retention,
+    /// They expired or were compacted.
+    Expired,
+    /// The subscription's policy skipped them.
+    Policy,
+    /// The session began a new life.
+    Epoch,
+    /// The bytes on disk are damaged; the operator has a report.
+    Damaged,
+}
+
+/// Offsets of a session that will not be delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap<'a> {
+    /// Session.
+    pub session: &'a str,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// First.
+    pub from: Offset,
+    /// One past the last.
+    pub to: Offset,
+    /// Why.
+    pub reason: GapReason,
+}
+
+/// An event that is never logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VolatileEvent<'a> {
+    /// Session.
+    pub session: &'a str,
+    /// Topic.
+    pub topic: &'a str,
+    /// Who sent it.
+    pub client_id: &'a str,
+    /// Next offset when it was taken in.
+    pub after_offset: Offset,
+    /// The session's own count of volatile events since the shard started.
+    pub counter: u64,
+    /// Payload.
+    pub data: &'a [u8],
+    /// How to read it.
+    pub data_kind: DataKind,
+}
+
+/// Head of a page of history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HistoryHead<'a> {
+    /// Session.
+    pub session: &'a str,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Where the next page starts.
+    pub next: Offset,
+    /// First offset not yet committed.
+    pub tail: Offset,
+}
+
+/// Send queues of one shard's connections. Every call names a connection; one that is gone takes nothing and is
+/// told apart by `room` = 0.
+pub trait Outbox {
+    /// Bytes the connection's send queue still takes for deliveries.
+    fn room(&self, connection: ConnectionId) -> usize;
+
+    /// Queues an event frame and returns its payload bytes. The caller has seen `room` ≥ [`event_bytes_max`].
+    /// Frames of one event are the same for every connection: encode once.
+    fn event(&mut self, connection: ConnectionId, event: &EventView<'_>) -> usize;
+
+    /// Queues a volatile frame and returns its payload bytes.
+    fn volatile(&mut self, connection: ConnectionId, event: &VolatileEvent<'_>) -> usize;
+
+    /// Queues a gap frame.
+    fn gap(&mut self, connection: ConnectionId, gap: &Gap<'_>);
+
+    /// Queues the reply to `history`: one frame of events.
+    fn history(
+        &mut self,
+        connection: ConnectionId,
+        id: CommandId,
+        head: &HistoryHead<'_>,
+        events: &mut dyn Iterator<Item = EventView<'_>>,
+    );
+}
+
+/// Upper bound of an event's frame on any wire: base64 and JSON escapes of names never exceed it.
+/// Names and topics hold no byte that JSON escapes; `message_id` and `traceparent` are held to the same set.
+pub fn event_bytes_max(event: &EventView<'_>) -> usize {
+    let data = match event.data_kind() {
+        DataKind::Json => event.data().len(),
+        DataKind::Bytes => event.data().len().div_ceil(3) * 4 + 2,
+    };
+    data + event.topic().len()
+        + 3 * event.session().len()
+        + event.client_id().len()
+        + event.message_id().len()
+        + event.traceparent().len()
+        + EVENT_FRAME_OVERHEAD_BYTES_MAX
+}
+
+/// Everything in an event frame that is not a name or data: keys, numbers, frame head.
+pub const EVENT_FRAME_OVERHEAD_BYTES_MAX: usize = 384;
+
+/// A gap frame without the session name.
+pub const GAP_FRAME_BYTES_MAX: usize = 256;

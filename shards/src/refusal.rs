@@ -1,0 +1,119 @@
+//! Refusals: expected noes, typed, counted, with advice. One table for every edge.
+//!
+//! ```text
+//! 4000–4099  retry now         the cause is momentary
+//! 4100–4199  retry later       after `retry_after_ms`
+//! 4200–4299  do not retry      the request itself is at fault
+//! ```
+
+/// Why a command was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// Which no.
+    pub refusal: Refusal,
+    /// Field of the command at fault, or empty.
+    pub field: &'static str,
+    /// When trying again makes sense.
+    pub retry_after_ms: Option<u32>,
+}
+
+impl Refused {
+    /// At fault is `field`.
+    pub const fn field(refusal: Refusal, field: &'static str) -> Self {
+        Self { refusal, field, retry_after_ms: None }
+    }
+
+    /// Come back after `ms`.
+    pub const fn later(refusal: Refusal, ms: u32) -> Self {
+        Self { refusal, field: "", retry_after_ms: Some(ms) }
+    }
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal $name:literal $cure:literal;)*) => {
+        /// The kinds of no.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u16)]
+        pub enum Refusal { $($(#[$doc])* #[doc = $cure] $variant = $code,)* }
+
+        impl Refusal {
+            /// All of them, for tables and tests.
+            pub const ALL: &'static [Refusal] = &[$(Refusal::$variant),*];
+
+            /// Name on the wire.
+            pub const fn name(self) -> &'static str {
+                match self { $(Refusal::$variant => $name,)* }
+            }
+
+            /// What is wrong and what to do about it.
+            pub const fn cure(self) -> &'static str {
+                match self { $(Refusal::$variant => $cure,)* }
+            }
+
+            /// Number on the wire.
+            pub const fn code(self) -> u16 { self as u16 }
+
+            /// From a number on a mailbox.
+            pub const fn from_code(code: u16) -> Option<Refusal> {
+                match code { $($code => Some(Refusal::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+refusals! {
+    NoCredit = 4000 "no_credit" "too many commands of this client await their reply: read replies before sending more";
+    LogBehind = 4100 "log_behind" "the log cannot take more at present: retry after the given time";
+    MailboxFull = 4101 "mailbox_full" "the owning shard is behind: retry after the given time";
+    NoSpace = 4102 "no_space" "the server's disk is full: retry later; reads go on";
+    PartitionsFull = 4103 "partitions_full" "too many sessions are in use at once: retry later or raise partitions_resident_max";
+    Unavailable = 4104 "unavailable" "the server cannot serve this now: retry after the given time";
+    TooManyConnections = 4105 "too_many_connections" "this shard holds as many connections as it may: retry later";
+    BadFrame = 4200 "bad_frame" "the frame is no JSON object or array of at most 256 objects: send one";
+    UnknownCommand = 4201 "unknown_command" "the type names no command: see PROTOCOL.md";
+    MissingField = 4202 "missing_field" "this field is required: give it";
+    WrongType = 4203 "wrong_type" "this field has the wrong type: see PROTOCOL.md";
+    BadName = 4204 "bad_name" "names are 1 to 128 of A-Z a-z 0-9 _ . : - and may not start with $";
+    BadTopic = 4205 "bad_topic" "a topic is 1 to 16 dot-separated tokens of A-Z a-z 0-9 _ -, 128 bytes at most, not starting with $";
+    BadPattern = 4206 "bad_pattern" "a pattern is a topic in which * stands for one token and a last > for the rest";
+    BadData = 4207 "bad_data" "data must be well-formed JSON no deeper than 64, or base64 where data_kind is bytes";
+    EventTooLarge = 4208 "event_too_large" "the event is larger than event_bytes_max: make it smaller or store it elsewhere and send a reference";
+    FrameTooLarge = 4209 "frame_too_large" "the frame is larger than frame_bytes_max: send less at once";
+    TooManySubscriptions = 4210 "too_many_subscriptions" "this client holds as many subscriptions as it may: unsubscribe or use a pattern";
+    UnknownSession = 4211 "unknown_session" "nothing was ever published into this session: publish first or subscribe from latest";
+    UnknownMarker = 4212 "unknown_marker" "no marker of this name stands in the session: mark first or give an offset";
+    OffsetOutOfRange = 4213 "offset_out_of_range" "the offset lies beyond the next event: use an offset the server has given";
+    ForeignEpoch = 4214 "foreign_epoch" "the position belongs to another life of the session: start from earliest or latest";
+    MessageIdReused = 4215 "message_id_reused" "this message_id was used for another event: give each event its own";
+    CausalGap = 4216 "causal_gap" "the cause does not exist in this session: publish it first";
+    CrossSession = 4217 "cross_session" "all parts belong to one session: name events of the same session only";
+    ProducerFenced = 4218 "producer_fenced" "a newer producer_epoch is at work: stop, or take a higher one";
+    ProducerGap = 4219 "producer_gap" "producer_seq must be the last one plus one: send what is missing first";
+    MarkerBackwards = 4220 "marker_backwards" "a marker only moves forward: set it at or beyond where it stands";
+    TooManyMarkers = 4221 "too_many_markers" "the session holds as many markers as it may: reuse one";
+    TooManyProducers = 4222 "too_many_producers" "the session holds as many numbering producers as it may: use message_id";
+    BadPosition = 4223 "bad_position" "a position is slice.seq,slice.seq,… as the server gave it";
+    PatternsHeld = 4224 "patterns_held" "this client already has a pattern feed: unsubscribe it first, or give all patterns at once";
+    BadCredit = 4225 "bad_credit" "acknowledge only what was delivered, never less than before";
+    NotSubscribed = 4226 "not_subscribed" "this client has no such subscription";
+    CommandTooLarge = 4227 "command_too_large" "the command has too many parts: at most 256 events and 64 markers";
+    BadUpgrade = 4228 "bad_upgrade" "the request is no WebSocket upgrade for /v1/ws with subprotocol tidegate.v1.json";
+    OutOfRange = 4229 "out_of_range" "this number is outside its bounds: see PROTOCOL.md";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_in_a_range_with_advice() {
+        for (i, a) in Refusal::ALL.iter().enumerate() {
+            assert!((4000..4300).contains(&a.code()));
+            assert_eq!(Refusal::from_code(a.code()), Some(*a));
+            for b in &Refusal::ALL[i + 1..] {
+                assert_ne!(a.code(), b.code());
+                assert_ne!(a.name(), b.name());
+            }
+        }
+    }
+}
