@@ -1,1 +1,3 @@
 //! Tidegate server.
+pub mod cli;
+pub mod config;

@@ -1,2 +1,7 @@
-//! Tidegate binary.
-fn main() {}
+//! The `tidegate` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

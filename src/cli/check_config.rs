@@ -1,0 +1,39 @@
+//! `tidegate check-config`: every value as a TOML line, and where it came from.
+
+use crate::config::Config;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+pub(super) fn run(config: &Config) -> ExitCode {
+    print!("{}", table(config));
+    ExitCode::SUCCESS
+}
+
+/// The output is itself a configuration file: origins and meanings are comments.
+fn table(config: &Config) -> String {
+    let rows = config.rows();
+    let lines: Vec<String> = rows.iter().map(|row| format!("{} = {}", row.key, row.value)).collect();
+    let width = lines.iter().map(String::len).max().unwrap_or(0);
+    let mut out = String::new();
+    for (line, row) in lines.iter().zip(&rows) {
+        let _infallible = writeln!(out, "{line:width$}  # {}; {}", row.origin, row.help);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    #[test]
+    fn the_table_is_a_configuration_file_with_the_same_values() {
+        let flags = vec![("data".to_string(), "a \"quoted\" place".to_string()), ("sync".into(), "off".into())];
+        let config = Config::load(&Layers { flags, ..Layers::default() }).unwrap();
+        let text = table(&config);
+        assert!(text.lines().any(|line| line.starts_with("sync = \"off\"") && line.contains("# flag;")), "{text}");
+        let again = Config::load(&Layers { file: Some(("t".into(), text.clone())), ..Layers::default() }).unwrap();
+        let values = |c: &Config| c.rows().into_iter().map(|row| (row.key, row.value)).collect::<Vec<_>>();
+        assert_eq!(values(&config), values(&again));
+    }
+}

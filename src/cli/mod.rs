@@ -1,0 +1,110 @@
+//! The command line: one file per subcommand, nothing here but the grammar and the way to a [`Config`].
+//!
+//! ```text
+//!   tidegate [serve]      flags ─► Config ─► boot::serve
+//!   tidegate check-config flags ─► Config ─► table of values and origins
+//!   tidegate pub | sub    a WebSocket client on one connection
+//!   tidegate log verify | dump DIR     reads a data folder that no server has open
+//! ```
+//!
+//! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
+
+mod check_config;
+
+use crate::config::{Config, ConfigError, Layers};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Durable, ordered events over WebSocket. Without a subcommand: serve.
+#[derive(Parser)]
+#[command(name = "tidegate", version, about, args_conflicts_with_subcommands = true)]
+struct Line {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ConfigArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server (the default).
+    Serve(ConfigArgs),
+    /// Print every value and where it came from, and check that the server would start with them.
+    CheckConfig(ConfigArgs),
+}
+
+/// Flags that end in a [`Config`].
+#[derive(Args)]
+struct ConfigArgs {
+    /// TOML file with any of the keys that `check-config` lists.
+    #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Folder of the log.
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Number of shards, one core each; 0 = all cores.
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
+    /// `on`: acknowledged means fdatasync has returned; `off`: written.
+    #[arg(long, value_name = "on|off")]
+    sync: Option<String>,
+    /// Open /echo for conformance suites (loopback only).
+    #[arg(long)]
+    echo: bool,
+    /// Any other key, as in the file; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn load(self) -> Result<Config, ConfigError> {
+        let file = match self.config {
+            None => None,
+            Some(path) => match std::fs::read_to_string(&path) {
+                Ok(content) => Some((path, content)),
+                Err(why) => return Err(ConfigError::new(format!("config file {}: {why}", path.display()))),
+            },
+        };
+        let mut flags = Vec::new();
+        for pair in self.set {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(ConfigError::new(format!("--set {pair:?}: expected KEY=VALUE")));
+            };
+            flags.push((key.trim().to_string(), value.trim().to_string()));
+        }
+        let named = [("listen", self.listen), ("data", self.data), ("shards", self.shards), ("sync", self.sync)];
+        flags.extend(named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))));
+        if self.echo {
+            flags.push(("echo".into(), "true".into()));
+        }
+        Config::load(&Layers { file, env: environment(), flags })
+    }
+}
+
+/// The environment as text; a variable that is not UTF-8 is not one of ours.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let line = Line::parse();
+    match line.command.unwrap_or(Command::Serve(line.serve)) {
+        Command::Serve(args) | Command::CheckConfig(args) => match args.load() {
+            Ok(config) => check_config::run(&config),
+            Err(why) => wrong(&why),
+        },
+    }
+}
+
+/// One clear line and exit status 2.
+fn wrong(why: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("tidegate: {why}");
+    ExitCode::from(2)
+}

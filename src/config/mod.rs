@@ -1,0 +1,322 @@
+//! Every value that an operator may set: its name, default, origin and unit.
+//!
+//! ```text
+//!   default ──► file (TOML, flat keys) ──► environment (TIDEGATE_KEY) ──► flag (--key, --set key=value)
+//!     weakest                                                              strongest
+//!                         │ parse by unit │ check relations
+//!                         ▼               ▼
+//!                      Config (plain values, immutable) + an Origin for each
+//! ```
+//!
+//! All layers hand over text and share one parser per type, so `"256KiB"` means the same wherever it is written.
+//! Keys carry their unit: `…_bytes…` takes an integer or a number with `B KiB MiB GiB TiB`, `…_ms` an integer of milliseconds
+//! or a number with `ms s m h d`. An unknown key is refused with the nearest known one; see [`ConfigError`].
+
+mod layers;
+mod value;
+
+pub use layers::{ConfigError, Layers, Origin, Row};
+pub use value::{Setting, Switch};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Declares [`Config`] once: field, type, default (as text, read by the same parser as every other layer), meaning.
+macro_rules! settings {
+    ($( $(#[doc = $doc:literal])+ $name:ident : $kind:ty = $default:literal; )+) => {
+        /// The values that one process runs with. Built by [`Config::load`], never changed afterwards.
+        #[derive(Debug, Clone)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ pub $name: $kind, )+
+            origins: Vec<Origin>,
+        }
+
+        /// Names of all settings, in the order of the table that `check-config` prints.
+        pub const KEYS: &[&str] = &[$( stringify!($name) ),+];
+        const DEFAULTS: &[&str] = &[$( $default ),+];
+        const HELP: &[&[&str]] = &[$( &[$($doc),+] ),+];
+
+        impl Config {
+            fn parse(texts: &[layers::Layered]) -> Result<Config, ConfigError> {
+                let mut at = texts.iter();
+                $(
+                    // `texts` has one entry per key, in the order of KEYS: `layers::merge` builds it so.
+                    let layered = at.next().ok_or_else(ConfigError::incomplete)?;
+                    let $name = <$kind as Setting>::read(stringify!($name), &layered.text)
+                        .map_err(|why| ConfigError::bad_value(stringify!($name), layered, &why))?;
+                )+
+                let origins = texts.iter().map(|layered| layered.origin.clone()).collect();
+                Ok(Config { $( $name, )+ origins })
+            }
+
+            /// Each setting with its value and where it came from, for `check-config`.
+            pub fn rows(&self) -> Vec<Row> {
+                let values = [$( Setting::show(&self.$name, stringify!($name)) ),+];
+                values.into_iter().enumerate().map(|(i, value)| Row {
+                    key: KEYS[i],
+                    value,
+                    origin: self.origins[i].clone(),
+                    help: HELP[i].iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "),
+                }).collect()
+            }
+        }
+    };
+}
+
+settings! {
+    /// Address to listen on. Without a key configured (there is none yet) only loopback is accepted.
+    listen: SocketAddr = "127.0.0.1:7777";
+    /// Folder of the log. Made when absent; one process at a time.
+    data: PathBuf = "./tidegate-data";
+    /// Number of shards, one pinned core each; 0 = one for each core that this process may use.
+    shards: u16 = "0";
+    /// `on`: an acknowledgement means fdatasync has returned. `off`: it means the write has completed, and says `memory`.
+    sync: Switch = "on";
+    /// Opens `/echo` for conformance suites. Refused unless listening on loopback.
+    echo: bool = "false";
+    /// Filter of log lines on stderr, as `tracing` reads it: `info`, `warn,tidegate=debug`.
+    log: String = "info";
+    /// Upper bound of the memory plan; 0 = three quarters of the memory this process may use.
+    memory_budget_bytes: u64 = "0";
+
+    /// Connections a shard holds at once; one more gets `503` with `Retry-After`.
+    connections_per_shard_max: u32 = "16384";
+    /// Biggest event `data`.
+    event_bytes_max: u32 = "64KiB";
+    /// Biggest frame a client may send, and therefore the biggest batch.
+    frame_bytes_max: u32 = "256KiB";
+    /// Commands in one frame.
+    commands_per_frame_max: u32 = "256";
+    /// Subscriptions a client holds at once.
+    subscriptions_per_client_max: u32 = "256";
+    /// Bytes waiting to be sent to one connection; above it deliveries fall back to catch-up from the log.
+    connection_send_bytes_max: u32 = "256KiB";
+    /// Bytes waiting to be sent to all connections of a shard.
+    shard_send_bytes_max: u64 = "64MiB";
+    /// A connection that has sent nothing for so long gets a ping.
+    ping_interval_ms: u64 = "30s";
+    /// A connection that has sent nothing for so long, not even a pong, is closed.
+    idle_timeout_ms: u64 = "90s";
+    /// A connection that has not finished its upgrade request after so long is closed.
+    handshake_timeout_ms: u64 = "10s";
+    /// Time for `goaway`, last sends and the final checkpoint on SIGTERM.
+    stop_timeout_ms: u64 = "10s";
+
+    /// Size of one log file. Kept by existing files; applies to new ones.
+    segment_bytes: u64 = "64MiB";
+    /// Memory ring in which commit groups are built, written and re-read, for each shard.
+    hot_tail_bytes: u64 = "32MiB";
+    /// Biggest commit group.
+    commit_bytes_max: u32 = "1MiB";
+    /// Commit groups on their way to disk at once, for each shard.
+    groups_in_flight_max: u32 = "2";
+    /// After a commit failed for lack of space it is tried again this often.
+    no_space_retry_ms: u64 = "1s";
+    /// Sealed segments older than this are removed.
+    retention_age_ms: u64 = "7d";
+    /// Oldest sealed segments are removed while the log of all shards is bigger than this.
+    retention_bytes: u64 = "10GiB";
+    /// Partitions a shard holds in memory; cold ones live in the checkpoint.
+    partitions_resident_max: u32 = "65536";
+    /// Memory for recent message ids, for each shard; older ones are found in the log.
+    dedupe_hot_bytes_max: u64 = "16MiB";
+    /// Memory for the message id filters of sealed segments, for each shard.
+    dedupe_filter_bytes_max: u64 = "16MiB";
+    /// Memory for loaded indexes of sealed segments, for each shard.
+    index_resident_bytes_max: u64 = "16MiB";
+    /// A checkpoint is taken this often while there is something new.
+    checkpoint_interval_ms: u64 = "30s";
+}
+
+impl Config {
+    /// Merges the layers, reads every value and checks the relations between values.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, as one line that names the key, where it stood and the cure.
+    pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
+        let config = Config::parse(&layers::merge(layers, KEYS, DEFAULTS)?)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Where the value of `key` came from.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        KEYS.iter().position(|known| *known == key).and_then(|i| self.origins.get(i))
+    }
+
+    /// Shards to start: the configured number, or one for each core that affinity and cgroup leave to this process.
+    pub fn shard_count(&self) -> u16 {
+        if self.shards > 0 {
+            return self.shards;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        u16::try_from(cores).unwrap_or(u16::MAX).clamp(1, SHARDS_MAX)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |key: &'static str, why: String| Err(ConfigError::relation(key, self.origin(key), &why));
+        if self.echo && !self.listen.ip().is_loopback() {
+            return refuse(
+                "echo",
+                format!(
+                    "the echo door opens on loopback only, and listen is {}; use --listen 127.0.0.1:7777",
+                    self.listen
+                ),
+            );
+        }
+        if !self.listen.ip().is_loopback() {
+            let why = format!(
+                "{} is not loopback, and without keys every client may do everything; listen on 127.0.0.1 behind a proxy that authenticates",
+                self.listen
+            );
+            return refuse("listen", why);
+        }
+        if self.shards > SHARDS_MAX {
+            return refuse("shards", format!("{} is more than {SHARDS_MAX}", self.shards));
+        }
+        // An event must fit the frame it comes in and the commit group it is stored in, each with its envelope.
+        let at_most = [
+            (
+                "event_bytes_max",
+                u64::from(self.event_bytes_max) + ENVELOPE_BYTES,
+                "frame_bytes_max",
+                u64::from(self.frame_bytes_max),
+            ),
+            (
+                "frame_bytes_max",
+                2 * u64::from(self.frame_bytes_max),
+                "commit_bytes_max",
+                u64::from(self.commit_bytes_max),
+            ),
+            ("commit_bytes_max", 4 * u64::from(self.commit_bytes_max), "hot_tail_bytes", self.hot_tail_bytes),
+            ("commit_bytes_max", 4 * u64::from(self.commit_bytes_max), "segment_bytes", self.segment_bytes),
+            (
+                "event_bytes_max",
+                2 * u64::from(self.event_bytes_max),
+                "connection_send_bytes_max",
+                u64::from(self.connection_send_bytes_max),
+            ),
+            (
+                "connection_send_bytes_max",
+                u64::from(self.connection_send_bytes_max),
+                "shard_send_bytes_max",
+                self.shard_send_bytes_max,
+            ),
+            ("ping_interval_ms", self.ping_interval_ms + 1, "idle_timeout_ms", self.idle_timeout_ms),
+        ];
+        for (small, needs, big, has) in at_most {
+            if needs > has {
+                return refuse(
+                    big,
+                    format!("{has} is too small for {small}, which needs {needs}; raise {big} or lower {small}"),
+                );
+            }
+        }
+        for (key, value) in [
+            ("segment_bytes", self.segment_bytes),
+            ("hot_tail_bytes", self.hot_tail_bytes),
+            ("commit_bytes_max", u64::from(self.commit_bytes_max)),
+        ] {
+            if value % 4096 != 0 {
+                return refuse(
+                    key,
+                    format!("{value} is not a multiple of 4096, the block in which the log is written"),
+                );
+            }
+        }
+        for (key, value) in [
+            ("connections_per_shard_max", u64::from(self.connections_per_shard_max)),
+            ("commands_per_frame_max", u64::from(self.commands_per_frame_max)),
+            ("subscriptions_per_client_max", u64::from(self.subscriptions_per_client_max)),
+            ("event_bytes_max", u64::from(self.event_bytes_max)),
+            ("groups_in_flight_max", u64::from(self.groups_in_flight_max)),
+            ("partitions_resident_max", u64::from(self.partitions_resident_max)),
+            ("ping_interval_ms", self.ping_interval_ms),
+            ("handshake_timeout_ms", self.handshake_timeout_ms),
+            ("checkpoint_interval_ms", self.checkpoint_interval_ms),
+            ("no_space_retry_ms", self.no_space_retry_ms),
+        ] {
+            if value == 0 {
+                return refuse(key, "0 would stop the server from working; give at least 1".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Most shards of one process: slices (1024) are dealt to shards, and lanes grow with the square.
+pub const SHARDS_MAX: u16 = 256;
+
+/// What surrounds an event's data in its frame: type, ids, names.
+const ENVELOPE_BYTES: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let pair = |(k, v): &(&str, &str)| (k.to_string(), v.to_string());
+        Config::load(&Layers {
+            file: (!file.is_empty()).then(|| ("t.toml".into(), file.into())),
+            env: env.iter().map(pair).collect(),
+            flags: flags.iter().map(pair).collect(),
+        })
+    }
+
+    #[test]
+    fn defaults_parse_and_agree_with_each_other() {
+        let config = load("", &[], &[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7777");
+        assert_eq!(config.frame_bytes_max, 262_144);
+        assert_eq!(config.retention_age_ms, 7 * 24 * 3_600_000);
+        assert!(config.rows().iter().all(|row| row.origin == Origin::Default && !row.help.is_empty()));
+        assert!(config.shard_count() >= 1);
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_and_each_origin_is_kept() {
+        let file = "event_bytes_max = 1024\nframe_bytes_max = '128KiB'\nsync = 'off'\nidle_timeout_ms = 60000\n";
+        let env = [("TIDEGATE_FRAME_BYTES_MAX", "64KiB"), ("TIDEGATE_EVENT_BYTES_MAX", "2KiB"), ("PATH", "/bin")];
+        let config = load(file, &env, &[("event_bytes_max", "4KiB")]).unwrap();
+        assert_eq!(config.event_bytes_max, 4096);
+        assert_eq!(config.frame_bytes_max, 65_536);
+        assert_eq!(config.sync, Switch::Off);
+        assert_eq!(config.origin("event_bytes_max"), Some(&Origin::Flag));
+        assert_eq!(config.origin("frame_bytes_max"), Some(&Origin::Env("TIDEGATE_FRAME_BYTES_MAX".into())));
+        assert_eq!(config.origin("sync"), Some(&Origin::File("t.toml".into())));
+        assert_eq!(config.origin("listen"), Some(&Origin::Default));
+    }
+
+    #[test]
+    fn each_refusal_is_one_line_that_names_the_key_and_the_cure() {
+        let cases: &[(&str, &[&str])] = &[
+            ("evnt_bytes_max = 3", &["evnt_bytes_max", "event_bytes_max", "t.toml"]),
+            ("[limits]\nx = 1", &["limits"]),
+            ("event_bytes_max = '3 parsecs'", &["event_bytes_max", "KiB"]),
+            ("event_bytes_max = -1", &["event_bytes_max"]),
+            ("event_bytes_max = 99999999999", &["event_bytes_max"]),
+            ("event_bytes_max = true", &["event_bytes_max"]),
+            ("event_bytes_max = '256KiB'", &["frame_bytes_max", "event_bytes_max"]),
+            ("sync = 'maybe'", &["sync", "on", "off"]),
+            ("listen = 'localhost'", &["listen", "127.0.0.1:7777"]),
+            ("listen = '0.0.0.0:1'", &["listen", "loopback"]),
+            ("segment_bytes = 100000001", &["segment_bytes", "4096"]),
+            ("groups_in_flight_max = 0", &["groups_in_flight_max"]),
+            ("idle_timeout_ms = '5s'", &["idle_timeout_ms", "ping_interval_ms"]),
+            ("shards = 300", &["shards", "256"]),
+            ("= 3", &["t.toml"]),
+            ("shards = 1\nshards = 2", &["t.toml"]),
+        ];
+        for (file, names) in cases {
+            let line = load(file, &[], &[]).unwrap_err().to_string();
+            assert!(!line.contains('\n'), "{line}");
+            for name in *names {
+                assert!(line.contains(name), "{file}: {line}");
+            }
+        }
+        let line = load("", &[], &[("echo", "true"), ("listen", "10.0.0.1:80")]).unwrap_err().to_string();
+        assert!(line.contains("echo") && line.contains("loopback"), "{line}");
+        let line = load("", &[("TIDEGATE_SHARDS", "many")], &[]).unwrap_err().to_string();
+        assert!(line.contains("TIDEGATE_SHARDS"), "{line}");
+    }
+}
