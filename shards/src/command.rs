@@ -15,16 +15,6 @@ pub enum Durability {
     Volatile,
 }
 
-/// What a subscription does for a client that lags.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
-pub enum Policy {
-    /// Only the newest event of each topic while behind; what is skipped is said by a gap.
-    Latest,
-    /// Every event.
-    #[default]
-    Lossless,
-}
-
 /// An event to be published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewEvent<'a> {
@@ -115,8 +105,6 @@ pub enum Command<'a> {
         session: &'a str,
         /// Start.
         from: From<'a>,
-        /// What to do when behind.
-        policy: Policy,
     },
     /// Deliver the tenant's events whose topic matches one of the patterns.
     SubscribePatterns {

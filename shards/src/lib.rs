@@ -4,4 +4,5 @@ pub mod effect;
 pub mod ids;
 pub mod input;
 pub mod limits;
+pub mod names;
 pub mod refusal;
