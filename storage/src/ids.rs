@@ -59,6 +59,11 @@ impl HashKey {
         ])
     }
 
+    /// Salt in the headers of a segment: what a client cannot forge.
+    pub fn segment_salt(self, segment: SegmentId) -> u32 {
+        self.hash128(&[b"segment", &segment.log.0.to_le_bytes(), &segment.number.to_le_bytes()]) as u32
+    }
+
     fn hash128(self, parts: &[&[u8]]) -> u128 {
         use siphasher::sip128::{Hasher128, SipHasher24};
         use std::hash::Hasher;
