@@ -1,3 +1,5 @@
-//! Tidegate server.
+//! Tidegate server: every edge of the process. The binary is `main.rs`; tests and tools use this library.
+#![cfg(target_os = "linux")]
 pub mod cli;
 pub mod config;
+pub mod ring;
