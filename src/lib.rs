@@ -2,4 +2,7 @@
 #![cfg(target_os = "linux")]
 pub mod cli;
 pub mod config;
+pub mod http;
+pub mod net;
 pub mod ring;
+pub mod wire;

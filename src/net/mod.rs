@@ -1,0 +1,2 @@
+//! Connections: everything between the ring and the wire.
+pub mod websocket;
