@@ -242,7 +242,7 @@ impl Decoder {
             RawOpcode::Continuation => false,
         };
         if alone && self.frame_taken == 0 && rest <= here {
-            let RawOpcode::Control(opcode) | RawOpcode::Data(opcode) = self.opcode else {
+            let (RawOpcode::Control(opcode) | RawOpcode::Data(opcode)) = self.opcode else {
                 return Ok((at, None));
             };
             let payload = &mut input[at..at + rest];
