@@ -1,1 +1,24 @@
-//! h
+//! The first bytes of a connection: one HTTP/1.1 request head, parsed and answered. No sockets.
+//!
+//! ```text
+//!   GET /v1/ws?session=S&client=C   upgrade     → Request::Upgrade     101, or 400, 426
+//!   GET /echo                       upgrade     → Request::Echo        101 where the echo door is open, else 404
+//!   GET /readyz  /healthz                       → Ready, Health        200 or 503
+//!   anything else                               → NotFound, Bad        404, or 400, 405, 426, 431
+//! ```
+//! A connection serves one request: it becomes a WebSocket or is closed after the answer.
+
+mod request;
+mod response;
+
+pub use request::{Bad, Head, Request, Upgrade, parse};
+pub use response::{append_answer, append_bad, append_health, append_not_found, append_switching, append_unavailable};
+
+/// Longest request head, bytes.
+pub const HEAD_BYTES_MAX: usize = 8192;
+
+/// The subprotocol spoken here: one JSON object, or an array of them, per text frame.
+pub const SUBPROTOCOL_JSON: &str = "tidegate.v1.json";
+
+/// Subprotocols spoken, best first.
+pub const SUBPROTOCOLS: &[&str] = &[SUBPROTOCOL_JSON];

@@ -1,0 +1,302 @@
+//! Reading the request head.
+
+use super::{HEAD_BYTES_MAX, SUBPROTOCOLS};
+use shards::names::is_name;
+use std::borrow::Cow;
+
+/// Header lines a request may have; browsers send about 15.
+const HEADERS_MAX: usize = 64;
+
+/// What the bytes so far amount to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Head<'a> {
+    /// More bytes are needed.
+    Incomplete,
+    /// One whole request head, or one that can no longer become right.
+    Complete {
+        /// What is asked.
+        request: Request<'a>,
+        /// Bytes of the head; what follows belongs to what the connection becomes.
+        bytes: usize,
+    },
+}
+
+/// What a client asks of the port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request<'a> {
+    /// A WebSocket on `/v1/ws`.
+    Upgrade(Upgrade<'a>),
+    /// A WebSocket on `/echo`, the door for conformance suites.
+    Echo(Upgrade<'a>),
+    /// `/readyz`: may clients be sent here?
+    Ready,
+    /// `/healthz`: does the process turn?
+    Health,
+    /// No such path.
+    NotFound,
+    /// Refused; answer with [`super::append_bad`].
+    Bad(Bad),
+}
+
+/// A well-formed upgrade.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upgrade<'a> {
+    /// Session the client lives on, a valid name.
+    pub session: Option<Cow<'a, str>>,
+    /// Client id, a valid name.
+    pub client: Option<Cow<'a, str>>,
+    /// `Sec-WebSocket-Key`.
+    pub key: &'a str,
+    /// The subprotocol to accept; `None` where the client offered none, which means the first of [`SUBPROTOCOLS`].
+    pub subprotocol: Option<&'static str>,
+}
+
+/// What is wrong with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Bad {
+    /// Not HTTP/1.x.
+    Malformed,
+    /// More than [`HEAD_BYTES_MAX`] bytes or 64 header lines.
+    TooLong,
+    /// Not `GET`.
+    Method,
+    /// No `Upgrade: websocket`.
+    NoUpgrade,
+    /// No `Connection: upgrade`, or HTTP/1.0.
+    NoConnectionUpgrade,
+    /// `Sec-WebSocket-Version` is not 13.
+    Version,
+    /// `Sec-WebSocket-Key` is missing or not 16 bytes in base64.
+    Key,
+    /// Only unknown subprotocols are offered.
+    Subprotocol,
+    /// `session=` is no name.
+    Session,
+    /// `client=` is no name.
+    Client,
+    /// A parameter is given twice.
+    RepeatedParameter,
+}
+
+impl Bad {
+    /// All of them, for tables and tests.
+    pub const ALL: &'static [Bad] = &[
+        Bad::Malformed,
+        Bad::TooLong,
+        Bad::Method,
+        Bad::NoUpgrade,
+        Bad::NoConnectionUpgrade,
+        Bad::Version,
+        Bad::Key,
+        Bad::Subprotocol,
+        Bad::Session,
+        Bad::Client,
+        Bad::RepeatedParameter,
+    ];
+}
+
+/// Reads a request head from the first bytes of a connection. `bytes` is everything received so far.
+pub fn parse(bytes: &[u8]) -> Head<'_> {
+    let bad = |bad| Head::Complete { request: Request::Bad(bad), bytes: bytes.len() };
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    let head_bytes = match request.parse(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => return bad(Bad::TooLong),
+        Ok(httparse::Status::Partial) => return Head::Incomplete,
+        Err(httparse::Error::TooManyHeaders) => return bad(Bad::TooLong),
+        Err(_) => return bad(Bad::Malformed),
+    };
+    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+        return bad(Bad::Malformed);
+    };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let request = match path {
+        "/v1/ws" | "/echo" | "/readyz" | "/healthz" if method != "GET" => Request::Bad(Bad::Method),
+        "/readyz" => Request::Ready,
+        "/healthz" => Request::Health,
+        "/v1/ws" => upgrade(query, version, request.headers, true).map_or_else(Request::Bad, Request::Upgrade),
+        "/echo" => upgrade(query, version, request.headers, false).map_or_else(Request::Bad, Request::Echo),
+        _ => Request::NotFound,
+    };
+    Head::Complete { request, bytes: head_bytes }
+}
+
+fn upgrade<'a>(
+    query: &'a str,
+    version: u8,
+    headers: &[httparse::Header<'a>],
+    ours: bool,
+) -> Result<Upgrade<'a>, Bad> {
+    if !header_has_token(headers, "upgrade", "websocket") {
+        return Err(Bad::NoUpgrade);
+    }
+    if version == 0 || !header_has_token(headers, "connection", "upgrade") {
+        return Err(Bad::NoConnectionUpgrade);
+    }
+    if header(headers, "sec-websocket-version") != Some("13") {
+        return Err(Bad::Version);
+    }
+    let key = header(headers, "sec-websocket-key").filter(|key| is_key(key)).ok_or(Bad::Key)?;
+    if !ours {
+        return Ok(Upgrade { session: None, client: None, key, subprotocol: None });
+    }
+
+    let mut offered = values(headers, "sec-websocket-protocol").flat_map(|line| line.split(',')).map(str::trim);
+    let mut any_offered = false;
+    let mut subprotocol = None;
+    for name in offered.by_ref().filter(|name| !name.is_empty()) {
+        any_offered = true;
+        // The client's order is its preference.
+        if let Some(known) = SUBPROTOCOLS.iter().find(|known| **known == name) {
+            subprotocol = Some(*known);
+            break;
+        }
+    }
+    if any_offered && subprotocol.is_none() {
+        return Err(Bad::Subprotocol);
+    }
+
+    let mut session = None;
+    let mut client = None;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (place, bad) = match name {
+            "session" => (&mut session, Bad::Session),
+            "client" => (&mut client, Bad::Client),
+            // Unknown parameters are ignored, as unknown fields are.
+            _ => continue,
+        };
+        if place.is_some() {
+            return Err(Bad::RepeatedParameter);
+        }
+        *place = Some(percent_decoded(value).filter(|value| is_name(value)).ok_or(bad)?);
+    }
+    Ok(Upgrade { session, client, key, subprotocol })
+}
+
+/// Values of a header that have only printable bytes.
+fn values<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a str> {
+    headers
+        .iter()
+        .filter(move |header| header.name.eq_ignore_ascii_case(name))
+        .filter_map(|header| std::str::from_utf8(header.value).ok())
+        .map(str::trim)
+}
+
+/// The only value of a header.
+fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a str> {
+    let mut all = values(headers, name);
+    let first = all.next()?;
+    all.next().is_none().then_some(first)
+}
+
+fn header_has_token(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool {
+    values(headers, name).flat_map(|line| line.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+/// 16 bytes in base64: 22 digits and two pads.
+fn is_key(key: &str) -> bool {
+    let digit = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+    key.len() == 24 && key.ends_with("==") && key.bytes().take(22).all(digit)
+}
+
+/// `None` where an escape is broken or the bytes are no UTF-8. A `+` stands for itself: names hold no spaces.
+fn percent_decoded(value: &str) -> Option<Cow<'_, str>> {
+    if !value.contains('%') {
+        return Some(Cow::Borrowed(value));
+    }
+    let mut plain = Vec::with_capacity(value.len());
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            plain.push((digit()? * 16 + digit()?) as u8);
+        } else {
+            plain.push(byte);
+        }
+    }
+    String::from_utf8(plain).ok().map(Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = "GET /v1/ws?session=demo&client=a%3Ab HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\n\
+        Connection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqtt, tidegate.v1.json\r\n\r\n";
+
+    fn request(text: &str) -> Request<'_> {
+        match parse(text.as_bytes()) {
+            Head::Complete { request, .. } => request,
+            Head::Incomplete => panic!("incomplete: {text}"),
+        }
+    }
+
+    #[test]
+    fn a_good_upgrade_is_read_and_the_rest_left() {
+        let bytes = [GOOD.as_bytes(), b"\x81\x80"].concat();
+        let Head::Complete { request: Request::Upgrade(upgrade), bytes: head } = parse(&bytes) else { panic!() };
+        assert_eq!(head, GOOD.len());
+        assert_eq!(upgrade.session.as_deref(), Some("demo"));
+        assert_eq!(upgrade.client.as_deref(), Some("a:b"));
+        assert_eq!(upgrade.subprotocol, Some("tidegate.v1.json"));
+        for cut in 0..GOOD.len() {
+            assert_eq!(parse(&GOOD.as_bytes()[..cut]), Head::Incomplete, "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_apart() {
+        for (from, to, want) in [
+            ("GET", "POST", Bad::Method),
+            ("HTTP/1.1", "HTTP/3.1", Bad::Malformed),
+            ("Upgrade: WebSocket\r\n", "", Bad::NoUpgrade),
+            ("keep-alive, Upgrade", "keep-alive", Bad::NoConnectionUpgrade),
+            ("HTTP/1.1", "HTTP/1.0", Bad::NoConnectionUpgrade),
+            ("Version: 13", "Version: 8", Bad::Version),
+            ("dGhlIHNhbXBsZSBub25jZQ==", "dGhl", Bad::Key),
+            ("Sec-WebSocket-Key", "X-Key", Bad::Key),
+            ("mqtt, tidegate.v1.json", "mqtt", Bad::Subprotocol),
+            ("session=demo", "session=de%20mo", Bad::Session),
+            ("session=demo", "session=", Bad::Session),
+            ("client=a%3Ab", "client=a%3", Bad::Client),
+            ("client=a%3Ab", "client=a%ff", Bad::Client),
+            ("client=a%3Ab", "session=b", Bad::RepeatedParameter),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            assert_eq!(request(&GOOD.replacen(from, to, 1)), Request::Bad(want), "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn no_subprotocol_means_the_first_and_other_paths_answer_for_themselves() {
+        let bare = GOOD.replace("Sec-WebSocket-Protocol: mqtt, tidegate.v1.json\r\n", "");
+        let Request::Upgrade(upgrade) = request(&bare) else { panic!() };
+        assert_eq!(upgrade.subprotocol, None);
+        assert!(matches!(request(&GOOD.replacen("/v1/ws", "/echo", 1)), Request::Echo(_)));
+        assert_eq!(request("GET /readyz HTTP/1.0\r\n\r\n"), Request::Ready);
+        assert_eq!(request("GET /healthz?x HTTP/1.1\r\n\r\n"), Request::Health);
+        assert_eq!(request("GET / HTTP/1.1\r\n\r\n"), Request::NotFound);
+    }
+
+    #[test]
+    fn a_head_without_end_is_refused() {
+        let long = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(HEAD_BYTES_MAX));
+        assert_eq!(request(&long), Request::Bad(Bad::TooLong));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: 1\r\n".repeat(HEADERS_MAX + 1));
+        assert_eq!(request(&many), Request::Bad(Bad::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(cut in 0usize..400, at in 0usize..400, byte: u8) {
+            let mut bytes = GOOD.as_bytes().to_vec();
+            if let Some(b) = bytes.get_mut(at) { *b = byte; }
+            bytes.truncate(cut);
+            let _ = parse(&bytes);
+        }
+    }
+}
