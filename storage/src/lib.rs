@@ -1,6 +1,12 @@
 //! The event log as a pure machine.
 mod archived;
+mod bytes;
+pub mod catalog;
+pub mod checkpoint;
+pub mod disk;
+mod filter;
 pub mod group;
 pub mod ids;
+pub mod jobs;
 pub mod record;
 pub mod segment;
