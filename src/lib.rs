@@ -6,3 +6,4 @@ pub mod http;
 pub mod net;
 pub mod ring;
 pub mod wire;
+pub mod plan;

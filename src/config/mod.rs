@@ -18,6 +18,7 @@ mod value;
 pub use layers::{ConfigError, Layers, Origin, Row};
 pub use value::{Setting, Switch};
 
+use shards::limits::Limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -79,20 +80,32 @@ settings! {
     /// Upper bound of the memory plan; 0 = three quarters of the memory this process may use.
     memory_budget_bytes: u64 = "0";
 
-    /// Connections a shard holds at once; one more gets `503` with `Retry-After`.
-    connections_per_shard_max: u32 = "16384";
-    /// Biggest event `data`.
+    /// Biggest `data` of an event.
     event_bytes_max: u32 = "64KiB";
     /// Biggest frame a client may send, and therefore the biggest batch.
     frame_bytes_max: u32 = "256KiB";
-    /// Commands in one frame.
-    commands_per_frame_max: u32 = "256";
     /// Subscriptions a client holds at once.
-    subscriptions_per_client_max: u32 = "256";
+    client_subscriptions_max: u32 = "256";
+    /// Commands of one client that may await their reply; one more is refused.
+    client_commands_in_flight_max: u32 = "1024";
+    /// Connections a shard holds at once; one more gets `503` with `Retry-After`.
+    connections_per_shard_max: u32 = "60000";
+    /// Subscriptions a shard holds at once.
+    subscriptions_per_shard_max: u32 = "1048576";
     /// Bytes waiting to be sent to one connection; above it deliveries fall back to catch-up from the log.
-    connection_send_bytes_max: u32 = "256KiB";
+    connection_send_bytes_max: u32 = "512KiB";
     /// Bytes waiting to be sent to all connections of a shard.
     shard_send_bytes_max: u64 = "64MiB";
+    /// Slots of each mailbox lane between two shards.
+    mailbox_slots: u32 = "1024";
+    /// Payload bytes of each mailbox lane between two shards.
+    mailbox_bytes: u32 = "4MiB";
+    /// Mail taken from one peer in one turn.
+    mail_per_peer_per_turn_max: u32 = "64";
+    /// Effects of a shard that may wait for the reactor.
+    effects_max: u32 = "4096";
+    /// Bytes of commands parked while their partition is read from disk, for each shard.
+    parked_bytes_max: u64 = "16MiB";
     /// A connection that has sent nothing for so long gets a ping.
     ping_interval_ms: u64 = "30s";
     /// A connection that has sent nothing for so long, not even a pong, is closed.
@@ -151,6 +164,25 @@ impl Config {
         }
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         u16::try_from(cores).unwrap_or(u16::MAX).clamp(1, SHARDS_MAX)
+    }
+
+    /// The bounds of the core.
+    pub fn limits(&self) -> Limits {
+        let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        Limits {
+            event_bytes_max: size(self.event_bytes_max),
+            frame_bytes_max: size(self.frame_bytes_max),
+            client_subscriptions_max: size(self.client_subscriptions_max),
+            client_commands_in_flight_max: self.client_commands_in_flight_max,
+            connections_per_shard_max: size(self.connections_per_shard_max),
+            subscriptions_per_shard_max: size(self.subscriptions_per_shard_max),
+            connection_send_bytes_max: size(self.connection_send_bytes_max),
+            mailbox_slots: size(self.mailbox_slots),
+            mailbox_bytes: size(self.mailbox_bytes),
+            mail_per_peer_per_turn_max: size(self.mail_per_peer_per_turn_max),
+            effects_max: size(self.effects_max),
+            parked_bytes_max: usize::try_from(self.parked_bytes_max).unwrap_or(usize::MAX),
+        }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -226,8 +258,11 @@ impl Config {
         }
         for (key, value) in [
             ("connections_per_shard_max", u64::from(self.connections_per_shard_max)),
-            ("commands_per_frame_max", u64::from(self.commands_per_frame_max)),
-            ("subscriptions_per_client_max", u64::from(self.subscriptions_per_client_max)),
+            ("client_subscriptions_max", u64::from(self.client_subscriptions_max)),
+            ("client_commands_in_flight_max", u64::from(self.client_commands_in_flight_max)),
+            ("mailbox_slots", u64::from(self.mailbox_slots)),
+            ("effects_max", u64::from(self.effects_max)),
+            ("mail_per_peer_per_turn_max", u64::from(self.mail_per_peer_per_turn_max)),
             ("event_bytes_max", u64::from(self.event_bytes_max)),
             ("groups_in_flight_max", u64::from(self.groups_in_flight_max)),
             ("partitions_resident_max", u64::from(self.partitions_resident_max)),
@@ -271,6 +306,7 @@ mod tests {
         assert_eq!(config.retention_age_ms, 7 * 24 * 3_600_000);
         assert!(config.rows().iter().all(|row| row.origin == Origin::Default && !row.help.is_empty()));
         assert!(config.shard_count() >= 1);
+        assert_eq!(config.limits(), Limits::default());
     }
 
     #[test]

@@ -1,0 +1,178 @@
+//! The memory plan: the sum of everything a process with this configuration may hold, known before a port is opened.
+//!
+//! ```text
+//!   per shard   × shards          hot tail, buffers, tables, caches            fixed by configuration
+//!   per pair    × shards²         mailbox lanes                                grows with the square: see SHARDS_MAX
+//!   per process × 1               binary, allocator, background executor
+//!   ───────────────────────────────────────────────────────────────────────────
+//!   total ≤ memory_budget_bytes, or the server does not start
+//! ```
+//!
+//! Terms are worst cases. Untouched pages cost nothing, so a fresh server is far below its plan.
+
+use crate::config::Config;
+use std::fmt;
+
+/// Receive buffers that a shard registers with its ring: 1024 × 2 KiB.
+const RECV_BYTES: u64 = 1024 * 2048;
+/// Submission and completion entries of a ring: 4096 × 64 bytes and 8 × 4096 × 16 bytes.
+const RING_BYTES: u64 = 4096 * 64 + 8 * 4096 * 16;
+/// User memory of an idle connection: its slot, its client, an index entry. DESIGN holds it under 1 KiB.
+const CONNECTION_BYTES: u64 = 1024;
+/// One subscription: a cursor and its places in two indexes.
+const SUBSCRIPTION_BYTES: u64 = 192;
+/// A resident partition: names, runs, markers and producers at their usual size.
+const PARTITION_BYTES: u64 = 768;
+/// A mailbox slot beside its payload bytes.
+const MAIL_SLOT_BYTES: u64 = 128;
+/// An effect that waits for the reactor.
+const EFFECT_BYTES: u64 = 256;
+/// Lanes between two shards in one direction: requests and replies.
+const LANES: u64 = 2;
+/// Binary, allocator slack, background executor with its rings.
+const PROCESS_BYTES: u64 = 64 << 20;
+
+/// One term of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// What the memory is for.
+    pub name: &'static str,
+    /// How many there are.
+    pub count: u64,
+    /// Bytes of one.
+    pub bytes: u64,
+}
+
+/// The plan of one configuration.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Every term, the per-shard ones first.
+    pub terms: Vec<Term>,
+    /// What the sum may not exceed, bytes.
+    pub budget_bytes: u64,
+}
+
+impl Plan {
+    /// Adds up `config`. `memory_bytes` is what the process may use, for a budget that was left at 0.
+    pub fn of(config: &Config, memory_bytes: u64) -> Plan {
+        let shards = u64::from(config.shard_count());
+        let term = |name, count, bytes| Term { name, count, bytes };
+        let tables = u64::from(config.connections_per_shard_max) * CONNECTION_BYTES
+            + u64::from(config.subscriptions_per_shard_max) * SUBSCRIPTION_BYTES
+            + u64::from(config.partitions_resident_max) * PARTITION_BYTES;
+        let terms = vec![
+            term("hot tail", shards, config.hot_tail_bytes),
+            term("receive buffers and ring", shards, RECV_BYTES + RING_BYTES),
+            term("send bytes", shards, config.shard_send_bytes_max),
+            term("connection, subscription and partition tables", shards, tables),
+            term("parked commands", shards, config.parked_bytes_max),
+            term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
+            term("frames being assembled", shards, 64 * u64::from(config.frame_bytes_max)),
+            term("recent message ids", shards, config.dedupe_hot_bytes_max),
+            term("message id filters", shards, config.dedupe_filter_bytes_max),
+            term("segment indexes", shards, config.index_resident_bytes_max),
+            term(
+                "mailbox lanes",
+                shards * (shards - 1) * LANES,
+                u64::from(config.mailbox_bytes) + u64::from(config.mailbox_slots) * MAIL_SLOT_BYTES,
+            ),
+            term("background: one segment being indexed or merged", 1, 2 * config.segment_bytes),
+            term("process", 1, PROCESS_BYTES),
+        ];
+        let budget_bytes =
+            if config.memory_budget_bytes == 0 { memory_bytes / 4 * 3 } else { config.memory_budget_bytes };
+        Plan { terms, budget_bytes }
+    }
+
+    /// The sum of all terms, bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.terms.iter().fold(0, |sum, term| sum.saturating_add(term.count.saturating_mul(term.bytes)))
+    }
+
+    /// Whether the plan fits.
+    ///
+    /// # Errors
+    /// One line that names both numbers, the biggest term and the cure.
+    pub fn check(&self) -> Result<(), String> {
+        let total = self.total_bytes();
+        if total <= self.budget_bytes {
+            return Ok(());
+        }
+        let biggest = self.terms.iter().max_by_key(|term| term.count.saturating_mul(term.bytes));
+        Err(format!(
+            "the memory plan needs {} and the budget is {}; most of it is {}: lower its bound, start fewer shards, or raise memory_budget_bytes",
+            mib(total),
+            mib(self.budget_bytes),
+            biggest.map_or("nothing", |term| term.name),
+        ))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for term in &self.terms {
+            let sum = mib(term.count.saturating_mul(term.bytes));
+            writeln!(f, "memory plan: {sum:>12}  {} ({} × {})", term.name, term.count, mib(term.bytes))?;
+        }
+        write!(f, "memory plan: {:>12}  of {} budget", mib(self.total_bytes()), mib(self.budget_bytes))
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+/// Bytes this process may use: the machine's memory, or less where a cgroup says so.
+pub fn memory_bytes() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let machine = read("/proc/meminfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map_or(u64::MAX, |kib| kib.saturating_mul(1024));
+    // Version 2, then version 1; "max" and absent files do not parse and so do not bound.
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .into_iter()
+        .filter_map(|path| read(path).trim().parse::<u64>().ok())
+        .fold(machine, u64::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        let flags = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Config::load(&Layers { flags, ..Layers::default() }).unwrap()
+    }
+
+    #[test]
+    fn the_default_plan_of_two_shards_fits_two_gibibytes() {
+        let plan = Plan::of(&config(&[("shards", "2")]), 2 << 30);
+        assert!(plan.total_bytes() < 2 << 30, "{plan}");
+        assert_eq!(plan.budget_bytes, (2 << 30) / 4 * 3);
+    }
+
+    #[test]
+    fn over_the_budget_is_refused_with_both_numbers_and_the_biggest_term() {
+        let plan =
+            Plan::of(&config(&[("shards", "2"), ("memory_budget_bytes", "1GiB"), ("hot_tail_bytes", "8GiB")]), 0);
+        let why = plan.check().unwrap_err();
+        assert!(why.contains("1024.0 MiB") && why.contains("hot tail") && !why.contains('\n'), "{why}");
+    }
+
+    #[test]
+    fn lanes_grow_with_the_square_of_shards() {
+        let lanes = |n: &str| {
+            let plan = Plan::of(&config(&[("shards", n)]), 1 << 40);
+            plan.terms.iter().find(|term| term.name == "mailbox lanes").unwrap().count
+        };
+        assert_eq!((lanes("1"), lanes("2"), lanes("8")), (0, 4, 112));
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(memory_bytes() > 1 << 20 && memory_bytes() < u64::MAX);
+    }
+}
