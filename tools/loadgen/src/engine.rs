@@ -1,0 +1,238 @@
+//! Many WebSocket connections on one thread: connects, upgrades, frames in, frames out.
+//!
+//! ```text
+//!   open ─► Connecting ─► Upgrading ─► Open ──► Handler::frame(connection, text, &mut out)
+//!                                       │              out is flushed once per step
+//!                                       └─► Closed ──► Handler::lost
+//! ```
+//! Level-triggered; one shared read buffer. A connection owns bytes only while a frame is partial or a send is short.
+
+use crate::net::{Poll, Ready, Socket};
+use crate::websocket;
+use std::io;
+use std::net::SocketAddrV4;
+use std::time::Instant;
+
+/// What a workload does with its connections.
+pub trait Handler {
+    /// The upgrade of `connection` was accepted; `out` takes first commands.
+    fn opened(&mut self, connection: usize, out: &mut Vec<u8>);
+    /// A text frame came at `now` (ns since the engine's start).
+    fn frame(&mut self, connection: usize, now: u64, text: &[u8], out: &mut Vec<u8>);
+    /// `connection` is gone although nobody here closed it.
+    fn lost(&mut self, connection: usize, why: String);
+}
+
+#[derive(PartialEq, Clone, Copy)]
+enum Stage {
+    Connecting,
+    Upgrading,
+    Open,
+    Closed,
+}
+
+struct Connection {
+    socket: Option<Socket>,
+    stage: Stage,
+    path: String,
+    /// The beginning of a response or frame whose end has not come yet.
+    partial: Vec<u8>,
+    out: Vec<u8>,
+    sent: usize,
+    wants_write: bool,
+    dirty: bool,
+}
+
+/// All connections of the process.
+pub struct Engine {
+    poll: Poll,
+    address: SocketAddrV4,
+    accept: String,
+    connections: Vec<Connection>,
+    dirty: Vec<usize>,
+    buffer: Vec<u8>,
+    ready: Vec<Ready>,
+    start: Instant,
+}
+
+impl Engine {
+    pub fn new(address: SocketAddrV4) -> io::Result<Engine> {
+        Ok(Engine {
+            poll: Poll::new()?,
+            address,
+            accept: tungstenite::handshake::derive_accept_key(websocket::HANDSHAKE_KEY.as_bytes()),
+            connections: Vec::new(),
+            dirty: Vec::new(),
+            buffer: vec![0; 256 << 10],
+            ready: Vec::new(),
+            start: Instant::now(),
+        })
+    }
+
+    /// Nanoseconds since the engine was made.
+    pub fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// Connections opened so far, closed ones included: the next one gets this number.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Starts a connection to `path` and returns its number.
+    pub fn open(&mut self, path: String) -> io::Result<usize> {
+        let number = self.connections.len();
+        let socket = self.poll.connect(self.address, number)?;
+        self.connections.push(Connection {
+            socket: Some(socket),
+            stage: Stage::Connecting,
+            path,
+            partial: Vec::new(),
+            out: Vec::new(),
+            sent: 0,
+            wants_write: true,
+            dirty: false,
+        });
+        Ok(number)
+    }
+
+    /// Drops a connection with a reset; the handler hears nothing of it.
+    pub fn close(&mut self, connection: usize) {
+        let c = &mut self.connections[connection];
+        c.stage = Stage::Closed;
+        c.socket = None;
+        c.out = Vec::new();
+        c.partial = Vec::new();
+    }
+
+    /// The send buffer of a connection, to be flushed with the next [`Engine::step`] or [`Engine::flush`].
+    pub fn out(&mut self, connection: usize) -> &mut Vec<u8> {
+        let c = &mut self.connections[connection];
+        if !c.dirty {
+            c.dirty = true;
+            self.dirty.push(connection);
+        }
+        &mut c.out
+    }
+
+    /// Hands everything queued to the kernel; what it does not take goes with a later writable report.
+    pub fn flush(&mut self, handler: &mut impl Handler) {
+        while let Some(number) = self.dirty.pop() {
+            let c = &mut self.connections[number];
+            c.dirty = false;
+            if let Err(why) = c.flush(&self.poll, number)
+                && c.stage != Stage::Closed
+            {
+                self.close(number);
+                handler.lost(number, why.to_string());
+            }
+        }
+    }
+
+    /// Flushes, waits up to `wait_ns` for something to happen, and handles it.
+    pub fn step(&mut self, handler: &mut impl Handler, wait_ns: u64) {
+        self.flush(handler);
+        let mut ready = std::mem::take(&mut self.ready);
+        self.poll.wait(&mut ready, wait_ns);
+        for event in &ready {
+            if event.writable {
+                self.writable(event.token);
+            }
+            if event.readable
+                && let Err(why) = self.readable(event.token, handler)
+            {
+                self.close(event.token);
+                handler.lost(event.token, why);
+            }
+        }
+        self.ready = ready;
+        self.flush(handler);
+    }
+
+    fn writable(&mut self, number: usize) {
+        let c = &mut self.connections[number];
+        if c.stage == Stage::Connecting {
+            c.stage = Stage::Upgrading;
+            c.out = websocket::upgrade_request(&c.path, &self.address.to_string());
+        }
+        self.out(number);
+    }
+
+    fn readable(&mut self, number: usize, handler: &mut impl Handler) -> Result<(), String> {
+        let now = self.start.elapsed().as_nanos() as u64;
+        let c = &mut self.connections[number];
+        let Some(socket) = &c.socket else { return Ok(()) };
+        let n = match socket.read(&mut self.buffer) {
+            Ok(0) => return Err("closed by the server without a close frame".into()),
+            Ok(n) => n,
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(why) => return Err(why.to_string()),
+        };
+        let joined;
+        let mut bytes = &self.buffer[..n];
+        if !c.partial.is_empty() {
+            c.partial.extend_from_slice(bytes);
+            joined = std::mem::take(&mut c.partial);
+            bytes = &joined;
+        }
+        if c.stage == Stage::Upgrading {
+            let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
+                c.partial.extend_from_slice(bytes);
+                return Ok(());
+            };
+            let head = String::from_utf8_lossy(&bytes[..end]);
+            if !head.starts_with("HTTP/1.1 101") || !head.contains(&self.accept) {
+                return Err(format!("upgrade refused: {}", head.lines().next().unwrap_or_default()));
+            }
+            bytes = &bytes[end + 4..];
+            c.stage = Stage::Open;
+            handler.opened(number, &mut c.out);
+        }
+        while let Some((opcode, payload, rest)) = websocket::decode(bytes) {
+            match opcode {
+                websocket::TEXT => handler.frame(number, now, payload, &mut c.out),
+                websocket::PING => websocket::encode(&mut c.out, websocket::PONG, payload),
+                websocket::CLOSE => {
+                    let code = payload.get(..2).map_or(0, |code| u16::from_be_bytes([code[0], code[1]]));
+                    let why = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
+                    return Err(format!("closed by the server: {code} {why}"));
+                }
+                _ => {}
+            }
+            bytes = rest;
+        }
+        if !bytes.is_empty() {
+            c.partial.extend_from_slice(bytes);
+        }
+        if c.sent < c.out.len() {
+            self.out(number);
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn flush(&mut self, poll: &Poll, number: usize) -> io::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        if self.stage == Stage::Connecting {
+            return Ok(());
+        }
+        let mut blocked = false;
+        while self.sent < self.out.len() && !blocked {
+            match socket.write(&self.out[self.sent..]) {
+                Ok(n) => self.sent += n,
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => blocked = true,
+                Err(why) => return Err(why),
+            }
+        }
+        if !blocked {
+            self.out.clear();
+            self.sent = 0;
+        }
+        if blocked != self.wants_write {
+            poll.want_write(socket, number, blocked)?;
+            self.wants_write = blocked;
+        }
+        Ok(())
+    }
+}

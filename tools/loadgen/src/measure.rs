@@ -1,0 +1,146 @@
+//! Latencies, and what the server's process and this one cost.
+//!
+//! ```text
+//!   intended ──── lag of this process ──── actual ──── server, sockets, disk ──── seen
+//!   └────────────────── "intended" latency: what a user waits ─────────────────────┘
+//!                                          └────────── "actual" latency ───────────┘
+//! ```
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+use std::fs;
+
+/// Highest latency told apart, in tenths of a µs: 100 s.
+const LATENCY_MAX: u64 = 1_000_000_000;
+
+/// One kind of latency, from the intended and from the actual send time.
+pub struct Latency {
+    intended: Histogram<u64>,
+    actual: Histogram<u64>,
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX, 3).expect("constant bounds are valid")
+}
+
+impl Latency {
+    pub fn new() -> Latency {
+        Latency { intended: histogram(), actual: histogram() }
+    }
+
+    /// Times in ns.
+    pub fn record(&mut self, intended: u64, actual: u64, seen: u64) {
+        self.intended.saturating_record(seen.saturating_sub(intended) / 100);
+        self.actual.saturating_record(seen.saturating_sub(actual) / 100);
+    }
+
+    pub fn report(&self) -> Value {
+        json!({ "intended": quantiles(&self.intended), "actual": quantiles(&self.actual) })
+    }
+}
+
+fn quantiles(h: &Histogram<u64>) -> Value {
+    let us = |tenths: u64| tenths as f64 / 10.0;
+    json!({
+        "count": h.len(),
+        "p50_us": us(h.value_at_quantile(0.50)),
+        "p99_us": us(h.value_at_quantile(0.99)),
+        "p999_us": us(h.value_at_quantile(0.999)),
+        "max_us": us(h.max()),
+    })
+}
+
+/// How late this process was with its own sends.
+pub struct Lag(Histogram<u64>);
+
+impl Lag {
+    pub fn new() -> Lag {
+        Lag(histogram())
+    }
+
+    pub fn record(&mut self, intended: u64, actual: u64) {
+        self.0.saturating_record(actual.saturating_sub(intended) / 100);
+    }
+
+    pub fn p99_us(&self) -> f64 {
+        self.0.value_at_quantile(0.99) as f64 / 10.0
+    }
+
+    pub fn report(&self) -> Value {
+        quantiles(&self.0)
+    }
+}
+
+/// CPU time of all threads of `pid`, ns: exact run time, or ticks of 10 ms where the kernel does not keep it.
+pub fn process_cpu_ns(pid: u32) -> u64 {
+    let exact = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    let threads: Option<Vec<u64>> =
+        fs::read_dir(format!("/proc/{pid}/task")).ok().map(|tasks| tasks.flatten().filter_map(exact).collect());
+    match threads {
+        Some(threads) if threads.iter().sum::<u64>() > 0 => threads.iter().sum(),
+        _ => ticks(pid).unwrap_or(0) * 10_000_000,
+    }
+}
+
+fn ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+}
+
+/// Resident memory of `pid`, KiB.
+pub fn process_rss_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// A reading of time and of both processes' CPU; two of them bound a measured interval.
+#[derive(Clone, Copy)]
+pub struct Reading {
+    pub at: u64,
+    pub server_ns: u64,
+    pub own_ns: u64,
+}
+
+impl Reading {
+    pub fn take(now: u64, server: Option<u32>) -> Reading {
+        Reading { at: now, server_ns: server.map_or(0, process_cpu_ns), own_ns: process_cpu_ns(std::process::id()) }
+    }
+
+    /// (seconds, server's cores used, own cores used) since `earlier`.
+    pub fn since(&self, earlier: &Reading) -> (f64, f64, f64) {
+        let ns = (self.at.saturating_sub(earlier.at)).max(1) as f64;
+        let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / ns;
+        (ns / 1e9, share(self.server_ns, earlier.server_ns), share(self.own_ns, earlier.own_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_generator_is_charged_in_intended_time_only() {
+        let mut latency = Latency::new();
+        latency.record(1_000_000, 6_000_000, 7_000_000);
+        let report = latency.report();
+        assert!((report["intended"]["p50_us"].as_f64().unwrap() - 6000.0).abs() < 6.0, "{report}");
+        assert!((report["actual"]["p50_us"].as_f64().unwrap() - 1000.0).abs() < 1.0, "{report}");
+    }
+
+    #[test]
+    fn this_process_has_cpu_and_memory() {
+        let pid = std::process::id();
+        assert!(process_rss_kib(pid) > 0);
+        let mut x = 0u64;
+        let before = process_cpu_ns(pid);
+        while process_cpu_ns(pid) == before {
+            x = x.wrapping_add(std::hint::black_box(1));
+        }
+        assert!(x > 0);
+    }
+}

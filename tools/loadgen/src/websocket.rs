@@ -1,0 +1,78 @@
+//! The client's half of RFC 6455 framing, over byte slices.
+//!
+//! ```text
+//!   out: FIN+opcode │ MASK+length (7, 16 or 64 bits) │ key │ payload ⊕ key
+//!   in:  FIN+opcode │ length │ payload                      (a server never masks)
+//! ```
+
+/// Opcodes that matter here.
+pub const TEXT: u8 = 1;
+pub const CLOSE: u8 = 8;
+pub const PING: u8 = 9;
+pub const PONG: u8 = 10;
+
+/// Constant: it costs the server the same as a random key, and this process nothing.
+const KEY: [u8; 4] = [0x5a, 0xc3, 0x17, 0x8e];
+/// What the upgrade request sends as `Sec-WebSocket-Key`.
+pub const HANDSHAKE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// Appends one masked frame.
+pub fn encode(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    out.push(0x80 | opcode);
+    match payload.len() {
+        n @ 0..126 => out.push(0x80 | n as u8),
+        n @ 126..65536 => {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&(n as u16).to_be_bytes());
+        }
+        n => {
+            out.push(0x80 | 127);
+            out.extend_from_slice(&(n as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&KEY);
+    out.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ KEY[i & 3]));
+}
+
+/// The frame at the start of `bytes` as (opcode, payload, bytes after it), if it is whole.
+pub fn decode(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (opcode, length) = (bytes.first()? & 0x0f, bytes.get(1)? & 0x7f);
+    let (head, length) = match length {
+        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
+        127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?),
+        n => (2, usize::from(n)),
+    };
+    let end = head + length;
+    Some((opcode, bytes.get(head..end)?, &bytes[end..]))
+}
+
+/// The upgrade request for `path`.
+pub fn upgrade_request(path: &str, host: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {HANDSHAKE_KEY}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: tidegate.v1.json\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_every_class_survive_and_partial_frames_wait() {
+        for n in [0, 1, 125, 126, 65_535, 65_536] {
+            let payload: Vec<u8> = (0..n).map(|i| i as u8).collect();
+            let mut masked = Vec::new();
+            encode(&mut masked, TEXT, &payload);
+            let head = masked.len() - n - 4;
+            // As a server would send it: the mask bit and the key removed, the payload unmasked.
+            let mut plain = masked[..head].to_vec();
+            plain[1] &= 0x7f;
+            plain.extend(masked[head + 4..].iter().enumerate().map(|(i, b)| b ^ KEY[i & 3]));
+            plain.push(0x81);
+            assert_eq!(decode(&plain), Some((TEXT, &payload[..], &[0x81][..])));
+            assert_eq!(decode(&plain[..plain.len() - 2]), None);
+        }
+    }
+}
