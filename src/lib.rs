@@ -4,6 +4,6 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod net;
+pub mod plan;
 pub mod ring;
 pub mod wire;
-pub mod plan;

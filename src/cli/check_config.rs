@@ -1,12 +1,17 @@
 //! `tidegate check-config`: every value as a TOML line, and where it came from.
 
+use super::Failure;
 use crate::config::Config;
+use crate::plan::{self, Plan};
 use std::fmt::Write as _;
-use std::process::ExitCode;
 
-pub(super) fn run(config: &Config) -> ExitCode {
-    print!("{}", table(config));
-    ExitCode::SUCCESS
+pub(super) fn run(config: &Config) -> Result<(), Failure> {
+    super::print_line(&table(config))?;
+    let plan = Plan::of(config, plan::memory_bytes());
+    for line in plan.to_string().lines() {
+        super::print_line(&format!("# {line}"))?;
+    }
+    plan.check().map_err(Failure::wrong)
 }
 
 /// The output is itself a configuration file: origins and meanings are comments.

@@ -10,9 +10,13 @@
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
 
 mod check_config;
+mod client;
+mod publish;
+mod subscribe;
 
 use crate::config::{Config, ConfigError, Layers};
 use clap::{Args, Parser, Subcommand};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,6 +36,8 @@ enum Command {
     Serve(ConfigArgs),
     /// Print every value and where it came from, and check that the server would start with them.
     CheckConfig(ConfigArgs),
+    Pub(publish::PubArgs),
+    Sub(subscribe::SubArgs),
 }
 
 /// Flags that end in a [`Config`].
@@ -95,16 +101,46 @@ fn environment() -> Vec<(String, String)> {
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let line = Line::parse();
-    match line.command.unwrap_or(Command::Serve(line.serve)) {
-        Command::Serve(args) | Command::CheckConfig(args) => match args.load() {
-            Ok(config) => check_config::run(&config),
-            Err(why) => wrong(&why),
-        },
+    let done = match line.command.unwrap_or(Command::Serve(line.serve)) {
+        Command::Serve(args) | Command::CheckConfig(args) => {
+            args.load().map_err(Failure::wrong).and_then(|config| check_config::run(&config))
+        }
+        Command::Pub(args) => publish::run(&args),
+        Command::Sub(args) => subscribe::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { status: 0, .. }) => ExitCode::SUCCESS,
+        Err(Failure { status, line }) => {
+            eprintln!("tidegate: {line}");
+            ExitCode::from(status)
+        }
     }
 }
 
-/// One clear line and exit status 2.
-fn wrong(why: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("tidegate: {why}");
-    ExitCode::from(2)
+/// Why a subcommand ends early: one line for stderr and an exit status.
+struct Failure {
+    status: u8,
+    line: String,
+}
+
+impl Failure {
+    /// The operation was refused or failed.
+    fn failed(why: impl std::fmt::Display) -> Self {
+        Failure { status: 1, line: why.to_string() }
+    }
+
+    /// The request itself is wrong.
+    fn wrong(why: impl std::fmt::Display) -> Self {
+        Failure { status: 2, line: why.to_string() }
+    }
+}
+
+/// One line on stdout, out at once. A reader that has gone away (`| head`) ends the command quietly.
+fn print_line(line: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|why| match why.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure { status: 0, line: String::new() },
+        _ => Failure::failed(format!("stdout: {why}")),
+    })
 }

@@ -249,7 +249,7 @@ impl Config {
             ("hot_tail_bytes", self.hot_tail_bytes),
             ("commit_bytes_max", u64::from(self.commit_bytes_max)),
         ] {
-            if value % 4096 != 0 {
+            if !value.is_multiple_of(4096) {
                 return refuse(
                     key,
                     format!("{value} is not a multiple of 4096, the block in which the log is written"),

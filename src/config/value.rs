@@ -58,7 +58,7 @@ fn read_number(key: &str, text: &str) -> Result<u64, String> {
 fn show_number(key: &str, n: u64) -> String {
     let mut units = units(key).to_vec();
     units.sort_by_key(|(_, factor)| std::cmp::Reverse(*factor));
-    match units.iter().find(|(_, factor)| n > 0 && *factor > 1 && n % factor == 0) {
+    match units.iter().find(|(_, factor)| n > 0 && *factor > 1 && n.is_multiple_of(*factor)) {
         Some((name, factor)) => format!("\"{}{name}\"", n / factor),
         None => n.to_string(),
     }
