@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod http;
 pub mod net;
 pub mod plan;

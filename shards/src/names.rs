@@ -39,7 +39,8 @@ pub fn is_topic(text: &str) -> bool {
 
 /// A topic pattern.
 pub fn is_pattern(text: &str) -> bool {
-    text.len() <= TOPIC_BYTES_MAX && tokens_hold(text, |token, last| token == "*" || (last && token == ">") || is_token(token))
+    text.len() <= TOPIC_BYTES_MAX
+        && tokens_hold(text, |token, last| token == "*" || (last && token == ">") || is_token(token))
 }
 
 /// W3C trace context, held to the bytes it may have; empty = none.

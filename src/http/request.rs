@@ -122,12 +122,7 @@ pub fn parse(bytes: &[u8]) -> Head<'_> {
     Head::Complete { request, bytes: head_bytes }
 }
 
-fn upgrade<'a>(
-    query: &'a str,
-    version: u8,
-    headers: &[httparse::Header<'a>],
-    ours: bool,
-) -> Result<Upgrade<'a>, Bad> {
+fn upgrade<'a>(query: &'a str, version: u8, headers: &[httparse::Header<'a>], ours: bool) -> Result<Upgrade<'a>, Bad> {
     if !header_has_token(headers, "upgrade", "websocket") {
         return Err(Bad::NoUpgrade);
     }

@@ -5,7 +5,10 @@ use tungstenite::handshake::derive_accept_key;
 
 /// Accepts an upgrade. The subprotocol is named only where the client offered it.
 pub fn append_switching(out: &mut Vec<u8>, key: &str, subprotocol: Option<&str>) {
-    append(out, &["HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "]);
+    append(
+        out,
+        &["HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "],
+    );
     append(out, &[&derive_accept_key(key.as_bytes()), "\r\n"]);
     if let Some(subprotocol) = subprotocol {
         append(out, &["Sec-WebSocket-Protocol: ", subprotocol, "\r\n"]);

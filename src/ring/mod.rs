@@ -335,6 +335,21 @@ impl Ring {
         unsafe { self.push(entry, user_data) };
     }
 
+    /// Queues a chain of file requests, each linked to the next by its own flags, in one submit. A completion carries the
+    /// token as its generation; its kind is [`Kind::Disk`].
+    ///
+    /// # Safety
+    /// Memory that the entries refer to stays valid, and is left alone, until their completions have been seen.
+    pub unsafe fn push_disk(&mut self, chain: &[(u32, Entry)]) {
+        self.make_room(chain.len());
+        for (token, entry) in chain {
+            let entry = entry.clone().user_data(UserData::new(Kind::Disk, 0, *token).raw());
+            // SAFETY: passed on to the caller. There is room: `make_room` made it.
+            let pushed = unsafe { self.uring.submission().push(&entry) };
+            assert!(pushed.is_ok(), "room was made for the chain");
+        }
+    }
+
     // ---- entering ------------------------------------------------------------------------------------------------
 
     /// Submits what was pushed and runs what has completed, if there is either. Never waits.
@@ -469,6 +484,7 @@ fn probe(uring: &IoUring) -> Result<(), RingError> {
         ("write", opcode::Write::CODE),
         ("read", opcode::Read::CODE),
         ("fsync", opcode::Fsync::CODE),
+        ("openat", opcode::OpenAt::CODE),
     ];
     match needed.into_iter().find(|(_, code)| !probe.is_supported(*code)) {
         None => Ok(()),

@@ -46,10 +46,12 @@ pub enum Kind {
     DiskRead,
     /// Cancellation of the shard's accept.
     AcceptCancel,
+    /// Any request of the disk executor; the generation is its token.
+    Disk,
 }
 
 impl Kind {
-    const ALL: [Kind; 17] = [
+    const ALL: [Kind; 18] = [
         Kind::Accept,
         Kind::Upgrade,
         Kind::Recv,
@@ -67,6 +69,7 @@ impl Kind {
         Kind::DiskSync,
         Kind::DiskRead,
         Kind::AcceptCancel,
+        Kind::Disk,
     ];
 }
 

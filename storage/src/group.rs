@@ -181,8 +181,8 @@ pub fn check_group(bytes: &[u8], place: GroupPlace) -> Result<GroupHeader, Group
     let mut at = GROUP_HEAD_BYTES;
     let mut count = 0;
     while at < end {
-        let record = RecordView::checked(&bytes[at..end])
-            .map_err(|fault| GroupFault::Record { at: at as u32, fault })?;
+        let record =
+            RecordView::checked(&bytes[at..end]).map_err(|fault| GroupFault::Record { at: at as u32, fault })?;
         if place.first_log_seq.is_some_and(|first| record.log_seq() != first.wrapping_add(u64::from(count))) {
             return Err(GroupFault::Records);
         }

@@ -50,13 +50,7 @@ impl HashKey {
     /// Dedupe key of a message: over epoch, partition, client and message id. The epoch is inside so that a
     /// session which was deleted and made again forgets its first life.
     pub fn dedupe(self, partition: PartitionId, epoch: Epoch, client: &str, message: &str) -> u128 {
-        self.hash128(&[
-            &partition.0.to_le_bytes(),
-            &epoch.to_le_bytes(),
-            client.as_bytes(),
-            &[0],
-            message.as_bytes(),
-        ])
+        self.hash128(&[&partition.0.to_le_bytes(), &epoch.to_le_bytes(), client.as_bytes(), &[0], message.as_bytes()])
     }
 
     /// Salt in the headers of a segment: what a client cannot forge.

@@ -393,7 +393,9 @@ impl<'a> RecordView<'a> {
 
     /// Partition.
     pub fn partition(self) -> PartitionId {
-        PartitionId(u128::from(u64_at(self.bytes, PARTITION_AT)) | u128::from(u64_at(self.bytes, PARTITION_AT + 8)) << 64)
+        PartitionId(
+            u128::from(u64_at(self.bytes, PARTITION_AT)) | u128::from(u64_at(self.bytes, PARTITION_AT + 8)) << 64,
+        )
     }
 
     /// Offset of the first event; of a record of markers only, that of the next event.

@@ -190,7 +190,10 @@ impl fmt::Display for Verdict {
                 match damage {
                     Damage::Header => out.write_str("segment header is damaged although its groups were durable"),
                     Damage::Version { found } => {
-                        write!(out, "format version {found}, this build reads {FORMAT_VERSION}; use the build that wrote it")
+                        write!(
+                            out,
+                            "format version {found}, this build reads {FORMAT_VERSION}; use the build that wrote it"
+                        )
                     }
                     Damage::Misplaced => out.write_str("segment does not continue its predecessor"),
                     Damage::FileShort => out.write_str("file is shorter than when it was prepared"),
@@ -332,9 +335,7 @@ pub fn scan_segment(bytes: &[u8], expect: SegmentExpect, mut visit: impl FnMut(u
         Some(fault) if must_exist => corrupt(at, Damage::Group(fault)),
         Some(_) if (bytes.len() as u64) < header.bytes => corrupt(at, Damage::FileShort),
         Some(_) if bytes.get(at as usize..).unwrap_or_default().iter().all(|byte| *byte == 0) => Verdict::Clean,
-        Some(fault) if durable_evidence(bytes, at, expect) >= scan.next_group => {
-            corrupt(at, Damage::Group(fault))
-        }
+        Some(fault) if durable_evidence(bytes, at, expect) >= scan.next_group => corrupt(at, Damage::Group(fault)),
         Some(_) => Verdict::TornTail { at },
     };
     scan

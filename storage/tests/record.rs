@@ -43,17 +43,20 @@ fn event<'a>(topic: &'a str, message_id: &'a str, data: &'a [u8]) -> EventBody<'
 #[test]
 fn a_record_reads_back_as_it_was_encoded() {
     let partition = KEY.partition("acme", "demo");
-    let events = [event("chat.message", "m-1", b"{\"a\":1}"), EventBody {
-        data_kind: DataKind::Bytes as u8,
-        prev_offset: 40,
-        expires_ms: 77,
-        producer_epoch: 6,
-        producer_seq: 8,
-        dedupe_low: 0,
-        dedupe_high: 0,
-        traceparent: "00-aa-bb-01",
-        ..event("tool.call", "", &[0, 255])
-    }];
+    let events = [
+        event("chat.message", "m-1", b"{\"a\":1}"),
+        EventBody {
+            data_kind: DataKind::Bytes as u8,
+            prev_offset: 40,
+            expires_ms: 77,
+            producer_epoch: 6,
+            producer_seq: 8,
+            dedupe_low: 0,
+            dedupe_high: 0,
+            traceparent: "00-aa-bb-01",
+            ..event("tool.call", "", &[0, 255])
+        },
+    ];
     let markers = [MarkerBody { name: "seen", offset: 12 }];
     let body = CommitBody { tenant: "acme", session: "demo", events: &events, markers: &markers };
     let mut out = vec![0xee; 1024];
@@ -74,7 +77,10 @@ fn a_record_reads_back_as_it_was_encoded() {
     assert_eq!((views[0].prev_offset(), views[0].expires_ms(), views[0].producer()), (None, None, None));
     assert_eq!((views[0].dedupe_key(), views[0].body_hash()), (Some(4 << 64 | 3), 5));
     assert_eq!((views[1].offset(), views[1].slice_seq(), views[1].data()), (42, 18, &[0, 255][..]));
-    assert_eq!((views[1].prev_offset(), views[1].expires_ms(), views[1].producer()), (Some(40), Some(77), Some((6, 8))));
+    assert_eq!(
+        (views[1].prev_offset(), views[1].expires_ms(), views[1].producer()),
+        (Some(40), Some(77), Some((6, 8)))
+    );
     assert_eq!((views[1].dedupe_key(), views[1].traceparent()), (None, "00-aa-bb-01"));
     assert_eq!(views[1].data_kind(), DataKind::Bytes);
 }

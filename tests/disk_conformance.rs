@@ -1,0 +1,474 @@
+//! The same cases on the real disk (executor on its own ring, background thread) and on the simulated one: what the
+//! simulator proves holds for the server only as far as the two agree.
+
+#[path = "sim/random.rs"]
+#[allow(dead_code)]
+mod random;
+#[path = "sim/disk.rs"]
+#[allow(dead_code)]
+mod sim_disk;
+
+use sim_disk::{Answer, Faults, SimDisk};
+use std::path::PathBuf;
+use std::sync::Arc;
+use storage::disk::{DiskDone, DiskFault, DiskOp, FileId, OpId};
+use storage::ids::{LogId, SegmentId};
+use storage::jobs::{Job, JobDone};
+use tidegate::disk::background::{BackgroundThread, Desk};
+use tidegate::disk::executor::{Executor, LogMemory, OPEN_FILES_MAX};
+use tidegate::disk::folder::{DataFolder, FolderError, file_id};
+use tidegate::ring::{Kind, Ring, RingConfig, Waker};
+
+const BLOCK: usize = 4096;
+const SEGMENT_BYTES: u64 = 256 << 10;
+
+/// Memory as a log has it: an arena and a few read buffers.
+struct Memory {
+    blocks: Vec<Block>,
+}
+
+#[repr(align(4096))]
+#[derive(Clone)]
+struct Block(#[allow(dead_code, reason = "read through the slice over all blocks")] [u8; BLOCK]);
+
+const ARENA_BLOCKS: usize = 256;
+const BUFFER_BLOCKS: usize = 32;
+
+impl Memory {
+    fn new() -> Self {
+        Self { blocks: vec![Block([0; BLOCK]); ARENA_BLOCKS + 4 * BUFFER_BLOCKS] }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: blocks are plain bytes without padding, next to each other.
+        unsafe { std::slice::from_raw_parts(self.blocks.as_ptr().cast(), self.blocks.len() * BLOCK) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.blocks.as_mut_ptr().cast(), self.blocks.len() * BLOCK) }
+    }
+}
+
+impl LogMemory for Memory {
+    fn arena(&self, start: usize, len: usize) -> &[u8] {
+        &self.bytes()[..ARENA_BLOCKS * BLOCK][start..start + len]
+    }
+
+    fn read_buffer_mut(&mut self, slot: usize) -> &mut [u8] {
+        let from = (ARENA_BLOCKS + slot * BUFFER_BLOCKS) * BLOCK;
+        &mut self.bytes_mut()[from..from + BUFFER_BLOCKS * BLOCK]
+    }
+}
+
+/// A disk with a log's memory beside it.
+trait Rig {
+    fn memory(&mut self) -> &mut Memory;
+    fn perform(&mut self, op: DiskOp);
+    fn wait(&mut self) -> DiskDone;
+}
+
+struct Simulated {
+    disk: SimDisk,
+    memory: Memory,
+    now_us: u64,
+}
+
+impl Simulated {
+    fn new(seed: u64) -> Self {
+        let faults = Faults { delay_us: 100, ..Faults::default() };
+        Self { disk: SimDisk::new(random::Random::new(seed, "disk"), faults), memory: Memory::new(), now_us: 0 }
+    }
+}
+
+impl Rig for Simulated {
+    fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    fn perform(&mut self, op: DiskOp) {
+        let memory = &self.memory;
+        self.disk.submit(0, op, self.now_us, |start, len| memory.arena(start, len));
+    }
+
+    fn wait(&mut self) -> DiskDone {
+        loop {
+            match self.disk.poll(self.now_us) {
+                Some((_, Answer::Commit { done, start, bytes })) => {
+                    assert_eq!(self.memory.arena(start, bytes.len()), bytes);
+                    return done;
+                }
+                Some((_, Answer::Read { done, slot, bytes })) => {
+                    self.memory.read_buffer_mut(slot)[..bytes.len()].copy_from_slice(&bytes);
+                    return done;
+                }
+                Some((_, Answer::Job { done })) => return done,
+                None => self.now_us = self.disk.next_due_us().expect("something is in flight"),
+            }
+        }
+    }
+}
+
+struct Real {
+    executor: Executor<Desk>,
+    ring: Ring,
+    memory: Memory,
+    _background: BackgroundThread,
+    folder: Folder,
+}
+
+/// A folder of its own, gone with its owner.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(base: &std::path::Path, name: &str) -> Self {
+        let path = base.join(format!("tidegate-disk-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Real {
+    fn new(base: &std::path::Path, name: &str) -> Self {
+        let folder = Folder::new(base, name);
+        let data = Arc::new(DataFolder::open(&folder.0).unwrap());
+        let background = BackgroundThread::start(Arc::clone(&data)).unwrap();
+        let waker = Waker::new().unwrap();
+        let bell = waker.clone();
+        let executor = Executor::new(data, background.desk(move || bell.wake()));
+        let config =
+            RingConfig { entries: 64, direct_slots: 0, recv_buffers: 16, recv_buffer_bytes: 256, io_workers: 2 };
+        let ring = Ring::open(&config, waker).unwrap();
+        Self { executor, ring, memory: Memory::new(), _background: background, folder }
+    }
+}
+
+impl Rig for Real {
+    fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    fn perform(&mut self, op: DiskOp) {
+        self.executor.perform(op, &mut self.memory, &mut self.ring);
+    }
+
+    fn wait(&mut self) -> DiskDone {
+        let mut batch = Vec::new();
+        for _ in 0..10_000 {
+            self.executor.pump(&mut self.ring);
+            if let Some(done) = self.executor.poll_done() {
+                return done;
+            }
+            self.ring.park(10_000).unwrap();
+            self.ring.reap(&mut batch, 64);
+            for completion in &batch {
+                match completion.user_data.kind() {
+                    Kind::Disk => {
+                        let token = completion.user_data.generation();
+                        self.executor.complete(token, completion.result, &mut self.ring);
+                    }
+                    Kind::Control => self.ring.waker_rang(completion),
+                    kind => panic!("{kind:?} on a ring of files"),
+                }
+            }
+        }
+        panic!("no answer");
+    }
+}
+
+impl Drop for Real {
+    /// The kernel must be done with the memory before it goes.
+    fn drop(&mut self) {
+        while !self.executor.is_idle() && !std::thread::panicking() {
+            self.wait();
+        }
+    }
+}
+
+/// The log's side of the conversation, for tests: fills the arena, asks, compares.
+struct Log<'a> {
+    rig: &'a mut dyn Rig,
+    next_op: u64,
+}
+
+impl Log<'_> {
+    fn op(&mut self) -> OpId {
+        self.next_op += 1;
+        OpId(self.next_op)
+    }
+
+    fn job(&mut self, job: Job) -> Result<JobDone, DiskFault> {
+        let op = self.op();
+        self.rig.perform(DiskOp::Job { op, job });
+        match self.rig.wait() {
+            DiskDone::Job { op: answered, result } => {
+                assert_eq!(answered, op);
+                result
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn prepare(&mut self, number: u32) {
+        let segment = segment(number);
+        let done = self.job(Job::Prepare { segment, bytes: SEGMENT_BYTES });
+        assert!(matches!(done, Ok(JobDone::Prepared { segment: made }) if made == segment), "{done:?}");
+    }
+
+    fn replace(&mut self, file: FileId, bytes: &[u8]) {
+        let done = self.job(Job::Replace { file, bytes: bytes.to_vec() });
+        assert!(matches!(done, Ok(JobDone::Replaced { file: made }) if made == file), "{done:?}");
+    }
+
+    /// Starts a commit of blocks filled with `fill`; the arena place is the position in the segment.
+    fn start_commit(&mut self, number: u32, at: usize, blocks: usize, fill: u8, sync: bool) -> OpId {
+        let len = blocks * BLOCK;
+        self.rig.memory().bytes_mut()[at..at + len].fill(fill);
+        let op = self.op();
+        self.rig.perform(DiskOp::Commit { op, segment: segment(number), at: at as u64, start: at, len, sync });
+        op
+    }
+
+    fn commit(&mut self, number: u32, at: usize, blocks: usize, fill: u8) -> Result<(), DiskFault> {
+        let op = self.start_commit(number, at, blocks, fill, true);
+        match self.rig.wait() {
+            DiskDone::Commit { op: answered, result } => {
+                assert_eq!(answered, op);
+                result
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read(&mut self, file: FileId, at: u64, blocks: usize) -> Result<Vec<u8>, DiskFault> {
+        let op = self.op();
+        self.rig.memory().read_buffer_mut(1).fill(0xee);
+        self.rig.perform(DiskOp::Read { op, file, at, len: blocks * BLOCK, slot: 1 });
+        match self.rig.wait() {
+            DiskDone::Read { op: answered, result } => {
+                assert_eq!(answered, op);
+                result.map(|bytes| self.rig.memory().read_buffer_mut(1)[..bytes].to_vec())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn segment(number: u32) -> SegmentId {
+    SegmentId { log: LogId(7), number }
+}
+
+fn file(number: u32) -> FileId {
+    FileId::Segment(segment(number))
+}
+
+/// A case runs on the simulated disk under several seeds, on the folder for temporary files and on tmpfs.
+fn on_every_disk(name: &str, case: impl Fn(&mut Log<'_>)) {
+    for seed in 0..20 {
+        case(&mut Log { rig: &mut Simulated::new(seed), next_op: 0 });
+    }
+    let memory = std::path::Path::new("/dev/shm");
+    let mut bases = vec![std::env::temp_dir()];
+    bases.extend(memory.is_dir().then(|| memory.to_owned()));
+    for base in bases {
+        case(&mut Log { rig: &mut Real::new(&base, name), next_op: 0 });
+    }
+}
+
+#[test]
+fn a_prepared_segment_is_zeros_of_its_full_size() {
+    on_every_disk("prepared", |log| {
+        log.prepare(0);
+        assert_eq!(log.read(file(0), 0, 16).unwrap(), vec![0; 16 * BLOCK]);
+        let near_the_end = SEGMENT_BYTES - 2 * BLOCK as u64;
+        assert_eq!(log.read(file(0), near_the_end, 8).unwrap(), vec![0; 2 * BLOCK], "short at the end of the file");
+        assert_eq!(log.read(file(0), SEGMENT_BYTES, 1).unwrap(), vec![], "nothing behind it");
+    });
+}
+
+#[test]
+fn a_commit_is_read_back_and_touches_nothing_else() {
+    on_every_disk("commit", |log| {
+        log.prepare(0);
+        log.commit(0, BLOCK, 3, 0xa1).unwrap();
+        let read = log.read(file(0), 0, 5).unwrap();
+        let expected = [vec![0; BLOCK], vec![0xa1; 3 * BLOCK], vec![0; BLOCK]].concat();
+        assert!(read == expected);
+    });
+}
+
+#[test]
+fn a_commit_without_sync_is_read_back_too() {
+    on_every_disk("unsynced", |log| {
+        log.prepare(0);
+        let op = log.start_commit(0, 0, 2, 0xb2, false);
+        let done = log.rig.wait();
+        assert!(matches!(done, DiskDone::Commit { op: answered, result: Ok(()) } if answered == op), "{done:?}");
+        assert!(log.read(file(0), 0, 2).unwrap() == vec![0xb2; 2 * BLOCK]);
+    });
+}
+
+#[test]
+fn commits_in_flight_together_are_each_answered_once() {
+    on_every_disk("together", |log| {
+        log.prepare(0);
+        let mut open: Vec<OpId> = (0..16).map(|i| log.start_commit(0, i * 2 * BLOCK, 2, i as u8 + 1, true)).collect();
+        while !open.is_empty() {
+            match log.rig.wait() {
+                DiskDone::Commit { op, result: Ok(()) } => {
+                    let index = open.iter().position(|o| *o == op).expect("an open operation, answered once");
+                    open.remove(index);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let read = log.read(file(0), 0, 32).unwrap();
+        for (i, block) in read.chunks(2 * BLOCK).enumerate() {
+            assert!(block.iter().all(|byte| *byte == i as u8 + 1), "commit {i}");
+        }
+    });
+}
+
+#[test]
+fn what_does_not_exist_is_missing() {
+    on_every_disk("missing", |log| {
+        assert_eq!(log.commit(9, 0, 1, 1), Err(DiskFault::Missing));
+        assert_eq!(log.read(file(9), 0, 1), Err(DiskFault::Missing));
+        assert_eq!(log.read(FileId::Sidecar(segment(9)), 0, 1), Err(DiskFault::Missing));
+        // And is found as soon as it exists: a failed open is not remembered.
+        log.prepare(9);
+        assert_eq!(log.commit(9, 0, 1, 1), Ok(()));
+    });
+}
+
+#[test]
+fn a_replaced_file_is_the_new_one_for_the_next_read() {
+    on_every_disk("replaced", |log| {
+        let file = FileId::Sidecar(segment(3));
+        log.replace(file, &[1; 10_001]);
+        assert!(log.read(file, 0, 8).unwrap() == [1; 10_001], "any length, short at its end");
+        assert!(log.read(file, 2 * BLOCK as u64, 1).unwrap() == vec![1; 10_001 - 2 * BLOCK]);
+        log.replace(file, &[2; 512]);
+        assert!(log.read(file, 0, 8).unwrap() == [2; 512]);
+        log.replace(file, &vec![3; 3 << 20]);
+        assert!(log.read(file, (3 << 20) - BLOCK as u64, 2).unwrap() == vec![3; BLOCK]);
+    });
+}
+
+#[test]
+fn a_removed_file_is_missing_and_may_be_removed_again() {
+    on_every_disk("removed", |log| {
+        log.prepare(0);
+        log.prepare(1);
+        log.commit(0, 0, 1, 5).unwrap();
+        log.commit(1, 0, 1, 6).unwrap();
+        for _ in 0..2 {
+            let done = log.job(Job::Remove { files: vec![file(0)] });
+            assert!(matches!(done, Ok(JobDone::Removed { ref files }) if files == &[file(0)]), "{done:?}");
+        }
+        assert_eq!(log.read(file(0), 0, 1), Err(DiskFault::Missing));
+        assert!(log.read(file(1), 0, 1).unwrap() == vec![6; BLOCK]);
+        // Its name can be used again, and then means the new file.
+        log.prepare(0);
+        assert!(log.read(file(0), 0, 1).unwrap() == vec![0; BLOCK]);
+    });
+}
+
+#[test]
+fn more_files_than_may_be_open_are_all_read() {
+    on_every_disk("many", |log| {
+        let count = OPEN_FILES_MAX as u32 + 40;
+        for number in 0..count {
+            log.replace(FileId::Sidecar(segment(number)), &[number as u8; BLOCK]);
+        }
+        // All at once, on one buffer: only the answers count here.
+        let mut open = std::collections::BTreeSet::new();
+        for number in 0..count {
+            let op = log.op();
+            open.insert(op);
+            let file = FileId::Sidecar(segment(number));
+            log.rig.perform(DiskOp::Read { op, file, at: 0, len: BLOCK, slot: 2 });
+        }
+        while !open.is_empty() {
+            match log.rig.wait() {
+                DiskDone::Read { op, result: Ok(BLOCK) } => assert!(open.remove(&op)),
+                other => panic!("{other:?}"),
+            }
+        }
+        for number in 0..count {
+            assert!(log.read(FileId::Sidecar(segment(number)), 0, 1).unwrap() == vec![number as u8; BLOCK]);
+        }
+    });
+}
+
+#[test]
+fn open_files_stay_bounded() {
+    let mut real = Real::new(&std::env::temp_dir(), "bounded");
+    let mut log = Log { rig: &mut real, next_op: 0 };
+    for number in 0..OPEN_FILES_MAX as u32 * 2 {
+        log.replace(FileId::Sidecar(segment(number)), &[0; BLOCK]);
+        log.read(FileId::Sidecar(segment(number)), 0, 1).unwrap();
+    }
+    assert!(real.executor.open_files() <= OPEN_FILES_MAX);
+}
+
+#[test]
+fn a_second_server_is_told_who_holds_the_folder() {
+    let real = Real::new(&std::env::temp_dir(), "locked");
+    match DataFolder::open(&real.folder.0) {
+        Err(error @ FolderError::Locked { holder, .. }) => {
+            assert_eq!(holder, Some(std::process::id()));
+            let line = error.to_string();
+            assert!(!line.contains('\n') && line.contains("--data"), "{line}");
+        }
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[test]
+fn a_folder_is_private_and_loses_half_made_files_at_boot() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new(&std::env::temp_dir(), "tidy");
+    drop(DataFolder::open(&folder.0).unwrap());
+    assert_eq!(std::fs::metadata(&folder.0).unwrap().permissions().mode() & 0o777, 0o700);
+    let half_made = folder.0.join("manifest.tmp");
+    std::fs::write(&half_made, b"half").unwrap();
+    drop(DataFolder::open(&folder.0).unwrap());
+    assert!(!half_made.exists());
+}
+
+#[test]
+fn somebody_elses_folder_is_refused() {
+    let folder = Folder::new(&std::env::temp_dir(), "foreign");
+    std::fs::create_dir(&folder.0).unwrap();
+    std::fs::write(folder.0.join("thesis.txt"), b"do not touch").unwrap();
+    assert!(matches!(DataFolder::open(&folder.0), Err(FolderError::Foreign { name, .. }) if name == "thesis.txt"));
+    let file = folder.0.join("thesis.txt");
+    assert!(matches!(DataFolder::open(&file), Err(FolderError::Io { .. })));
+}
+
+#[test]
+fn a_file_name_says_which_file_it_is() {
+    for file in
+        [file(0), file(u32::MAX), FileId::Sidecar(segment(4)), FileId::Checkpoint(LogId(1), 2), FileId::Manifest]
+    {
+        assert_eq!(file_id(&file.file_name()), Some(file));
+    }
+    for name in [
+        "",
+        "LOCK",
+        "manifest.tmp",
+        "seg-00000007-0000000g.log",
+        "seg-00000007-00000000.idx.tmp",
+        "seg-+0000007-00000000.log",
+        "ckp-0000000A-00000000.ckp",
+    ] {
+        assert_eq!(file_id(name), None, "{name}");
+    }
+}
