@@ -288,7 +288,7 @@ fn a_prepared_segment_is_zeros_of_its_full_size() {
         assert_eq!(log.read(file(0), 0, 16).unwrap(), vec![0; 16 * BLOCK]);
         let near_the_end = SEGMENT_BYTES - 2 * BLOCK as u64;
         assert_eq!(log.read(file(0), near_the_end, 8).unwrap(), vec![0; 2 * BLOCK], "short at the end of the file");
-        assert_eq!(log.read(file(0), SEGMENT_BYTES, 1).unwrap(), vec![], "nothing behind it");
+        assert_eq!(log.read(file(0), SEGMENT_BYTES, 1).unwrap(), Vec::<u8>::new(), "nothing behind it");
     });
 }
 
