@@ -1,6 +1,6 @@
 //! Identifiers of the running process. Those of the log come from `storage::ids`.
 
-pub use storage::ids::{Epoch, HashKey, Offset, PartitionId, SliceId, SliceSeq};
+pub use storage::ids::{Epoch, HashKey, Offset, PartitionId, SLICES, SliceId, SliceSeq};
 
 /// A core with all that it owns, `0..shards`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -5,4 +5,5 @@ pub mod ids;
 pub mod input;
 pub mod limits;
 pub mod names;
+pub mod outbox;
 pub mod refusal;

@@ -96,9 +96,10 @@ refusals! {
     PatternsHeld = 4224 "patterns_held" "this client already has a pattern feed: unsubscribe it first, or give all patterns at once";
     BadCredit = 4225 "bad_credit" "acknowledge only what was delivered, never less than before";
     NotSubscribed = 4226 "not_subscribed" "this client has no such subscription";
-    CommandTooLarge = 4227 "command_too_large" "the command has too many parts: at most 256 events and 64 markers";
+    CommandTooLarge = 4227 "command_too_large" "the command has too many parts: at most 256 events, 64 markers and 32 patterns";
     BadUpgrade = 4228 "bad_upgrade" "the request is no WebSocket upgrade for /v1/ws with subprotocol tidegate.v1.json";
     OutOfRange = 4229 "out_of_range" "this number is outside its bounds: see PROTOCOL.md";
+    RepeatedField = 4230 "repeated_field" "this field is given twice: give it once";
 }
 
 #[cfg(test)]

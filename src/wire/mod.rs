@@ -1,1 +1,6 @@
-//! w
+//! The subprotocol `tidegate.v1.json`, defined in `PROTOCOL.md`: text frames to commands, answers and events to text
+//! frames. It knows no sockets and no WebSocket frame heads.
+pub mod codes;
+pub mod decode;
+pub mod encode;
+pub mod json;

@@ -1,0 +1,323 @@
+//! Answers and events to the payloads of text frames, appended to the caller's bytes. Nothing is allocated but what
+//! the bytes need to grow.
+//!
+//! ```text
+//!   {"type":"event","event_id":"demo:00f1e2d3c4b5a697:41","session":"demo", … ,"data":…}
+//!    └ keys are copied whole ┘└ names need no escapes ┘                          └ data is one memcpy
+//! ```
+//! Numbers are decimal, epochs sixteen hex digits, times Unix ms. An event's bytes are the same for every client.
+
+use super::json::append_string;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use shards::command::{DataKind, Durability};
+use shards::effect::Reply;
+use shards::ids::{CommandId, Epoch, Offset};
+use shards::limits::{FRAME_COMMANDS_MAX, Limits};
+use shards::outbox::{Gap, GapReason, HistoryHead, VolatileEvent};
+use shards::refusal::Refused;
+use storage::record::EventView;
+
+/// First frame of every connection: who the client is, where it is, what it may send.
+pub fn welcome(out: &mut Vec<u8>, client: &str, shard: u16, limits: &Limits) {
+    text(out, "{\"type\":\"welcome\",\"client\":\"");
+    text(out, client);
+    text(out, "\",\"shard\":");
+    number(out, u64::from(shard));
+    for (key, value) in [
+        (",\"limits\":{\"event_bytes_max\":", limits.event_bytes_max as u64),
+        (",\"frame_bytes_max\":", limits.frame_bytes_max as u64),
+        (",\"frame_commands_max\":", FRAME_COMMANDS_MAX as u64),
+        (",\"client_commands_in_flight_max\":", u64::from(limits.client_commands_in_flight_max)),
+        (",\"client_subscriptions_max\":", limits.client_subscriptions_max as u64),
+    ] {
+        text(out, key);
+        number(out, value);
+    }
+    text(out, "}}");
+}
+
+/// The server is about to close: finish what is open and come back.
+pub fn goaway(out: &mut Vec<u8>, reconnect_after_ms: u64) {
+    text(out, "{\"type\":\"goaway\",\"reconnect_after_ms\":");
+    number(out, reconnect_after_ms);
+    text(out, "}");
+}
+
+/// Whether a reply is sent at all: an `ack` is answered only where it has an id.
+pub fn reply_is_sent(id: &CommandId, reply: &Reply<'_>) -> bool {
+    !matches!((id, reply), (CommandId::None, Reply::Acknowledged | Reply::Hello))
+}
+
+/// The answer to a command.
+pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
+    match reply {
+        Reply::Hello => begin(out, "hello", id),
+        Reply::Published { session, epoch, offset, durability, duplicate } => {
+            begin(out, "published", id);
+            text(out, ",\"event_id\":\"");
+            event_id(out, session, *epoch, *offset);
+            earned(out, *durability, *duplicate);
+        }
+        Reply::PublishedVolatile { after_offset } => {
+            begin(out, "published", id);
+            text(out, ",\"durability\":\"volatile\",\"after_offset\":");
+            number(out, *after_offset);
+        }
+        Reply::Committed { session, epoch, offset, count, durability, duplicate } => {
+            begin(out, "committed", id);
+            if *count > 0 {
+                text(out, ",\"event_id\":\"");
+                event_id(out, session, *epoch, *offset);
+                text(out, "\"");
+            }
+            text(out, ",\"count\":");
+            number(out, u64::from(*count));
+            text(out, ",\"session\":\"");
+            text(out, session);
+            earned(out, *durability, *duplicate);
+        }
+        Reply::Subscribed { session, epoch, next, earliest } => {
+            begin(out, "subscribed", id);
+            text(out, ",\"session\":\"");
+            text(out, session);
+            if *epoch != 0 {
+                text(out, "\",\"epoch\":\"");
+                hex16(out, *epoch);
+            }
+            text(out, "\",\"next\":");
+            number(out, *next);
+            text(out, ",\"earliest\":");
+            number(out, *earliest);
+        }
+        Reply::SubscribedPatterns { position } => {
+            begin(out, "subscribed", id);
+            text(out, ",\"patterns\":true,\"position\":\"");
+            text(out, position);
+            text(out, "\"");
+        }
+        Reply::Unsubscribed => begin(out, "unsubscribed", id),
+        Reply::Acknowledged => begin(out, "acked", id),
+        Reply::Marked { session, name, offset } => {
+            begin(out, "marked", id);
+            text(out, ",\"session\":\"");
+            text(out, session);
+            text(out, "\",\"name\":\"");
+            text(out, name);
+            text(out, "\",\"offset\":");
+            number(out, *offset);
+        }
+        Reply::Pong { time_ms } => {
+            begin(out, "pong", id);
+            text(out, ",\"time\":");
+            number(out, *time_ms);
+        }
+        Reply::Refused(why) => {
+            begin(out, "refused", id);
+            refused(out, why);
+        }
+    }
+    text(out, "}");
+}
+
+/// An event; the same bytes for every client.
+pub fn event(out: &mut Vec<u8>, event: &EventView<'_>) {
+    let session = event.session();
+    let data = event.data();
+    out.reserve(data.len() + 512);
+    text(out, "{\"type\":\"event\",\"event_id\":\"");
+    event_id(out, session, event.epoch(), event.offset());
+    text(out, "\",\"session\":\"");
+    text(out, session);
+    text(out, "\",\"topic\":\"");
+    text(out, event.topic());
+    text(out, "\",\"client\":\"");
+    text(out, event.client_id());
+    let message_id = event.message_id();
+    if !message_id.is_empty() {
+        text(out, "\",\"message_id\":\"");
+        text(out, message_id);
+    }
+    if let Some(offset) = event.prev_offset() {
+        text(out, "\",\"prev_event_id\":\"");
+        event_id(out, session, event.epoch(), offset);
+    }
+    text(out, "\",\"time\":");
+    number(out, event.time_ms());
+    text(out, ",\"at\":\"");
+    number(out, u64::from(event.slice().0));
+    out.push(b'.');
+    number(out, event.slice_seq());
+    let traceparent = event.traceparent();
+    if !traceparent.is_empty() {
+        text(out, "\",\"traceparent\":\"");
+        text(out, traceparent);
+    }
+    payload(out, data, event.data_kind());
+}
+
+/// A volatile event; the same bytes for every client.
+pub fn volatile(out: &mut Vec<u8>, event: &VolatileEvent<'_>) {
+    text(out, "{\"type\":\"volatile\",\"session\":\"");
+    text(out, event.session);
+    text(out, "\",\"after_offset\":");
+    number(out, event.after_offset);
+    text(out, ",\"n\":");
+    number(out, event.counter);
+    text(out, ",\"topic\":\"");
+    text(out, event.topic);
+    text(out, "\",\"client\":\"");
+    text(out, event.client_id);
+    payload(out, event.data, event.data_kind);
+}
+
+/// Offsets that will not be delivered.
+pub fn gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
+    text(out, "{\"type\":\"gap\",\"session\":\"");
+    text(out, gap.session);
+    text(out, "\",\"epoch\":\"");
+    hex16(out, gap.epoch);
+    text(out, "\",\"from\":");
+    number(out, gap.from);
+    text(out, ",\"to\":");
+    number(out, gap.to);
+    text(out, ",\"reason\":\"");
+    text(out, gap_reason(gap.reason));
+    text(out, "\"}");
+}
+
+/// A page of history: the answer to `history`.
+pub fn history<'a>(
+    out: &mut Vec<u8>,
+    id: &CommandId,
+    head: &HistoryHead<'_>,
+    events: impl IntoIterator<Item = EventView<'a>>,
+) {
+    begin(out, "history", id);
+    text(out, ",\"session\":\"");
+    text(out, head.session);
+    text(out, "\",\"epoch\":\"");
+    hex16(out, head.epoch);
+    text(out, "\",\"next\":");
+    number(out, head.next);
+    text(out, ",\"tail\":");
+    number(out, head.tail);
+    text(out, ",\"events\":[");
+    for (i, view) in events.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        event(out, &view);
+    }
+    text(out, "]}");
+}
+
+/// Name of a reason on the wire.
+pub const fn gap_reason(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::Retention => "retention",
+        GapReason::Expired => "expired",
+        GapReason::Policy => "policy",
+        GapReason::Epoch => "epoch",
+        GapReason::Damaged => "damaged",
+    }
+}
+
+/// Name of a promise on the wire.
+pub const fn durability_name(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Disk => "disk",
+        Durability::Memory => "memory",
+        Durability::Volatile => "volatile",
+    }
+}
+
+/// `{"type":…` and the id as the client gave it.
+fn begin(out: &mut Vec<u8>, kind: &str, id: &CommandId) {
+    text(out, "{\"type\":\"");
+    text(out, kind);
+    text(out, "\"");
+    match id {
+        CommandId::None => {}
+        CommandId::Number(n) => {
+            text(out, ",\"id\":");
+            number(out, *n);
+        }
+        CommandId::Text(id) => {
+            text(out, ",\"id\":");
+            append_string(out, id.as_str());
+        }
+    }
+}
+
+/// Closes the string before it.
+fn earned(out: &mut Vec<u8>, durability: Durability, duplicate: bool) {
+    text(out, "\",\"durability\":\"");
+    text(out, durability_name(durability));
+    text(out, if duplicate { "\",\"duplicate\":true" } else { "\"" });
+}
+
+fn refused(out: &mut Vec<u8>, refused: &Refused) {
+    text(out, ",\"code\":");
+    number(out, u64::from(refused.refusal.code()));
+    text(out, ",\"refusal\":\"");
+    text(out, refused.refusal.name());
+    if !refused.field.is_empty() {
+        text(out, "\",\"field\":\"");
+        text(out, refused.field);
+    }
+    text(out, "\",\"message\":");
+    append_string(out, refused.refusal.cure());
+    if let Some(ms) = refused.retry_after_ms {
+        text(out, ",\"retry_after_ms\":");
+        number(out, u64::from(ms));
+    }
+}
+
+/// The last field of an event. Closes the string before it, and the object.
+fn payload(out: &mut Vec<u8>, data: &[u8], kind: DataKind) {
+    match kind {
+        DataKind::Json => {
+            text(out, "\",\"data\":");
+            out.extend_from_slice(data);
+            text(out, "}");
+        }
+        DataKind::Bytes => {
+            text(out, "\",\"data_kind\":\"bytes\",\"data\":\"");
+            let start = out.len();
+            out.resize(start + data.len().div_ceil(3) * 4, 0);
+            let written = STANDARD.encode_slice(data, &mut out[start..]).unwrap_or(0);
+            out.truncate(start + written);
+            text(out, "\"}");
+        }
+    }
+}
+
+/// `session:epoch:offset`
+fn event_id(out: &mut Vec<u8>, session: &str, epoch: Epoch, offset: Offset) {
+    text(out, session);
+    text(out, ":");
+    hex16(out, epoch);
+    text(out, ":");
+    number(out, offset);
+}
+
+#[inline]
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+}
+
+#[inline]
+fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+#[inline]
+fn hex16(out: &mut Vec<u8>, number: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut hex = [0; 16];
+    for (i, digit) in hex.iter_mut().enumerate() {
+        *digit = DIGITS[(number >> (60 - 4 * i)) as usize & 15];
+    }
+    out.extend_from_slice(&hex);
+}

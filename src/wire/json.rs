@@ -1,0 +1,539 @@
+//! A strict JSON scanner (RFC 8259): one pass, no copy, no tree. It walks a text and hands out ranges of it.
+//!
+//! ```text
+//!   Scanner { text, at }        at ──► next byte to look at; never inside a character
+//!     value()   → Value         strings and numbers as ranges; arrays and objects checked to their end
+//!     enter(b'{') · key() · …   to walk into one
+//! ```
+//! What is stricter than the grammar, and why: an escape of half a surrogate pair (`"\ud800"`) is refused, because
+//! many readers fail on it and one publisher must not be able to stop another's subscribers; containers nest at
+//! most 64 deep, because readers recurse. What is not: numbers of any size and repeated keys inside `data` are
+//! well-formed and passed through; repeated keys of a command are refused by the decoder.
+
+use shards::limits::DATA_DEPTH_MAX;
+
+/// Why a text is no JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Broken {
+    /// Not the grammar, or half a surrogate pair.
+    Syntax,
+    /// Containers nested deeper than [`DATA_DEPTH_MAX`].
+    TooDeep,
+}
+
+/// Bytes `start..end` of the scanned text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// One past the last.
+    pub end: u32,
+}
+
+impl Span {
+    /// Bytes.
+    pub fn bytes(self) -> usize {
+        (self.end - self.start) as usize
+    }
+}
+
+/// What a value is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// `null`
+    Null,
+    /// `true`
+    True,
+    /// `false`
+    False,
+    /// A number.
+    Number,
+    /// A string; the span has no quotes.
+    String {
+        /// It has escapes, so its bytes are not its text.
+        escaped: bool,
+    },
+    /// An array; the span has its brackets.
+    Array,
+    /// An object; the span has its braces.
+    Object,
+}
+
+/// A checked value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Value {
+    /// What it is.
+    pub kind: Kind,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// Walks one text.
+#[derive(Clone, Copy, Debug)]
+pub struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// Checks that `text` is exactly one JSON value.
+///
+/// # Errors
+/// Says whether the grammar or the depth is at fault.
+pub fn check(text: &str) -> Result<Value, Broken> {
+    let mut scanner = Scanner::new(text, 0);
+    let value = scanner.value()?;
+    scanner.end()?;
+    Ok(value)
+}
+
+impl<'a> Scanner<'a> {
+    /// Starts at byte `at`. A text has at most 2^32 − 1 bytes; what lies beyond is not seen.
+    pub fn new(text: &'a str, at: usize) -> Self {
+        let bytes = text.as_bytes();
+        Self { bytes: &bytes[..bytes.len().min(u32::MAX as usize)], at }
+    }
+
+    /// Byte the scanner stands at.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// First byte after white space, not taken.
+    #[inline]
+    pub fn peek(&mut self) -> Option<u8> {
+        loop {
+            match self.bytes.get(self.at) {
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
+                other => return other.copied(),
+            }
+        }
+    }
+
+    /// Takes `byte` if it comes next after white space.
+    #[inline]
+    pub fn take(&mut self, byte: u8) -> bool {
+        let is = self.peek() == Some(byte);
+        self.at += usize::from(is);
+        is
+    }
+
+    /// Takes `byte`.
+    ///
+    /// # Errors
+    /// Something else stands here.
+    #[inline]
+    pub fn expect(&mut self, byte: u8) -> Result<(), Broken> {
+        if self.take(byte) { Ok(()) } else { Err(Broken::Syntax) }
+    }
+
+    /// # Errors
+    /// Something other than white space follows.
+    pub fn end(&mut self) -> Result<(), Broken> {
+        if self.peek().is_none() { Ok(()) } else { Err(Broken::Syntax) }
+    }
+
+    /// In an object whose `{` is taken: the next key, its colon taken; `None` at the `}`, which is taken.
+    /// `first` is whether no key came before.
+    ///
+    /// # Errors
+    /// No key, comma or colon where one must be.
+    #[inline]
+    pub fn key(&mut self, first: bool) -> Result<Option<Value>, Broken> {
+        if self.take(b'}') {
+            return Ok(None);
+        }
+        if !first {
+            self.expect(b',')?;
+        }
+        if self.peek() != Some(b'"') {
+            return Err(Broken::Syntax);
+        }
+        let key = self.string()?;
+        self.expect(b':')?;
+        Ok(Some(key))
+    }
+
+    /// In an array whose `[` is taken: whether another element follows; its comma, or the `]`, is taken.
+    /// `first` is whether no element came before.
+    ///
+    /// # Errors
+    /// Neither a comma nor the end.
+    #[inline]
+    pub fn element(&mut self, first: bool) -> Result<bool, Broken> {
+        if self.take(b']') {
+            return Ok(false);
+        }
+        if !first {
+            self.expect(b',')?;
+        }
+        Ok(true)
+    }
+
+    /// The next value, checked to its end.
+    ///
+    /// # Errors
+    /// It is broken or too deep.
+    #[inline]
+    pub fn value(&mut self) -> Result<Value, Broken> {
+        match self.peek() {
+            Some(b'"') => self.string(),
+            Some(b'{' | b'[') => self.container(),
+            Some(_) => self.scalar(),
+            None => Err(Broken::Syntax),
+        }
+    }
+
+    /// An array or object, without recursion: one bit per open container says which of the two it is.
+    fn container(&mut self) -> Result<Value, Broken> {
+        const _: () = assert!(DATA_DEPTH_MAX <= u64::BITS as usize);
+        let start = self.at;
+        let kind = if self.bytes.get(start) == Some(&b'{') { Kind::Object } else { Kind::Array };
+        let mut objects = 0u64;
+        let mut depth = 0;
+        'value: loop {
+            // At the start of a value.
+            match self.peek() {
+                Some(b'"') => {
+                    self.string()?;
+                }
+                Some(open @ (b'{' | b'[')) => {
+                    if depth == DATA_DEPTH_MAX {
+                        return Err(Broken::TooDeep);
+                    }
+                    depth += 1;
+                    self.at += 1;
+                    objects = objects << 1 | u64::from(open == b'{');
+                    let more = if open == b'{' { self.key(true)?.is_some() } else { self.element(true)? };
+                    if more {
+                        continue 'value;
+                    }
+                    depth -= 1;
+                    objects >>= 1;
+                }
+                Some(_) => {
+                    self.scalar()?;
+                }
+                None => return Err(Broken::Syntax),
+            }
+            // After a value: close what ends here.
+            loop {
+                if depth == 0 {
+                    return Ok(self.since(start, kind));
+                }
+                let more = if objects & 1 == 1 { self.key(false)?.is_some() } else { self.element(false)? };
+                if more {
+                    continue 'value;
+                }
+                depth -= 1;
+                objects >>= 1;
+            }
+        }
+    }
+
+    /// A string; the scanner stands at its opening quote.
+    #[inline]
+    fn string(&mut self) -> Result<Value, Broken> {
+        let start = self.at + 1;
+        let mut at = start;
+        let mut escaped = false;
+        loop {
+            at += plain_bytes(&self.bytes[at.min(self.bytes.len())..]);
+            match self.bytes.get(at) {
+                Some(b'"') => {
+                    self.at = at + 1;
+                    let span = Span { start: start as u32, end: at as u32 };
+                    return Ok(Value { kind: Kind::String { escaped }, span });
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    at += self.escape(at)?;
+                }
+                // The end, or a control character.
+                _ => return Err(Broken::Syntax),
+            }
+        }
+    }
+
+    /// Length of the escape at `at`.
+    #[cold]
+    fn escape(&self, at: usize) -> Result<usize, Broken> {
+        match self.bytes.get(at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
+            Some(b'u') => {
+                let (_, length) = unicode_escape(&self.bytes[at..]).ok_or(Broken::Syntax)?;
+                Ok(length)
+            }
+            _ => Err(Broken::Syntax),
+        }
+    }
+
+    /// A number, `true`, `false` or `null`; the scanner stands at its first byte.
+    fn scalar(&mut self) -> Result<Value, Broken> {
+        let start = self.at;
+        for (word, kind) in [(&b"null"[..], Kind::Null), (b"true", Kind::True), (b"false", Kind::False)] {
+            if self.bytes[start..].starts_with(word) {
+                self.at += word.len();
+                return Ok(self.since(start, kind));
+            }
+        }
+        if self.next_is(b'-') {
+            self.at += 1;
+        }
+        if self.next_is(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.next_is(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if self.next_is(b'e') || self.next_is(b'E') {
+            self.at += 1;
+            if self.next_is(b'+') || self.next_is(b'-') {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(self.since(start, Kind::Number))
+    }
+
+    fn next_is(&self, byte: u8) -> bool {
+        self.bytes.get(self.at) == Some(&byte)
+    }
+
+    /// One digit or more.
+    fn digits(&mut self) -> Result<(), Broken> {
+        let rest = &self.bytes[self.at..];
+        let count = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        self.at += count;
+        if count == 0 { Err(Broken::Syntax) } else { Ok(()) }
+    }
+
+    fn since(&self, start: usize, kind: Kind) -> Value {
+        Value { kind, span: Span { start: start as u32, end: self.at as u32 } }
+    }
+}
+
+/// Bytes before the first quote, backslash or control character: eight at a time.
+#[inline]
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHS: u64 = ONES << 7;
+    // High bit set in each byte that is zero. A borrow can raise a false bit, but only above a true one, and only
+    // the lowest is used.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let stops = (zeros(word ^ ONES * 0x22) | zeros(word ^ ONES * 0x5c) | control) & HIGHS;
+        if stops != 0 {
+            return i * 8 + stops.trailing_zeros() as usize / 8;
+        }
+    }
+    let stop = |b: &u8| matches!(b, b'"' | b'\\' | 0..0x20);
+    words.len() * 8 + tail.iter().position(stop).unwrap_or(tail.len())
+}
+
+/// The character of a `\uXXXX` escape, or of a pair of them, and the bytes it takes. `None` if it is broken or half
+/// a pair.
+fn unicode_escape(bytes: &[u8]) -> Option<(char, usize)> {
+    let unit = |bytes: &[u8]| -> Option<u32> {
+        let [b'\\', b'u', a, b, c, d, ..] = *bytes else { return None };
+        [a, b, c, d].into_iter().try_fold(0, |n, digit| Some(n << 4 | char::from(digit).to_digit(16)?))
+    };
+    let first = unit(bytes)?;
+    if let Some(c) = char::from_u32(first) {
+        return Some((c, 6));
+    }
+    let second = unit(bytes.get(6..)?)?;
+    if first >= 0xdc00 || !(0xdc00..0xe000).contains(&second) {
+        return None;
+    }
+    Some((char::from_u32(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00))?, 12))
+}
+
+/// Appends the text that a checked string's bytes stand for.
+pub fn unescape(mut raw: &str, out: &mut Vec<u8>) {
+    while let Some(at) = memchr::memchr(b'\\', raw.as_bytes()) {
+        let (plain, rest) = raw.split_at(at);
+        out.extend_from_slice(plain.as_bytes());
+        let (c, length) = match rest.as_bytes().get(1) {
+            Some(b'b') => ('\u{8}', 2),
+            Some(b'f') => ('\u{c}', 2),
+            Some(b'n') => ('\n', 2),
+            Some(b'r') => ('\r', 2),
+            Some(b't') => ('\t', 2),
+            Some(b'u') => unicode_escape(rest.as_bytes()).unwrap_or(('\u{fffd}', 2)),
+            Some(c) => (char::from(*c), 2),
+            None => return,
+        };
+        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        raw = rest.get(length..).unwrap_or("");
+    }
+    out.extend_from_slice(raw.as_bytes());
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn append_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    loop {
+        let plain = plain_bytes(rest);
+        out.extend_from_slice(&rest[..plain]);
+        let Some(&byte) = rest.get(plain) else { break };
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&digits);
+            }
+        }
+        rest = &rest[plain + 1..];
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn depth(n: usize) -> String {
+        "[".repeat(n) + &"]".repeat(n)
+    }
+
+    #[test]
+    fn depth_is_counted_in_containers() {
+        assert!(check(&depth(64)).is_ok());
+        assert_eq!(check(&depth(65)), Err(Broken::TooDeep));
+        let objects = "{\"a\":".repeat(64) + "1" + &"}".repeat(64);
+        assert!(check(&objects).is_ok());
+        assert_eq!(check(&format!("[{objects}]")), Err(Broken::TooDeep));
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_refused() {
+        for bad in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\u0041""#, r#""\ud800x""#, r#""\udc00\ud800""#] {
+            assert_eq!(check(bad), Err(Broken::Syntax), "{bad}");
+        }
+        assert!(check(r#""\ud83d\ude00""#).is_ok());
+    }
+
+    #[test]
+    fn bounds_of_the_grammar() {
+        for good in ["0", "-0", "1e400", "-1.5E+3", " [ ] ", "{}", "\"\"", "null", "[1,{\"a\":[]},\"\u{7f}\"]"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            " ",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "1e",
+            "+1",
+            "nul",
+            "truex",
+            "[1,]",
+            "[,1]",
+            "{,}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "[1}",
+            "{\"a\":1]",
+            "\"",
+            "\"\n\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\\\"",
+            "1 2",
+            "]",
+            "NaN",
+            "\u{feff}1",
+            "'a'",
+            "[1 2]",
+        ] {
+            assert_eq!(check(bad), Err(Broken::Syntax), "{bad}");
+        }
+    }
+
+    /// serde_json is stricter in one point (numbers beyond f64) and laxer in none that these texts reach but depth.
+    fn agrees(text: &str) {
+        let ours = check(text);
+        match serde_json::from_str::<serde_json::Value>(text) {
+            Ok(_) => assert!(ours.is_ok() || ours == Err(Broken::TooDeep), "{text}"),
+            Err(error) if error.to_string().starts_with("number out of range") => {}
+            Err(error) => assert!(ours.is_err(), "{text}: {error}"),
+        }
+    }
+
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            any::<f64>().prop_map(|n| serde_json::to_string(&n).unwrap()),
+            any::<i64>().prop_map(|n| n.to_string()),
+            any::<String>().prop_map(|s| serde_json::to_string(&s).unwrap()),
+            "\"(\\\\[\"\\\\/bfnrt]|\\\\u[0-9a-fA-F]{4}|[a-z ä€😀])*\"",
+        ];
+        leaf.prop_recursive(6, 64, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(|v| format!("[ {}]", v.join(", "))),
+                proptest::collection::vec((any::<String>(), inner), 0..6).prop_map(|v| {
+                    let fields: Vec<String> =
+                        v.iter().map(|(k, v)| format!("{}:{v}", serde_json::to_string(k).unwrap())).collect();
+                    format!("{{{}}}", fields.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_serde_on_json(text in json()) { agrees(&text); }
+
+        #[test]
+        fn agrees_with_serde_on_broken_json(text in json(), at: proptest::sample::Index, with in "[\\[\\]{}:,\"\\\\0-9eE.+ tfnu\u{0}-\u{20}-]?") {
+            let at = at.index(text.len().max(1));
+            if text.is_char_boundary(at) && text.is_char_boundary((at + 1).min(text.len())) {
+                agrees(&format!("{}{with}{}", &text[..at], &text[(at + 1).min(text.len())..]));
+            }
+        }
+
+        #[test]
+        fn agrees_with_serde_on_noise(text in "[\\[\\]{}:,\"\\\\0-9eE.+ truefalsn-]{0,24}") { agrees(&text); }
+
+        #[test]
+        fn strings_come_back(text: String) {
+            let mut out = Vec::new();
+            append_string(&mut out, &text);
+            let written = String::from_utf8(out).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<String>(&written).unwrap(), &text);
+            let inner = &written[1..written.len() - 1];
+            let mut back = Vec::new();
+            unescape(inner, &mut back);
+            prop_assert_eq!(String::from_utf8(back).unwrap(), text);
+        }
+
+        #[test]
+        fn escapes_read_as_serde_reads_them(text in "\"(\\\\[\"\\\\/bfnrt]|\\\\u[0-9a-fA-F]{4}|\\\\ud83d\\\\ude0[0-9]|[a-z ä€😀])*\"") {
+            if let Ok(want) = serde_json::from_str::<String>(&text) {
+                let mut out = Vec::new();
+                unescape(&text[1..text.len() - 1], &mut out);
+                prop_assert_eq!(String::from_utf8(out).unwrap(), want);
+            } else {
+                prop_assert!(check(&text).is_err());
+            }
+        }
+    }
+}
