@@ -23,11 +23,14 @@
 //! | Remove     | one file after the other                               | the rest is removed at boot |
 //!
 //! **Memory** (`background_bytes_max`): Seal = segment + sidecar (at most a quarter more); Checkpoint = 3 × chunk + the
-//! draft, which the catalog bounds by `partitions_resident_max`; Recluster = 2 × the sum of its sources.
+//! draft, which the catalog bounds by `partitions_resident_max`; Recluster = sources (their sum is bounded by the plan)
+//! + one source more while reading + a sidecar.
 
 use crate::checkpoint::{CheckpointIndex, CheckpointJob, CheckpointRun};
 use crate::disk::FileId;
 use crate::ids::SegmentId;
+use crate::recluster::{ReclusterJob, ReclusterRun};
+use crate::sidecar::{SealJob, SealRun, SidecarIndex};
 
 /// Bytes a job moves in one step where it does not need a whole file.
 pub const CHUNK_BYTES: usize = 1 << 20;
@@ -42,9 +45,13 @@ pub enum Job {
         /// Its size, a multiple of the block size.
         bytes: u64,
     },
+    /// Verify a segment that takes no more records and build its sidecar.
+    Seal(SealJob),
     /// Merge the draft with the previous checkpoint into a new one. Start it only when everything the draft saw appended
     /// is committed.
     Checkpoint(Box<CheckpointJob>),
+    /// Rewrite several sealed segments as one, sorted by slice and partition.
+    Recluster(ReclusterJob),
     /// Replace a small file atomically.
     Replace {
         /// File.
@@ -66,6 +73,19 @@ pub enum JobDone {
     Prepared {
         /// Segment made.
         segment: SegmentId,
+    },
+    /// The sidecar is durable: keys of its segment may leave the hot dedupe map once this index is in use.
+    Sealed {
+        /// What stays in memory of it.
+        index: Box<SidecarIndex>,
+    },
+    /// The clustered segment and its sidecar are durable and stand in for the sources: put the index in use, let reads in
+    /// flight end, then remove the sources and their sidecars.
+    Reclustered {
+        /// What stays in memory of its sidecar.
+        index: Box<SidecarIndex>,
+        /// Segments it stands in for.
+        sources: Vec<SegmentId>,
     },
     /// The checkpoint is durable under its name: install it in the catalog, then remove the previous one.
     Checkpointed {
@@ -140,7 +160,9 @@ pub struct JobRun {
 #[derive(Debug)]
 enum Run {
     Prepare { segment: SegmentId, bytes: u64, zeroed: bool },
+    Seal(Box<SealRun>),
     Checkpoint(Box<CheckpointRun>),
+    Recluster(Box<ReclusterRun>),
     Replace { file: FileId, bytes: Vec<u8>, stage: u8 },
     Remove { files: Vec<FileId>, next: usize },
     Finished,
@@ -151,6 +173,8 @@ impl JobRun {
     pub fn new(job: Job) -> JobRun {
         let state = match job {
             Job::Prepare { segment, bytes } => Run::Prepare { segment, bytes, zeroed: false },
+            Job::Seal(job) => Run::Seal(Box::new(SealRun::new(job))),
+            Job::Recluster(job) => Run::Recluster(Box::new(ReclusterRun::new(job))),
             Job::Checkpoint(job) => Run::Checkpoint(Box::new(CheckpointRun::new(*job))),
             Job::Replace { file, bytes } => Run::Replace { file, bytes, stage: 0 },
             Job::Remove { files } => Run::Remove { files, next: 0 },
@@ -172,7 +196,9 @@ impl JobRun {
                 *zeroed = true;
                 Step::Zero { file: FileId::Segment(*segment), bytes: *bytes }
             }
+            Run::Seal(run) => run.step(input),
             Run::Checkpoint(run) => run.step(input),
+            Run::Recluster(run) => run.step(input),
             Run::Replace { file, bytes, stage } => {
                 *stage += 1;
                 match *stage {
@@ -193,7 +219,9 @@ impl JobRun {
             Run::Prepare { segment, .. } => JobDone::Prepared { segment },
             Run::Replace { file, .. } => JobDone::Replaced { file },
             Run::Remove { files, .. } => JobDone::Removed { files },
-            Run::Checkpoint(_) | Run::Finished => unreachable!("only plain jobs finish here"),
+            Run::Seal(_) | Run::Checkpoint(_) | Run::Recluster(_) | Run::Finished => {
+                unreachable!("only plain jobs finish here")
+            }
         })
     }
 }
