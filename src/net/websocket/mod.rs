@@ -14,6 +14,8 @@
 mod decoder;
 mod encode;
 mod mask;
+#[cfg(test)]
+mod tests;
 
 pub use decoder::{Decoder, Message, Violation};
 pub use encode::{HEAD_BYTES_MAX, Head, append_close, append_frame, append_head, append_with, head};
