@@ -1,14 +1,18 @@
 //! The event log as a pure machine.
 mod archived;
+mod arena;
 mod bytes;
 pub mod catalog;
 pub mod checkpoint;
+pub mod commit;
 pub mod dedupe;
 pub mod disk;
 mod filter;
 pub mod group;
 pub mod ids;
 pub mod jobs;
+pub mod live;
+pub mod log;
 pub mod record;
 pub mod recluster;
 pub mod retention;

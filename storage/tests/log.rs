@@ -1,0 +1,118 @@
+//! The log through its facade, over a folder that never fails.
+
+mod world;
+
+use storage::disk::DiskOp;
+use storage::ids::LogId;
+use storage::log::{Log, LogConfig, LogEvent, Read, RecoveredLog, Scan, Seen};
+use world::{Files, KEY, TENANT, World};
+
+fn fresh() -> World {
+    let config = LogConfig { segments_unindexed_max: 1000, ..LogConfig::small() };
+    World::new(Log::new(config, RecoveredLog::empty(KEY, LogId(0))), Files::default())
+}
+
+#[test]
+fn an_event_is_read_only_after_its_commit() {
+    let mut world = fresh();
+    let slot = world.open("demo");
+    assert!(matches!(world.log.read(slot, 0), Read::End));
+    let (offset, log_seq) = world.append("demo", b"1");
+    assert_eq!((offset, log_seq), (0, 0));
+    let slot = world.open("demo");
+    assert!(matches!(world.log.read(slot, 0), Read::End), "appended is not committed");
+    world.settle();
+    assert!(world.events.contains(&LogEvent::Committed { through: 1 }));
+    assert_eq!(world.read_all("demo", 0), [(0, b"1".to_vec())]);
+}
+
+#[test]
+fn one_turn_shares_one_group_and_a_record_holds_many_events() {
+    let mut world = fresh();
+    world.append_all("a", &[b"1", b"2", b"3"]);
+    world.append("b", b"4");
+    let (offset, log_seq) = world.append("a", b"5");
+    assert_eq!((offset, log_seq), (3, 2));
+    let op = world.log.poll_op(world.now_us).expect("the disk is idle: close at once");
+    while let Some(op) = world.log.poll_op(world.now_us) {
+        assert!(!matches!(op, DiskOp::Commit { .. }), "one group for the whole turn");
+        let done = world.files.perform(&mut world.log, op);
+        world.log.handle_done(done);
+    }
+    let done = world.files.perform(&mut world.log, op);
+    world.log.handle_done(done);
+    assert_eq!(world.log.poll_event(), Some(LogEvent::Committed { through: 3 }));
+    let sessions: Vec<_> = world.log.committed_records(0).map(|record| (record.session(), record.count())).collect();
+    assert_eq!(sessions, [("a", 3), ("b", 1), ("a", 1)]);
+    assert_eq!(world.read_all("a", 1).iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn history_longer_than_the_hot_tail_and_many_segments_is_read_back_whole() {
+    let mut world = fresh();
+    let mut want = [vec![], vec![], vec![]];
+    for turn in 0..150u64 {
+        for (at, session) in ["a", "b", "c"].into_iter().enumerate() {
+            let data = vec![b'0' + at as u8; 40 + (turn as usize * 37) % 900];
+            let (offset, _) = world.append(session, &data);
+            want[at].push((offset, data));
+        }
+        world.settle();
+    }
+    for (at, session) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(world.read_all(session, 0), want[at]);
+        assert_eq!(world.read_all(session, 77), want[at][77..]);
+    }
+    assert!(world.log.stats().cold_reads > 0, "nothing was read from disk");
+    assert!(world.log.stats().segments > 3, "one segment proves little");
+}
+
+#[test]
+fn a_scan_sees_every_record_once_in_log_order_and_slice_order() {
+    let mut world = fresh();
+    for turn in 0..100u64 {
+        for session in ["a", "b", "c", "d"] {
+            world.append(session, &vec![b'x'; 30 + (turn as usize * 13) % 700]);
+        }
+        world.settle();
+    }
+    let (mut cursor, mut seen, mut slices) = (world.log.scan_from(|_| Some(0)), vec![], std::collections::BTreeMap::new());
+    loop {
+        match world.log.scan(cursor) {
+            Scan::Hot(record, next) => {
+                seen.push((record.log_seq(), record.session().to_owned(), record.slice(), record.slice_seq()));
+                cursor = next;
+            }
+            Scan::Cold(ticket) => {
+                world.settle();
+                for (record, next) in world.log.scan_records(ticket).unwrap() {
+                    seen.push((record.log_seq(), record.session().to_owned(), record.slice(), record.slice_seq()));
+                    cursor = next;
+                }
+                world.log.release(ticket);
+            }
+            Scan::End => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen.len(), 400);
+    for (at, (_, session, slice, slice_seq)) in seen.iter().enumerate() {
+        assert_eq!(session, ["a", "b", "c", "d"][at % 4]);
+        let before = slices.insert(*slice, *slice_seq).unwrap_or(0);
+        assert_eq!(before + 1, *slice_seq);
+    }
+    assert_eq!(world.log.scan_latest(), cursor);
+}
+
+#[test]
+fn a_repeat_is_seen_before_and_after_its_commit() {
+    let mut world = fresh();
+    world.append("demo", b"1");
+    let slot = world.open("demo");
+    let key = KEY.dedupe(KEY.partition(TENANT, "demo"), 7, "client", "m-0");
+    assert_eq!(world.log.dedupe(slot, key), Seen::Yes { offset: 0, body_hash: 5, committed: false });
+    world.settle();
+    let slot = world.open("demo");
+    assert_eq!(world.log.dedupe(slot, key), Seen::Yes { offset: 0, body_hash: 5, committed: true });
+    assert_eq!(world.log.dedupe(slot, key + 1), Seen::No);
+}
