@@ -13,6 +13,7 @@ pub mod ids;
 pub mod jobs;
 pub mod live;
 pub mod log;
+pub mod manifest;
 pub mod record;
 pub mod recluster;
 pub mod retention;

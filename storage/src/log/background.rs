@@ -197,7 +197,7 @@ impl Log {
                 self.events.push_back(LogEvent::Damaged(ReadFault::Corrupt { file, at }));
                 self.job_failed(kind);
             }
-            Ok(JobDone::Replaced { .. } | JobDone::Removed { .. }) => {}
+            Ok(JobDone::Sealed { .. } | JobDone::Reclustered { .. } | JobDone::Replaced { .. } | JobDone::Removed { .. }) => {}
             Err(fault) => {
                 if kind == PREPARE && fault == DiskFault::NoSpace {
                     self.background.prepare_no_space = true;
