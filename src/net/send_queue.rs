@@ -1,0 +1,462 @@
+//! What waits to be sent, for every connection of a shard.
+//!
+//! ```text
+//!   Outbox, replies, pongs ──► push ──► chain of chunks ──► one send in flight ──► completed: chunks go back
+//!
+//!   queued bytes   0 ······· half ··············· max ················· max + reserve
+//!                  │ room > 0, deliveries come    │ replies only        │ beyond: the connection is closed
+//!                  └ falling through half says "drained" to the core
+//! ```
+//! Everything a turn has for one connection is one send. A reader that does not read costs its bound and no more;
+//! its events wait in the log, where a cursor points at them.
+
+use super::chunks::{CHUNK_BYTES, ChunkPool, NONE};
+use shards::ids::ConnectionId;
+use std::cell::{Cell, RefCell};
+
+/// Pieces of one send; the rest follows when it completed.
+pub const SEND_PIECES_MAX: usize = 64;
+
+/// The kernel refuses more than this in one message anyway.
+const _: () = assert!(SEND_PIECES_MAX <= 1024);
+
+/// Bounds of the send side.
+#[derive(Clone, Copy, Debug)]
+pub struct SendLimits {
+    /// Bytes a connection's queue takes before its reader counts as slow.
+    pub connection_send_bytes_max: usize,
+    /// Bytes above that which only replies and control frames may use.
+    pub reply_reserve_bytes: usize,
+    /// Bytes of all queues of the shard.
+    pub shard_send_bytes_max: usize,
+}
+
+/// What a push is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// An event or gap: the caller has seen room for it.
+    Delivery,
+    /// An answer to a command, or a control frame: may use the reserve.
+    Reply,
+}
+
+/// One connection's queue: 40 bytes when idle.
+#[derive(Clone, Debug)]
+struct Queue {
+    generation: u32,
+    open: bool,
+    dirty: bool,
+    starved: Cell<bool>,
+    /// Said by the close path: nothing more is taken.
+    finished: bool,
+    head: u32,
+    tail: u32,
+    /// First byte of the head chunk not yet sent.
+    start: u16,
+    /// Bytes of the tail chunk in use.
+    end: u16,
+    queued: u32,
+    in_flight: u32,
+}
+
+const fn empty() -> Queue {
+    Queue {
+        generation: 0,
+        open: false,
+        dirty: false,
+        starved: Cell::new(false),
+        finished: false,
+        head: NONE,
+        tail: NONE,
+        start: 0,
+        end: 0,
+        queued: 0,
+        in_flight: 0,
+    }
+}
+
+/// A run of bytes to be handed to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// First byte.
+    pub bytes: *const u8,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// All send queues of a shard. One per shard, touched only by its thread.
+pub struct Sends {
+    pool: ChunkPool,
+    queues: Vec<Queue>,
+    limits: SendLimits,
+    /// Chunks that deliveries leave to replies.
+    reserve_chunks: usize,
+    dirty: Vec<ConnectionId>,
+    /// Connections that were told "no room" because the pool was short, not their own queue.
+    starved: RefCell<Vec<ConnectionId>>,
+    /// Connections that need to be told that they have drained.
+    drained: Vec<ConnectionId>,
+    /// Connections that exceeded even the reserve.
+    overrun: Vec<ConnectionId>,
+}
+
+impl Sends {
+    /// Queues for `connections` slots.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn new(connections: usize, limits: SendLimits) -> std::io::Result<Self> {
+        let pool = ChunkPool::new(limits.shard_send_bytes_max)?;
+        let reserve_chunks = pool.count() / 8;
+        Ok(Self {
+            pool,
+            queues: vec![empty(); connections],
+            limits,
+            reserve_chunks,
+            dirty: Vec::new(),
+            starved: RefCell::new(Vec::new()),
+            drained: Vec::new(),
+            overrun: Vec::new(),
+        })
+    }
+
+    /// Chunks in use.
+    pub fn chunks_used(&self) -> usize {
+        self.pool.count() - self.pool.free()
+    }
+
+    pub(super) fn open(&mut self, id: ConnectionId) {
+        self.queues[id.slot as usize] = Queue { generation: id.generation, open: true, ..empty() };
+    }
+
+    /// Bytes the connection's queue still takes for deliveries; 0 for one that is gone.
+    pub fn room(&self, id: ConnectionId) -> usize {
+        let Some(queue) = self.get(id).filter(|q| !q.finished) else { return 0 };
+        let own = self.limits.connection_send_bytes_max.saturating_sub(queue.queued as usize);
+        let pool = self.pool.free().saturating_sub(self.reserve_chunks) * CHUNK_BYTES;
+        if pool < self.limits.connection_send_bytes_max / 2 && !queue.starved.replace(true) {
+            // The refusal this may lead to is not ended by the connection's own queue: remember to say so.
+            self.starved.borrow_mut().push(id);
+        }
+        own.min(pool)
+    }
+
+    /// Bytes that wait or are with the kernel.
+    pub fn queued(&self, id: ConnectionId) -> usize {
+        self.get(id).map_or(0, |q| q.queued as usize)
+    }
+
+    /// Queues bytes. `false` if they were not taken: the connection is gone or closing, or it exceeded its reserve
+    /// and is about to be closed.
+    pub fn push(&mut self, id: ConnectionId, bytes: &[u8], class: Class) -> bool {
+        let limits = self.limits;
+        let Some(queue) = self.queues.get(id.slot as usize) else { return false };
+        if queue.generation != id.generation || !queue.open || queue.finished {
+            return false;
+        }
+        let max = match class {
+            // One delivery may overshoot: frame sizes are not known to the byte when room is asked for.
+            Class::Delivery => usize::MAX,
+            Class::Reply => limits.connection_send_bytes_max + limits.reply_reserve_bytes,
+        };
+        if queue.queued as usize + bytes.len() > max || self.pool.free() * CHUNK_BYTES < bytes.len() + CHUNK_BYTES {
+            self.finish(id);
+            self.overrun.push(id);
+            return false;
+        }
+        self.append(id, bytes);
+        true
+    }
+
+    /// Queues the last bytes of a connection (a close frame, an HTTP answer): beyond every bound of its own, and
+    /// nothing is taken after them.
+    pub(super) fn push_last(&mut self, id: ConnectionId, bytes: &[u8]) {
+        if self.get(id).is_some_and(|q| !q.finished) {
+            if self.pool.free() * CHUNK_BYTES >= bytes.len() + CHUNK_BYTES {
+                self.append(id, bytes);
+            }
+            self.finish(id);
+        }
+    }
+
+    /// Takes nothing more for this connection.
+    pub(super) fn finish(&mut self, id: ConnectionId) {
+        if let Some(queue) = self.get_mut(id) {
+            queue.finished = true;
+        }
+    }
+
+    /// Nothing waits and nothing is with the kernel.
+    pub(super) fn is_empty(&self, id: ConnectionId) -> bool {
+        self.get(id).is_none_or(|q| q.queued == 0)
+    }
+
+    /// A send is with the kernel.
+    pub(super) fn is_in_flight(&self, id: ConnectionId) -> bool {
+        self.get(id).is_some_and(|q| q.in_flight > 0)
+    }
+
+    /// Next connection that has bytes and no send in flight.
+    pub(super) fn next_dirty(&mut self) -> Option<ConnectionId> {
+        while let Some(id) = self.dirty.pop() {
+            let Some(queue) = self.get_mut(id) else { continue };
+            queue.dirty = false;
+            if queue.queued > 0 && queue.in_flight == 0 {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Marks up to [`SEND_PIECES_MAX`] pieces from the front as with the kernel. The bytes stay where they are until
+    /// [`Sends::completed`].
+    pub(super) fn begin(&mut self, id: ConnectionId, pieces: &mut Vec<Piece>) {
+        pieces.clear();
+        let Some(queue) = self.queues.get_mut(id.slot as usize).filter(|q| q.generation == id.generation) else {
+            return;
+        };
+        debug_assert!(queue.in_flight == 0, "one send in flight per connection");
+        let (mut chunk, mut at, mut total) = (queue.head, usize::from(queue.start), 0);
+        while chunk != NONE && pieces.len() < SEND_PIECES_MAX {
+            let end = if chunk == queue.tail { usize::from(queue.end) } else { CHUNK_BYTES };
+            if end > at {
+                pieces.push(Piece { bytes: self.pool.address(chunk, at), len: end - at });
+                total += end - at;
+            }
+            chunk = self.pool.next(chunk);
+            at = 0;
+        }
+        queue.in_flight = total as u32;
+    }
+
+    /// A send ended after `sent` bytes; the rest, if any, is sent again.
+    pub(super) fn completed(&mut self, id: ConnectionId, sent: usize) {
+        let half = self.limits.connection_send_bytes_max / 2;
+        let Some(queue) = self.queues.get_mut(id.slot as usize).filter(|q| q.generation == id.generation) else {
+            return;
+        };
+        let sent = sent.min(queue.in_flight as usize);
+        let before = queue.queued as usize;
+        queue.in_flight = 0;
+        queue.queued -= sent as u32;
+        let mut rest = sent;
+        while rest > 0 {
+            let end = if queue.head == queue.tail { usize::from(queue.end) } else { CHUNK_BYTES };
+            let here = end - usize::from(queue.start);
+            if rest < here {
+                queue.start += rest as u16;
+                break;
+            }
+            rest -= here;
+            queue.start = 0;
+            let next = self.pool.next(queue.head);
+            self.pool.give_back(queue.head);
+            queue.head = next;
+            if next == NONE {
+                queue.tail = NONE;
+                queue.end = 0;
+                break;
+            }
+        }
+        let queue = &mut self.queues[id.slot as usize];
+        if before > half && queue.queued as usize <= half && !queue.finished {
+            self.drained.push(id);
+        }
+        if queue.queued > 0 && !queue.dirty {
+            queue.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Gives everything back. No send is in flight.
+    pub(super) fn close(&mut self, id: ConnectionId) {
+        let Some(queue) = self.queues.get_mut(id.slot as usize).filter(|q| q.generation == id.generation) else {
+            return;
+        };
+        debug_assert!(queue.in_flight == 0, "the kernel may still read these chunks");
+        let mut chunk = queue.head;
+        *queue = empty();
+        while chunk != NONE {
+            let next = self.pool.next(chunk);
+            self.pool.give_back(chunk);
+            chunk = next;
+        }
+    }
+
+    /// Next connection whose queue fell below half of its bound, or that may try the pool again.
+    pub fn next_drained(&mut self) -> Option<ConnectionId> {
+        if let Some(id) = self.drained.pop() {
+            return Some(id);
+        }
+        let plenty = self.pool.free() * CHUNK_BYTES
+            >= self.reserve_chunks * CHUNK_BYTES + self.limits.connection_send_bytes_max;
+        if !plenty {
+            return None;
+        }
+        let starved = self.starved.get_mut();
+        let id = starved.pop()?;
+        if let Some(queue) = self.get_mut(id) {
+            queue.starved.set(false);
+        }
+        Some(id)
+    }
+
+    /// Next connection that exceeded its reserve.
+    pub(super) fn next_overrun(&mut self) -> Option<ConnectionId> {
+        self.overrun.pop()
+    }
+
+    fn append(&mut self, id: ConnectionId, mut bytes: &[u8]) {
+        let queue = &mut self.queues[id.slot as usize];
+        queue.queued += bytes.len() as u32;
+        while !bytes.is_empty() {
+            if queue.tail == NONE || usize::from(queue.end) == CHUNK_BYTES {
+                // Every caller has seen that the pool holds enough.
+                let Some(chunk) = self.pool.take() else { unreachable!("room was proved before") };
+                match queue.tail {
+                    NONE => queue.head = chunk,
+                    tail => self.pool.link(tail, chunk),
+                }
+                queue.tail = chunk;
+                queue.end = 0;
+            }
+            let here = bytes.len().min(CHUNK_BYTES - usize::from(queue.end));
+            self.pool.write(queue.tail, usize::from(queue.end), &bytes[..here]);
+            queue.end += here as u16;
+            bytes = &bytes[here..];
+        }
+        if !queue.dirty && queue.in_flight == 0 {
+            queue.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    fn get(&self, id: ConnectionId) -> Option<&Queue> {
+        self.queues.get(id.slot as usize).filter(|q| q.open && q.generation == id.generation)
+    }
+
+    fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Queue> {
+        self.queues.get_mut(id.slot as usize).filter(|q| q.open && q.generation == id.generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    const LIMITS: SendLimits = SendLimits {
+        connection_send_bytes_max: 64 << 10,
+        reply_reserve_bytes: 16 << 10,
+        shard_send_bytes_max: 1 << 20,
+    };
+
+    fn id(slot: u32) -> ConnectionId {
+        ConnectionId { slot, generation: 7 }
+    }
+
+    fn bytes(pieces: &[Piece]) -> Vec<u8> {
+        let mut all = Vec::new();
+        for piece in pieces {
+            // SAFETY: pieces of a queue whose chunks are not given back before `completed`.
+            all.extend_from_slice(unsafe { std::slice::from_raw_parts(piece.bytes, piece.len) });
+        }
+        all
+    }
+
+    #[test]
+    fn a_slow_reader_costs_its_bound_and_is_told_when_it_has_drained() {
+        let mut sends = Sends::new(2, LIMITS).unwrap();
+        sends.open(id(0));
+        let frame = [7; 1000];
+        let mut taken = 0;
+        while sends.room(id(0)) >= frame.len() {
+            assert!(sends.push(id(0), &frame, Class::Delivery));
+            taken += 1;
+        }
+        assert_eq!(taken, 65);
+        // Replies go on into the reserve, and one too many ends the connection.
+        let mut replies = 0;
+        while sends.push(id(0), &frame, Class::Reply) {
+            replies += 1;
+        }
+        assert!((15..=17).contains(&replies), "{replies}");
+        assert_eq!(sends.next_overrun(), Some(id(0)));
+        assert_eq!(sends.room(id(0)), 0);
+        sends.close(id(0));
+        assert_eq!(sends.chunks_used(), 0);
+
+        sends.open(id(1));
+        assert!(sends.push(id(1), &vec![1; 40 << 10], Class::Delivery));
+        let mut pieces = Vec::new();
+        sends.begin(id(1), &mut pieces);
+        sends.completed(id(1), 1 << 10);
+        assert_eq!(sends.next_drained(), None, "39 KiB is above half");
+        sends.begin(id(1), &mut pieces);
+        sends.completed(id(1), 20 << 10);
+        assert_eq!(sends.next_drained(), Some(id(1)));
+    }
+
+    #[test]
+    fn a_short_pool_refuses_deliveries_first_and_calls_back_when_it_has_room() {
+        let mut sends = Sends::new(32, LIMITS).unwrap();
+        let mut last = 0;
+        for slot in 0..32 {
+            sends.open(id(slot));
+            let room = sends.room(id(slot));
+            if room < 60 << 10 {
+                last = slot;
+                break;
+            }
+            assert!(sends.push(id(slot), &vec![1; 60 << 10], Class::Delivery));
+        }
+        assert!((12..32).contains(&last), "the pool ran short, not the queues");
+        assert!(sends.push(id(last), b"reply", Class::Reply), "an eighth is kept for replies");
+        assert_eq!(sends.next_drained(), None);
+        for slot in 0..4 {
+            sends.close(id(slot));
+        }
+        let mut told = Vec::new();
+        while let Some(id) = sends.next_drained() {
+            told.push(id.slot);
+        }
+        assert!(told.contains(&last));
+    }
+
+    proptest! {
+        /// Whatever is pushed comes out once and in order, however sends are cut, and every chunk comes back.
+        #[test]
+        fn is_a_byte_queue(steps in proptest::collection::vec((0usize..9000, 0usize..12_000), 1..60)) {
+            let mut sends = Sends::new(1, LIMITS).unwrap();
+            sends.open(id(0));
+            let mut model: VecDeque<u8> = VecDeque::new();
+            let mut counter = 0u8;
+            let mut pieces = Vec::new();
+            for (push, send) in steps {
+                let fresh: Vec<u8> = (0..push).map(|_| { counter = counter.wrapping_add(1); counter }).collect();
+                if sends.room(id(0)) >= push && push > 0 {
+                    prop_assert!(sends.push(id(0), &fresh, Class::Delivery));
+                    model.extend(&fresh);
+                }
+                if let Some(dirty) = sends.next_dirty() {
+                    sends.begin(dirty, &mut pieces);
+                    let out = bytes(&pieces);
+                    // More may be pushed while a send is with the kernel.
+                    if sends.room(id(0)) >= 10 {
+                        sends.push(id(0), &[1, 2, 3], Class::Delivery);
+                        model.extend([1, 2, 3]);
+                    }
+                    let sent = send.min(out.len());
+                    let expected: Vec<u8> = model.drain(..sent).collect();
+                    prop_assert_eq!(&out[..sent], &expected[..]);
+                    sends.completed(dirty, sent);
+                }
+                prop_assert_eq!(sends.queued(id(0)), model.len());
+                prop_assert_eq!(sends.chunks_used() == 0, model.is_empty());
+            }
+            sends.close(id(0));
+            prop_assert_eq!(sends.chunks_used(), 0);
+        }
+    }
+}
