@@ -1,2 +1,166 @@
 //! Connections: everything between the ring and the wire.
+//!
+//! ```text
+//!   Accept ─► Upgrade (single-shot recv) ─► Service::head ─┬─► peer: socket by ring, request by control channel
+//!                                                          ▼
+//!   Recv ─► websocket::Decoder ─► Service::text ──► Sends ─► one send in flight ─► Send
+//!             │ partial: assembly        │ Later: held, receive cancelled, retried in rotation
+//!   wheel ─► ping, idle, upgrade and close time-outs
+//! ```
+//! One [`Net`] per shard, touched only by its thread. It owns sockets and bytes; what they mean is the [`Service`]'s.
+//! A slot is free again only when the kernel holds nothing that names it.
+
+mod chunks;
+mod connection;
+mod lifecycle;
+mod receive;
+mod send_queue;
+mod service;
+mod table;
+mod transmit;
 pub mod websocket;
+mod wheel;
+
+pub use chunks::CHUNK_BYTES;
+pub use connection::Door;
+pub use send_queue::{Class, SendLimits, Sends};
+pub use service::{Admission, Adoption, Service, Taken};
+
+use shards::ids::{ConnectionId, Now, ShardId};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use table::Table;
+use transmit::Scratch;
+use wheel::Wheel;
+
+/// Bounds of a shard's connections.
+#[derive(Clone, Copy, Debug)]
+pub struct NetConfig {
+    /// Whose they are.
+    pub shard: ShardId,
+    /// Connections served; a few more slots exist for those that are being refused or are ending.
+    pub connections_max: usize,
+    /// Bytes of messages and requests that have come in part, of all connections together.
+    pub assembly_bytes_max: usize,
+    /// Bounds of the send side.
+    pub sends: SendLimits,
+    /// From acceptance to the whole upgrade request.
+    pub handshake_timeout_us: u64,
+    /// Silence after which a ping is sent.
+    pub ping_interval_us: u64,
+    /// Silence after which the connection is closed.
+    pub idle_timeout_us: u64,
+}
+
+impl NetConfig {
+    /// Slots beyond `connections_max`.
+    pub const SPARE_SLOTS: usize = 256;
+
+    /// Slots of the connection table, and of the ring's table of direct sockets.
+    pub fn slots(&self) -> usize {
+        self.connections_max + Self::SPARE_SLOTS
+    }
+}
+
+/// From our close frame, or our FIN, to the peer's.
+const CLOSE_TIMEOUT_US: u64 = 2_000_000;
+/// After a failed accept (no slot, no descriptor) the next one is tried this much later.
+const ACCEPT_RETRY_US: u64 = 20_000;
+/// Held inputs tried again in one turn.
+const RETRIES_PER_TURN_MAX: usize = 64;
+/// Timers looked at in one turn.
+const TIMERS_PER_TURN_MAX: usize = 256;
+/// Connections told to go away in one turn.
+const GOODBYES_PER_TURN_MAX: usize = 512;
+
+/// What a shard's connections have done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NetStats {
+    /// Sockets accepted here.
+    pub accepted: u64,
+    /// Sockets given to peers.
+    pub given: u64,
+    /// Sockets taken from peers.
+    pub adopted: u64,
+    /// WebSockets opened.
+    pub opened: u64,
+    /// Sends asked for.
+    pub sends: u64,
+    /// Receives that found no buffer.
+    pub buffers_short: u64,
+}
+
+/// All connections of one shard.
+pub struct Net {
+    config: NetConfig,
+    table: Table,
+    /// Queues of bytes to be sent.
+    pub sends: Sends,
+    wheel: Wheel,
+    listener: Option<OwnedFd>,
+    accepting: bool,
+    accept_armed: bool,
+    accept_retry_us: Option<u64>,
+    /// Connections with held input, in rotation.
+    waiting: VecDeque<ConnectionId>,
+    /// Connections whose receive found no buffer; armed again when the batch of completions is through.
+    unarmed: Vec<ConnectionId>,
+    assembly_bytes: usize,
+    /// Empty buffers with capacity, for messages that come in parts.
+    spare: Vec<Vec<u8>>,
+    answer: Vec<u8>,
+    scratch: Scratch,
+    ticket: u32,
+    /// Slot up to which connections have been told to go away.
+    goodbye: Option<u32>,
+    stats: NetStats,
+}
+
+impl Net {
+    /// Tables and pools of one shard; nothing is accepted yet.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn new(config: NetConfig, now: Now) -> io::Result<Self> {
+        Ok(Self {
+            config,
+            table: Table::new(config.slots()),
+            sends: Sends::new(config.slots(), config.sends)?,
+            wheel: Wheel::new(config.slots(), now.mono_us),
+            listener: None,
+            accepting: false,
+            accept_armed: false,
+            accept_retry_us: None,
+            waiting: VecDeque::new(),
+            unarmed: Vec::new(),
+            assembly_bytes: 0,
+            spare: Vec::new(),
+            answer: Vec::new(),
+            scratch: Scratch::new(),
+            ticket: 0,
+            goodbye: None,
+            stats: NetStats::default(),
+        })
+    }
+
+    /// Sockets held, in whatever state.
+    pub fn connections(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Connections whose input waits for room.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Counts since the start.
+    pub fn stats(&self) -> NetStats {
+        self.stats
+    }
+
+    /// When [`Net::expire`] has something to do, microseconds.
+    pub fn next_deadline_us(&self) -> Option<u64> {
+        [self.wheel.next_us(), self.accept_retry_us].into_iter().flatten().min()
+    }
+}

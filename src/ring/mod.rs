@@ -18,7 +18,7 @@ mod socket;
 mod user_data;
 mod waker;
 
-pub use buffers::{RECV_GROUP, RecvBuffers};
+pub use buffers::{Filled, RECV_GROUP, RecvBuffers};
 pub use error::{RingError, Step};
 pub use socket::Socket;
 pub use user_data::{Kind, SLOTS_MAX, UserData};
@@ -531,8 +531,9 @@ mod tests {
         ring.recv_once(socket, UserData::new(Kind::Upgrade, 1, 1));
         client.write_all(b"once").unwrap();
         let once = next(&mut ring, Kind::Upgrade);
-        assert_eq!(ring.recv_buffers.bytes_mut(once.buffer().unwrap(), once.result as usize), b"once");
-        ring.recv_buffers.recycle(once.buffer().unwrap());
+        let filled = ring.recv_buffers.take(once.buffer().unwrap(), once.result as usize);
+        assert_eq!(*filled, *b"once");
+        ring.recv_buffers.give_back(filled);
 
         // More bytes than all buffers hold: each must come back for the stream to get through.
         ring.recv(socket, UserData::new(Kind::Recv, 1, 1));
@@ -546,8 +547,9 @@ mod tests {
         while got.len() < sent.len() {
             let part = next(&mut ring, Kind::Recv);
             if let Some(bid) = part.buffer() {
-                got.extend_from_slice(ring.recv_buffers.bytes_mut(bid, part.result as usize));
-                ring.recv_buffers.recycle(bid);
+                let filled = ring.recv_buffers.take(bid, part.result as usize);
+                got.extend_from_slice(&filled);
+                ring.recv_buffers.give_back(filled);
             }
             if !part.more() {
                 ring.recv(socket, UserData::new(Kind::Recv, 1, 1));

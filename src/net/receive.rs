@@ -1,0 +1,216 @@
+//! From received bytes to messages, and what happens to those that cannot be taken yet.
+
+use super::connection::{Held, State};
+use super::send_queue::Class;
+use super::service::{Service, Taken};
+use super::websocket::{Message, Opcode, append_frame};
+use super::{Net, RETRIES_PER_TURN_MAX};
+use crate::ring::Ring;
+use shards::ids::{ConnectionId, Now};
+use shards::refusal::Refusal;
+
+/// Buffers kept for messages that come in parts, and the largest one kept.
+const SPARE_BUFFERS_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 64 << 10;
+
+/// How decoding ended.
+enum Outcome {
+    /// All bytes are taken.
+    All,
+    /// The service has no room.
+    Held(Box<Held>),
+    /// The peer closes.
+    PeerCloses(Option<u16>),
+    /// The connection is failed with this code.
+    Fail(u16, &'static str),
+}
+
+impl Net {
+    /// Bytes of an open, closing or finishing connection.
+    pub(super) fn received<S: Service>(
+        &mut self,
+        id: ConnectionId,
+        bytes: &mut [u8],
+        now: Now,
+        ring: &mut Ring,
+        service: &mut S,
+    ) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        connection.heard_us = now.mono_us;
+        connection.pinged = false;
+        match (connection.state, &mut connection.held) {
+            (State::Open, Some(held)) => {
+                // The receive is being cancelled; what was under way still comes, bounded by the receive buffers.
+                self.assembly_bytes += bytes.len();
+                held.rest.extend_from_slice(bytes);
+            }
+            (State::Open | State::Closing, _) => self.take(id, bytes, now, ring, service),
+            _ => {}
+        }
+    }
+
+    /// Tries held inputs again, each connection in its turn. Returns how many got on.
+    pub fn retry<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) -> usize {
+        let mut progress = 0;
+        for _ in 0..self.waiting.len().min(RETRIES_PER_TURN_MAX) {
+            let Some(id) = self.waiting.pop_front() else { break };
+            let Some(connection) = self.table.get_mut(id) else { continue };
+            let Some(mut held) = connection.held.take() else { continue };
+            let bytes = held.message.capacity() + held.rest.len();
+            self.assembly_bytes -= bytes.min(self.assembly_bytes);
+            let door = connection.door;
+            let taken = if held.text {
+                match std::str::from_utf8(&held.message) {
+                    Ok(text) => service.text(id, door, text, held.done, &mut self.sends),
+                    // Checked before it was held; a refusal is better than a panic all the same.
+                    Err(_) => Taken::Close { code: 1007, reason: "text is not UTF-8: send UTF-8" },
+                }
+            } else {
+                service.binary(id, door, &held.message, held.done, &mut self.sends)
+            };
+            match taken {
+                Taken::Later { done } => {
+                    progress += usize::from(done > held.done);
+                    held.done = done;
+                    self.hold(id, held, ring);
+                }
+                Taken::Close { code, reason } => {
+                    self.fail(id, code, reason, now, ring, service);
+                    progress += 1;
+                }
+                Taken::All => {
+                    progress += 1;
+                    let mut rest = std::mem::take(&mut held.rest);
+                    self.give_spare(held.message);
+                    self.take(id, &mut rest, now, ring, service);
+                    self.progress(id, now, ring, service);
+                }
+            }
+        }
+        progress
+    }
+
+    /// Decodes `bytes` and does what they ask.
+    pub(super) fn take<S: Service>(
+        &mut self,
+        id: ConnectionId,
+        bytes: &mut [u8],
+        now: Now,
+        ring: &mut Ring,
+        service: &mut S,
+    ) {
+        match self.decode(id, bytes, service) {
+            Outcome::All => {}
+            Outcome::Held(held) => self.hold(id, held, ring),
+            Outcome::PeerCloses(code) => self.peer_closes(id, code, now, ring, service),
+            Outcome::Fail(code, reason) => self.fail(id, code, reason, now, ring, service),
+        }
+        while let Some(id) = self.sends.next_overrun() {
+            let refusal = Refusal::Unavailable;
+            self.fail(id, refusal.code(), "replies are not being read: read, then reconnect", now, ring, service);
+        }
+    }
+
+    fn decode<S: Service>(&mut self, id: ConnectionId, bytes: &mut [u8], service: &mut S) -> Outcome {
+        let Some(connection) = self.table.get_mut(id) else { return Outcome::All };
+        let (door, open) = (connection.door, connection.state == State::Open);
+        let mut decoder = connection.decoder.clone();
+        let mut assembly = std::mem::take(&mut connection.assembly);
+        let before = assembly.capacity();
+        if before == 0 {
+            assembly = self.spare.pop().unwrap_or_default();
+        }
+
+        let mut outcome = Outcome::All;
+        let mut at = 0;
+        while at < bytes.len() {
+            let (used, message) = match decoder.next(&mut bytes[at..], &mut assembly) {
+                Ok(step) => step,
+                Err(violation) => {
+                    outcome = Outcome::Fail(violation.close_code(), violation.reason());
+                    break;
+                }
+            };
+            at += used;
+            let (text, payload, taken) = match message {
+                None => continue,
+                Some(Message::Close { code, .. }) => {
+                    outcome = Outcome::PeerCloses(code);
+                    break;
+                }
+                // After our close frame, data is read only to find the peer's.
+                Some(_) if !open => continue,
+                Some(Message::Pong(_)) => continue,
+                Some(Message::Ping(payload)) => {
+                    self.answer.clear();
+                    append_frame(&mut self.answer, Opcode::Pong, payload);
+                    self.sends.push(id, &self.answer, Class::Reply);
+                    continue;
+                }
+                Some(Message::Text(text)) => {
+                    (true, text.as_bytes(), service.text(id, door, text, 0, &mut self.sends))
+                }
+                Some(Message::Binary(payload)) => {
+                    (false, payload, service.binary(id, door, payload, 0, &mut self.sends))
+                }
+            };
+            match taken {
+                Taken::All => {}
+                Taken::Close { code, reason } => {
+                    outcome = Outcome::Fail(code, reason);
+                    break;
+                }
+                Taken::Later { done } => {
+                    let message = payload.to_vec();
+                    outcome = Outcome::Held(Box::new(Held { text, message, done, rest: bytes[at..].to_vec() }));
+                    break;
+                }
+            }
+        }
+
+        let after = if decoder.holds_assembly() { assembly.capacity() } else { 0 };
+        if after == 0 {
+            self.give_spare(std::mem::take(&mut assembly));
+        }
+        self.assembly_bytes = self.assembly_bytes + after - before;
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.decoder = decoder;
+            connection.assembly = assembly;
+        }
+        if self.assembly_bytes > self.config.assembly_bytes_max && after > 0 {
+            return Outcome::Fail(
+                Refusal::Unavailable.code(),
+                "too many messages are coming in parts: send whole frames, reconnect later",
+            );
+        }
+        outcome
+    }
+
+    /// Keeps input that has no room, and stops the socket from bringing more.
+    fn hold(&mut self, id: ConnectionId, held: Box<Held>, ring: &mut Ring) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        self.assembly_bytes += held.message.capacity() + held.rest.len();
+        connection.held = Some(held);
+        self.waiting.push_back(id);
+        if connection.receiving && connection.pending == 0 {
+            connection.pending += 1;
+            cancel_receive(id, ring);
+        }
+    }
+
+    /// Takes a used buffer back for the next message that comes in parts.
+    pub(super) fn give_spare(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX && self.spare.len() < SPARE_BUFFERS_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+}
+
+pub(super) fn cancel_receive(id: ConnectionId, ring: &mut Ring) {
+    use crate::ring::{Kind, UserData};
+    ring.cancel(
+        UserData::new(Kind::Recv, id.slot, id.generation),
+        UserData::new(Kind::Cancel, id.slot, id.generation),
+    );
+}

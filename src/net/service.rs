@@ -1,0 +1,91 @@
+//! What stands behind the sockets, seen from them. The reactor implements it with the codec and the shard.
+
+use super::connection::Door;
+use super::send_queue::Sends;
+use shards::ids::{ConnectionId, ShardId};
+use std::os::fd::RawFd;
+
+/// What becomes of a connection whose first bytes have come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// The request is not whole.
+    Incomplete,
+    /// `answer` holds the reply; nothing more is served.
+    Answer,
+    /// `answer` holds the reply and the first frames; a WebSocket begins.
+    Open {
+        /// Bytes of the request; what follows is the first frame.
+        head_bytes: usize,
+        /// Largest message this connection may send, bytes.
+        frame_bytes_max: usize,
+        /// What it is for.
+        door: Door,
+    },
+    /// The connection belongs on another shard.
+    HandOff {
+        /// Which.
+        shard: ShardId,
+    },
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// Carried out.
+    All,
+    /// There is no room for its consequences: hand it in again later with `done`.
+    Later {
+        /// How much of it is carried out, in the service's own count.
+        done: usize,
+    },
+    /// The connection is to be closed.
+    Close {
+        /// Close code.
+        code: u16,
+        /// Reason, at most 123 bytes.
+        reason: &'static str,
+    },
+}
+
+/// A socket on its way to the shard that owns its session. The socket itself, where it is a direct one, travels by
+/// ring; this travels ahead of it on the control channel.
+#[derive(Debug)]
+pub struct Adoption {
+    /// Who gives.
+    pub from: ShardId,
+    /// The giver's number for it; the ring message carries the same.
+    pub ticket: u32,
+    /// The socket where it is an ordinary descriptor, to be owned by whoever holds this.
+    pub fd: Option<RawFd>,
+    /// All bytes received so far: the upgrade request and what followed it.
+    pub head: Vec<u8>,
+}
+
+/// What the connections of a shard are for.
+pub trait Service {
+    /// Looks at the first bytes of a connection. `may_hand_off` is false for one that has moved already; `full` says
+    /// that the table has no room for one more. The reply goes to `answer`, which is empty.
+    fn head(&mut self, id: ConnectionId, head: &[u8], may_hand_off: bool, full: bool, answer: &mut Vec<u8>)
+    -> Admission;
+
+    /// Gives a socket to a peer: returns the peer's ring, or the adoption if it cannot be delivered.
+    ///
+    /// # Errors
+    /// The peer takes nothing now; the connection stays.
+    fn give(&mut self, to: ShardId, adoption: Adoption) -> Result<RawFd, Adoption>;
+
+    /// The move of a direct socket failed after [`Service::give`]: the peer is to forget the adoption.
+    fn revoke(&mut self, ticket: u32);
+
+    /// What was announced for a socket that has just come by ring.
+    fn adopt(&mut self, from: ShardId, ticket: u32) -> Option<Adoption>;
+
+    /// Takes a whole text message, from its part `done` on.
+    fn text(&mut self, id: ConnectionId, door: Door, text: &str, done: usize, sends: &mut Sends) -> Taken;
+
+    /// Takes a whole binary message, from its part `done` on.
+    fn binary(&mut self, id: ConnectionId, door: Door, bytes: &[u8], done: usize, sends: &mut Sends) -> Taken;
+
+    /// The connection takes and brings nothing more. Once for each [`Admission::Open`].
+    fn closed(&mut self, id: ConnectionId, door: Door);
+}
