@@ -44,8 +44,8 @@ pub(super) enum State {
 pub(super) struct Held {
     pub text: bool,
     pub message: Vec<u8>,
-    /// How much of the message the service has already carried out, in its own count.
-    pub done: usize,
+    /// Where the service goes on, in its own terms.
+    pub place: u64,
     /// Bytes that came after the message, as they came.
     pub rest: Vec<u8>,
 }

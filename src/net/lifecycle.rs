@@ -5,10 +5,9 @@ use super::receive::cancel_receive;
 use super::send_queue::Class;
 use super::service::{Admission, Adoption, Service};
 use super::websocket::{Decoder, Opcode, append_close, append_frame};
-use super::{ACCEPT_RETRY_US, CLOSE_TIMEOUT_US, GOODBYES_PER_TURN_MAX, Net, TIMERS_PER_TURN_MAX};
+use super::{ACCEPT_RETRY_US, CLOSE_TIMEOUT_US, CloseWords, GOODBYES_PER_TURN_MAX, Net, TIMERS_PER_TURN_MAX};
 use crate::ring::{Completion, Kind, Ring, Socket, UserData};
 use shards::ids::{ConnectionId, Now, ShardId};
-use shards::refusal::Refusal;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 impl Net {
@@ -57,7 +56,9 @@ impl Net {
                 }
             }
             // No slot or descriptor is free, or the listener is being taken away: try again a little later.
-            Err(_) if !self.accept_armed && self.accepting => self.accept_retry_us = Some(now.mono_us + ACCEPT_RETRY_US),
+            Err(_) if !self.accept_armed && self.accepting => {
+                self.accept_retry_us = Some(now.mono_us + ACCEPT_RETRY_US)
+            }
             Err(_) => {}
         }
     }
@@ -81,14 +82,7 @@ impl Net {
     }
 
     /// Takes a socket with the bytes that were received from it elsewhere.
-    pub fn adopt<S: Service>(
-        &mut self,
-        socket: Socket,
-        head: Vec<u8>,
-        now: Now,
-        ring: &mut Ring,
-        service: &mut S,
-    ) {
+    pub fn adopt<S: Service>(&mut self, socket: Socket, head: Vec<u8>, now: Now, ring: &mut Ring, service: &mut S) {
         if self.table.is_full() || (!self.accepting && self.listener.is_some()) {
             ring.close(socket, UserData::only(Kind::Close));
             return;
@@ -170,14 +164,7 @@ impl Net {
         self.progress(id, now, ring, service);
     }
 
-    fn hand_off<S: Service>(
-        &mut self,
-        id: ConnectionId,
-        to: ShardId,
-        now: Now,
-        ring: &mut Ring,
-        service: &mut S,
-    ) {
+    fn hand_off<S: Service>(&mut self, id: ConnectionId, to: ShardId, now: Now, ring: &mut Ring, service: &mut S) {
         let Some(connection) = self.table.get_mut(id) else { return };
         self.ticket = self.ticket.wrapping_add(1);
         let ticket = self.ticket;
@@ -211,13 +198,7 @@ impl Net {
         }
     }
 
-    fn hand_off_completed<S: Service>(
-        &mut self,
-        completion: &Completion,
-        now: Now,
-        ring: &mut Ring,
-        service: &mut S,
-    ) {
+    fn hand_off_completed<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
         let id = connection_of(completion);
         let Some(connection) = self.table.get_mut(id) else { return };
         connection.pending -= 1;
@@ -280,13 +261,7 @@ impl Net {
         }
     }
 
-    fn receive_completed<S: Service>(
-        &mut self,
-        completion: &Completion,
-        now: Now,
-        ring: &mut Ring,
-        service: &mut S,
-    ) {
+    fn receive_completed<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
         let id = connection_of(completion);
         let upgrading = completion.user_data.kind() == Kind::Upgrade;
         if let Some(connection) = self.table.get_mut(id) {
@@ -370,7 +345,7 @@ impl Net {
     // ---- going ---------------------------------------------------------------------------------------------------
 
     /// Closes with a code; the peer's close frame is awaited for a while.
-    pub fn close<S: Service>(&mut self, id: ConnectionId, code: u16, reason: &str, now: Now, service: &mut S) {
+    pub fn close<S: Service>(&mut self, id: ConnectionId, (code, reason): CloseWords, now: Now, service: &mut S) {
         let Some(connection) = self.table.get(id) else { return };
         match connection.state {
             State::Open => {
@@ -389,8 +364,7 @@ impl Net {
     pub(super) fn fail<S: Service>(
         &mut self,
         id: ConnectionId,
-        code: u16,
-        reason: &str,
+        (code, reason): CloseWords,
         now: Now,
         ring: &mut Ring,
         service: &mut S,
@@ -541,8 +515,7 @@ impl Net {
                 let silent_us = now.mono_us.saturating_sub(connection.heard_us);
                 let mut next = connection.heard_us + self.config.ping_interval_us;
                 if silent_us >= self.config.idle_timeout_us {
-                    let refusal = Refusal::Unavailable;
-                    self.fail(id, refusal.code(), "nothing was heard, not even a pong: reconnect", now, ring, service);
+                    self.fail(id, self.config.closes.idle, now, ring, service);
                     return;
                 }
                 if silent_us >= self.config.ping_interval_us {
@@ -575,12 +548,11 @@ impl Net {
         }
     }
 
-    /// Closes every open connection with `code`, some in each call. `farewell` queues what is to be said before.
+    /// Closes every open connection with `words`, some in each call. `farewell` queues what is to be said before.
     /// Returns how many it closed; connections that are still there after it returns 0 are on their way out.
     pub fn say_goodbye<S: Service>(
         &mut self,
-        code: u16,
-        reason: &str,
+        words: CloseWords,
         now: Now,
         ring: &mut Ring,
         service: &mut S,
@@ -594,7 +566,7 @@ impl Net {
             match self.table.get(*id).map(|c| (c.state, c.door)) {
                 Some((State::Open, door)) => {
                     farewell(*id, door, &mut self.sends);
-                    self.close(*id, code, reason, now, service);
+                    self.close(*id, words, now, service);
                     self.progress(*id, now, ring, service);
                 }
                 Some((State::Upgrading, _)) => self.end(*id, now, ring, service),

@@ -21,6 +21,9 @@ mod transmit;
 pub mod websocket;
 mod wheel;
 
+#[cfg(test)]
+mod tests;
+
 pub use chunks::CHUNK_BYTES;
 pub use connection::Door;
 pub use send_queue::{Class, SendLimits, Sends};
@@ -33,6 +36,20 @@ use std::os::fd::OwnedFd;
 use table::Table;
 use transmit::Scratch;
 use wheel::Wheel;
+
+/// Code and reason of a close frame.
+pub type CloseWords = (u16, &'static str);
+
+/// What connections are told that end for a reason of this module's own. The wire's table decides the words.
+#[derive(Clone, Copy, Debug)]
+pub struct CloseTable {
+    /// No sign of life.
+    pub idle: CloseWords,
+    /// Replies are not being read.
+    pub too_slow: CloseWords,
+    /// No memory for a message in parts.
+    pub unavailable: CloseWords,
+}
 
 /// Bounds of a shard's connections.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +68,8 @@ pub struct NetConfig {
     pub ping_interval_us: u64,
     /// Silence after which the connection is closed.
     pub idle_timeout_us: u64,
+    /// Codes and reasons.
+    pub closes: CloseTable,
 }
 
 impl NetConfig {

@@ -4,10 +4,9 @@ use super::connection::{Held, State};
 use super::send_queue::Class;
 use super::service::{Service, Taken};
 use super::websocket::{Message, Opcode, append_frame};
-use super::{Net, RETRIES_PER_TURN_MAX};
+use super::{CloseWords, Net, RETRIES_PER_TURN_MAX};
 use crate::ring::Ring;
 use shards::ids::{ConnectionId, Now};
-use shards::refusal::Refusal;
 
 /// Buffers kept for messages that come in parts, and the largest one kept.
 const SPARE_BUFFERS_MAX: usize = 64;
@@ -22,7 +21,7 @@ enum Outcome {
     /// The peer closes.
     PeerCloses(Option<u16>),
     /// The connection is failed with this code.
-    Fail(u16, &'static str),
+    Fail(CloseWords),
 }
 
 impl Net {
@@ -61,21 +60,21 @@ impl Net {
             let door = connection.door;
             let taken = if held.text {
                 match std::str::from_utf8(&held.message) {
-                    Ok(text) => service.text(id, door, text, held.done, &mut self.sends),
+                    Ok(text) => service.text(id, door, text, held.place, &mut self.sends),
                     // Checked before it was held; a refusal is better than a panic all the same.
-                    Err(_) => Taken::Close { code: 1007, reason: "text is not UTF-8: send UTF-8" },
+                    Err(_) => Taken::Close((1007, "text is not UTF-8: send UTF-8")),
                 }
             } else {
-                service.binary(id, door, &held.message, held.done, &mut self.sends)
+                service.binary(id, door, &held.message, held.place, &mut self.sends)
             };
             match taken {
-                Taken::Later { done } => {
-                    progress += usize::from(done > held.done);
-                    held.done = done;
+                Taken::Later { place } => {
+                    progress += usize::from(place != held.place);
+                    held.place = place;
                     self.hold(id, held, ring);
                 }
-                Taken::Close { code, reason } => {
-                    self.fail(id, code, reason, now, ring, service);
+                Taken::Close(words) => {
+                    self.fail(id, words, now, ring, service);
                     progress += 1;
                 }
                 Taken::All => {
@@ -103,11 +102,14 @@ impl Net {
             Outcome::All => {}
             Outcome::Held(held) => self.hold(id, held, ring),
             Outcome::PeerCloses(code) => self.peer_closes(id, code, now, ring, service),
-            Outcome::Fail(code, reason) => self.fail(id, code, reason, now, ring, service),
+            Outcome::Fail(words) => self.fail(id, words, now, ring, service),
         }
+    }
+
+    /// Closes connections whose replies nobody reads. Call it after anything that queued replies.
+    pub fn close_overrun<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) {
         while let Some(id) = self.sends.next_overrun() {
-            let refusal = Refusal::Unavailable;
-            self.fail(id, refusal.code(), "replies are not being read: read, then reconnect", now, ring, service);
+            self.fail(id, self.config.closes.too_slow, now, ring, service);
         }
     }
 
@@ -127,7 +129,7 @@ impl Net {
             let (used, message) = match decoder.next(&mut bytes[at..], &mut assembly) {
                 Ok(step) => step,
                 Err(violation) => {
-                    outcome = Outcome::Fail(violation.close_code(), violation.reason());
+                    outcome = Outcome::Fail((violation.close_code(), violation.reason()));
                     break;
                 }
             };
@@ -147,22 +149,20 @@ impl Net {
                     self.sends.push(id, &self.answer, Class::Reply);
                     continue;
                 }
-                Some(Message::Text(text)) => {
-                    (true, text.as_bytes(), service.text(id, door, text, 0, &mut self.sends))
-                }
+                Some(Message::Text(text)) => (true, text.as_bytes(), service.text(id, door, text, 0, &mut self.sends)),
                 Some(Message::Binary(payload)) => {
                     (false, payload, service.binary(id, door, payload, 0, &mut self.sends))
                 }
             };
             match taken {
                 Taken::All => {}
-                Taken::Close { code, reason } => {
-                    outcome = Outcome::Fail(code, reason);
+                Taken::Close(words) => {
+                    outcome = Outcome::Fail(words);
                     break;
                 }
-                Taken::Later { done } => {
+                Taken::Later { place } => {
                     let message = payload.to_vec();
-                    outcome = Outcome::Held(Box::new(Held { text, message, done, rest: bytes[at..].to_vec() }));
+                    outcome = Outcome::Held(Box::new(Held { text, message, place, rest: bytes[at..].to_vec() }));
                     break;
                 }
             }
@@ -178,10 +178,7 @@ impl Net {
             connection.assembly = assembly;
         }
         if self.assembly_bytes > self.config.assembly_bytes_max && after > 0 {
-            return Outcome::Fail(
-                Refusal::Unavailable.code(),
-                "too many messages are coming in parts: send whole frames, reconnect later",
-            );
+            return Outcome::Fail(self.config.closes.unavailable);
         }
         outcome
     }
@@ -209,8 +206,5 @@ impl Net {
 
 pub(super) fn cancel_receive(id: ConnectionId, ring: &mut Ring) {
     use crate::ring::{Kind, UserData};
-    ring.cancel(
-        UserData::new(Kind::Recv, id.slot, id.generation),
-        UserData::new(Kind::Cancel, id.slot, id.generation),
-    );
+    ring.cancel(UserData::new(Kind::Recv, id.slot, id.generation), UserData::new(Kind::Cancel, id.slot, id.generation));
 }

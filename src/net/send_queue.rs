@@ -3,9 +3,9 @@
 //! ```text
 //!   Outbox, replies, pongs ──► push ──► chain of chunks ──► one send in flight ──► completed: chunks go back
 //!
-//!   queued bytes   0 ······· half ··············· max ················· max + reserve
+//!   queued bytes   0 ······ low ················· max ················· max + reserve
 //!                  │ room > 0, deliveries come    │ replies only        │ beyond: the connection is closed
-//!                  └ falling through half says "drained" to the core
+//!                  └ falling to low (half, or less if a delivery needs it) says "drained" to a core that was refused
 //! ```
 //! Everything a turn has for one connection is one send. A reader that does not read costs its bound and no more;
 //! its events wait in the log, where a cursor points at them.
@@ -27,6 +27,8 @@ pub struct SendLimits {
     pub connection_send_bytes_max: usize,
     /// Bytes above that which only replies and control frames may use.
     pub reply_reserve_bytes: usize,
+    /// Largest delivery, framed.
+    pub delivery_bytes_max: usize,
     /// Bytes of all queues of the shard.
     pub shard_send_bytes_max: usize,
 }
@@ -46,6 +48,9 @@ struct Queue {
     generation: u32,
     open: bool,
     dirty: bool,
+    /// Was short of room of its own; to be told when it has drained.
+    refused: Cell<bool>,
+    /// Was short of room in the pool; stands in `Sends::starved`.
     starved: Cell<bool>,
     /// Said by the close path: nothing more is taken.
     finished: bool,
@@ -64,6 +69,7 @@ const fn empty() -> Queue {
         generation: 0,
         open: false,
         dirty: false,
+        refused: Cell::new(false),
         starved: Cell::new(false),
         finished: false,
         head: NONE,
@@ -134,8 +140,10 @@ impl Sends {
         let Some(queue) = self.get(id).filter(|q| !q.finished) else { return 0 };
         let own = self.limits.connection_send_bytes_max.saturating_sub(queue.queued as usize);
         let pool = self.pool.free().saturating_sub(self.reserve_chunks) * CHUNK_BYTES;
-        if pool < self.limits.connection_send_bytes_max / 2 && !queue.starved.replace(true) {
-            // The refusal this may lead to is not ended by the connection's own queue: remember to say so.
+        // A refusal that this may lead to has to be ended by somebody: remember by whom.
+        if own < self.limits.delivery_bytes_max {
+            queue.refused.set(true);
+        } else if pool < self.limits.delivery_bytes_max && !queue.starved.replace(true) {
             self.starved.borrow_mut().push(id);
         }
         own.min(pool)
@@ -231,12 +239,12 @@ impl Sends {
 
     /// A send ended after `sent` bytes; the rest, if any, is sent again.
     pub(super) fn completed(&mut self, id: ConnectionId, sent: usize) {
-        let half = self.limits.connection_send_bytes_max / 2;
+        let max = self.limits.connection_send_bytes_max;
+        let low = (max / 2).min(max.saturating_sub(self.limits.delivery_bytes_max));
         let Some(queue) = self.queues.get_mut(id.slot as usize).filter(|q| q.generation == id.generation) else {
             return;
         };
         let sent = sent.min(queue.in_flight as usize);
-        let before = queue.queued as usize;
         queue.in_flight = 0;
         queue.queued -= sent as u32;
         let mut rest = sent;
@@ -259,7 +267,7 @@ impl Sends {
             }
         }
         let queue = &mut self.queues[id.slot as usize];
-        if before > half && queue.queued as usize <= half && !queue.finished {
+        if queue.queued as usize <= low && !queue.finished && queue.refused.take() {
             self.drained.push(id);
         }
         if queue.queued > 0 && !queue.dirty {
@@ -283,13 +291,13 @@ impl Sends {
         }
     }
 
-    /// Next connection whose queue fell below half of its bound, or that may try the pool again.
+    /// Next connection that was refused room and has it now.
     pub fn next_drained(&mut self) -> Option<ConnectionId> {
         if let Some(id) = self.drained.pop() {
             return Some(id);
         }
-        let plenty = self.pool.free() * CHUNK_BYTES
-            >= self.reserve_chunks * CHUNK_BYTES + self.limits.connection_send_bytes_max;
+        let plenty =
+            self.pool.free() * CHUNK_BYTES >= self.reserve_chunks * CHUNK_BYTES + 2 * self.limits.delivery_bytes_max;
         if !plenty {
             return None;
         }
@@ -349,6 +357,7 @@ mod tests {
     const LIMITS: SendLimits = SendLimits {
         connection_send_bytes_max: 64 << 10,
         reply_reserve_bytes: 16 << 10,
+        delivery_bytes_max: 32 << 10,
         shard_send_bytes_max: 1 << 20,
     };
 
@@ -389,6 +398,7 @@ mod tests {
 
         sends.open(id(1));
         assert!(sends.push(id(1), &vec![1; 40 << 10], Class::Delivery));
+        assert_eq!(sends.room(id(1)), 24 << 10, "too little for the largest delivery");
         let mut pieces = Vec::new();
         sends.begin(id(1), &mut pieces);
         sends.completed(id(1), 1 << 10);
@@ -400,18 +410,18 @@ mod tests {
 
     #[test]
     fn a_short_pool_refuses_deliveries_first_and_calls_back_when_it_has_room() {
-        let mut sends = Sends::new(32, LIMITS).unwrap();
+        let mut sends = Sends::new(64, LIMITS).unwrap();
         let mut last = 0;
-        for slot in 0..32 {
+        for slot in 0..64 {
             sends.open(id(slot));
             let room = sends.room(id(slot));
-            if room < 60 << 10 {
+            if room < 30 << 10 {
                 last = slot;
                 break;
             }
-            assert!(sends.push(id(slot), &vec![1; 60 << 10], Class::Delivery));
+            assert!(sends.push(id(slot), &vec![1; 30 << 10], Class::Delivery));
         }
-        assert!((12..32).contains(&last), "the pool ran short, not the queues");
+        assert!((20..64).contains(&last), "the pool ran short, not the queues");
         assert!(sends.push(id(last), b"reply", Class::Reply), "an eighth is kept for replies");
         assert_eq!(sends.next_drained(), None);
         for slot in 0..4 {

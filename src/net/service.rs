@@ -1,5 +1,6 @@
 //! What stands behind the sockets, seen from them. The reactor implements it with the codec and the shard.
 
+use super::CloseWords;
 use super::connection::Door;
 use super::send_queue::Sends;
 use shards::ids::{ConnectionId, ShardId};
@@ -33,18 +34,13 @@ pub enum Admission {
 pub enum Taken {
     /// Carried out.
     All,
-    /// There is no room for its consequences: hand it in again later with `done`.
+    /// There is no room for its consequences: hand it in again later with `place`.
     Later {
-        /// How much of it is carried out, in the service's own count.
-        done: usize,
+        /// Where to go on, in the service's own terms; 0 is the start.
+        place: u64,
     },
     /// The connection is to be closed.
-    Close {
-        /// Close code.
-        code: u16,
-        /// Reason, at most 123 bytes.
-        reason: &'static str,
-    },
+    Close(CloseWords),
 }
 
 /// A socket on its way to the shard that owns its session. The socket itself, where it is a direct one, travels by
@@ -65,8 +61,14 @@ pub struct Adoption {
 pub trait Service {
     /// Looks at the first bytes of a connection. `may_hand_off` is false for one that has moved already; `full` says
     /// that the table has no room for one more. The reply goes to `answer`, which is empty.
-    fn head(&mut self, id: ConnectionId, head: &[u8], may_hand_off: bool, full: bool, answer: &mut Vec<u8>)
-    -> Admission;
+    fn head(
+        &mut self,
+        id: ConnectionId,
+        head: &[u8],
+        may_hand_off: bool,
+        full: bool,
+        answer: &mut Vec<u8>,
+    ) -> Admission;
 
     /// Gives a socket to a peer: returns the peer's ring, or the adoption if it cannot be delivered.
     ///
@@ -80,11 +82,11 @@ pub trait Service {
     /// What was announced for a socket that has just come by ring.
     fn adopt(&mut self, from: ShardId, ticket: u32) -> Option<Adoption>;
 
-    /// Takes a whole text message, from its part `done` on.
-    fn text(&mut self, id: ConnectionId, door: Door, text: &str, done: usize, sends: &mut Sends) -> Taken;
+    /// Takes a whole text message, from `place` on.
+    fn text(&mut self, id: ConnectionId, door: Door, text: &str, place: u64, sends: &mut Sends) -> Taken;
 
-    /// Takes a whole binary message, from its part `done` on.
-    fn binary(&mut self, id: ConnectionId, door: Door, bytes: &[u8], done: usize, sends: &mut Sends) -> Taken;
+    /// Takes a whole binary message, from `place` on.
+    fn binary(&mut self, id: ConnectionId, door: Door, bytes: &[u8], place: u64, sends: &mut Sends) -> Taken;
 
     /// The connection takes and brings nothing more. Once for each [`Admission::Open`].
     fn closed(&mut self, id: ConnectionId, door: Door);

@@ -38,12 +38,6 @@ pub enum Kind {
     WakeSent,
     /// The shard's waker was rung: look at the control channel and at finished background work.
     Control,
-    /// Write of a commit; slot and generation are the disk executor's.
-    DiskWrite,
-    /// Sync of a commit; slot and generation are the disk executor's.
-    DiskSync,
-    /// Read; slot and generation are the disk executor's.
-    DiskRead,
     /// Cancellation of the shard's accept.
     AcceptCancel,
     /// Any request of the disk executor; the generation is its token.
@@ -51,7 +45,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 18] = [
+    const ALL: [Kind; 15] = [
         Kind::Accept,
         Kind::Upgrade,
         Kind::Recv,
@@ -65,9 +59,6 @@ impl Kind {
         Kind::Wake,
         Kind::WakeSent,
         Kind::Control,
-        Kind::DiskWrite,
-        Kind::DiskSync,
-        Kind::DiskRead,
         Kind::AcceptCancel,
         Kind::Disk,
     ];

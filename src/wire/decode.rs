@@ -76,6 +76,18 @@ pub struct Resume {
     in_array: bool,
 }
 
+impl Resume {
+    /// As one number, to be kept with the frame. The start is 0.
+    pub fn pack(self) -> u64 {
+        u64::from(self.at) | u64::from(self.taken) << 32 | u64::from(self.in_array) << 48
+    }
+
+    /// Back from [`Resume::pack`].
+    pub fn unpack(packed: u64) -> Self {
+        Self { at: packed as u32, taken: (packed >> 32) as u16, in_array: packed >> 48 & 1 == 1 }
+    }
+}
+
 /// Reads the commands of `frame` from `resume` on and hands each to `each`, with its id, or with why it is refused.
 /// Where `each` breaks, decoding stops and the place of that very command is returned: keep the frame and hand both
 /// in again, and the same command comes first.
