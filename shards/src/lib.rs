@@ -1,9 +1,32 @@
-//! One core's brain as a pure machine: `handle(input, now)`, `poll_effect()`, `deliver(outbox)`.
+//! One core's brain as a pure machine: inputs in, effects and deliveries out. No IO, clock, thread or randomness.
+//!
+//! ```text
+//!  shard ─► commands ─► sessions (owner's side)      delivery (client's side: cursors, feeds, patterns)
+//!    │          │            │                            │
+//!    └► walk ───┴── mail ────┴── behind, gather, scan ────┘      all over ─► storage::Log
+//!  ids · limits · names · command · refusal · input · effect · outbox · mailbox
+//! ```
 pub mod command;
 pub mod effect;
 pub mod ids;
 pub mod input;
 pub mod limits;
+pub mod mailbox;
 pub mod names;
 pub mod outbox;
 pub mod refusal;
+pub mod shard;
+
+mod behind;
+mod commands;
+mod delivery;
+mod effect_queue;
+mod gather;
+mod mail;
+mod packed;
+mod scan;
+mod sessions;
+mod volatile;
+mod walk;
+
+pub use shard::{Counters, Shard, ShardConfig};

@@ -16,6 +16,7 @@
 mod background;
 mod config;
 mod loads;
+mod names;
 mod reader;
 mod scan;
 
@@ -186,6 +187,7 @@ impl RecoveredLog {
 /// The log of one shard. Touched only by the shard's thread.
 pub struct Log {
     config: LogConfig,
+    key: HashKey,
     log: LogId,
     pipeline: Pipeline,
     catalog: Catalog,
@@ -225,6 +227,7 @@ impl Log {
         catalog.reserve();
         Log {
             config,
+            key,
             log: start.log,
             pipeline: Pipeline::new(config.commit(), key, start),
             catalog,

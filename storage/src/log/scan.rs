@@ -29,6 +29,17 @@ pub enum Scan<'a> {
 }
 
 impl Log {
+    /// Cursor at a record of this log, numbered by [`crate::record::RecordView::log_seq`]: where a reader of live records fell
+    /// behind.
+    pub fn scan_at(&self, log_seq: LogSeq) -> ScanCursor {
+        ScanCursor { log_seq }
+    }
+
+    /// Cursor one record on: past damage that [`Scan::Fault`] reported.
+    pub fn scan_past(&self, cursor: ScanCursor) -> ScanCursor {
+        ScanCursor { log_seq: cursor.log_seq + 1 }
+    }
+
     /// Cursor behind everything committed.
     pub fn scan_latest(&self) -> ScanCursor {
         ScanCursor { log_seq: self.committed_seq() }

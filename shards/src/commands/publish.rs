@@ -1,0 +1,447 @@
+//! `publish`: append one event. Checks, in this order: size, parked predecessors, partition, repeat, producer, cause.
+//!
+//! ```text
+//!             unseen ──► append ──► waiter ──► committed ──► published
+//!  dedupe ──► seen, committed ──────────────────────────────► published, duplicate
+//!             seen, not committed ──► waiter ───────────────► published, duplicate
+//!             seen with another body ──► refused
+//!             on disk, maybe ──► parked until the table was read
+//! ```
+
+use super::Outcome;
+use crate::command::{Durability, NewEvent, NewMarker};
+use crate::effect::Reply;
+use crate::ids::{Epoch, Now, Offset, PartitionId};
+use crate::refusal::{Refusal, Refused};
+use crate::sessions::Asker;
+use crate::sessions::parked::{Found, Known};
+use crate::sessions::waiters::{Answer, Waiter};
+use crate::shard::{Opened, Shard};
+use storage::catalog::PartitionSlot;
+use storage::log::Seen;
+use storage::record::{EventBody, MarkerBody, NO_OFFSET};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+pub(crate) fn run(
+    shard: &mut Shard,
+    asker: &Asker,
+    session: &str,
+    event: &NewEvent<'_>,
+    durability: Durability,
+    known: &Known,
+    now: Now,
+) -> Outcome {
+    if durability == Durability::Volatile {
+        return volatile(shard, asker, session, event, now);
+    }
+    if let Err(refused) = check_event(shard, event) {
+        return shard.refuse(asker, refused);
+    }
+    append(shard, asker, session, std::slice::from_ref(event), &[], Form::Publish(durability), known, now)
+}
+
+/// How the appended record was asked for, hence how it is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    Publish(Durability),
+    Commit,
+    Mark,
+}
+
+/// What can be said of an event without its partition.
+pub(crate) fn check_event(shard: &Shard, event: &NewEvent<'_>) -> Result<(), Refused> {
+    if event.data.len() > shard.config.limits.event_bytes_max {
+        return Err(Refused::field(Refusal::EventTooLarge, "data"));
+    }
+    if event.message_id.is_empty() && event.producer.is_none() {
+        return Err(Refused::field(Refusal::MissingField, "message_id"));
+    }
+    Ok(())
+}
+
+/// Appends events and markers of one session as one record, or answers why not.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn append(
+    shard: &mut Shard,
+    asker: &Asker,
+    session: &str,
+    events: &[NewEvent<'_>],
+    markers: &[NewMarker<'_>],
+    form: Form,
+    known: &Known,
+    now: Now,
+) -> Outcome {
+    let bytes = record_bytes_max(asker, session, events, markers);
+    if !shard.log.room(bytes) {
+        if shard.log.no_space() {
+            return shard.refuse(asker, Refused::later(Refusal::NoSpace, NO_SPACE_RETRY_MS));
+        }
+        if bytes > shard.log.record_bytes_max() {
+            return shard.refuse(asker, Refused::field(Refusal::CommandTooLarge, "events"));
+        }
+        return Outcome::Later;
+    }
+    let partition = shard.log.partition_id(&asker.tenant, session);
+    let slot = match shard.open(partition, &asker.tenant, session, None) {
+        Opened::Ready(slot) => slot,
+        Opened::Park => return Outcome::Park,
+        Opened::Refused(refused) => return shard.refuse(asker, refused),
+        Opened::Absent => {
+            if let Some(refused) = first_needs_no_past(events, markers) {
+                return shard.refuse(asker, refused);
+            }
+            let epoch = shard.new_epoch();
+            match shard.open(partition, &asker.tenant, session, Some(epoch)) {
+                Opened::Ready(slot) => slot,
+                Opened::Refused(refused) => return shard.refuse(asker, refused),
+                Opened::Park | Opened::Absent => return Outcome::Park,
+            }
+        }
+    };
+    let mut checked = Checked::default();
+    for event in events {
+        match check(shard, asker, slot, partition, session, event, &checked, known) {
+            Verdict::New(one) => checked.new.push(one),
+            Verdict::Repeat(offset) => checked.repeats.push(offset),
+            Verdict::Refused(refused) => return shard.refuse(asker, refused),
+            Verdict::Park => return Outcome::Park,
+        }
+    }
+    if !checked.repeats.is_empty() {
+        if checked.new.is_empty() && checked.repeats.windows(2).all(|w| w[1] == w[0] + 1 || w[0] == NO_OFFSET) {
+            return repeat(shard, asker, slot, session, checked.repeats[0], events.len() as u32, form);
+        }
+        return shard.refuse(asker, Refused::field(Refusal::MessageIdReused, "message_id"));
+    }
+    if let Some(refused) = check_markers(shard, slot, markers, events.len() as u64) {
+        return shard.refuse(asker, refused);
+    }
+    shard.append_checked(asker, slot, events, markers, &checked.new, form, now);
+    Outcome::Done
+}
+
+/// Advice while the disk is full: as long as the log itself waits before it tries again.
+const NO_SPACE_RETRY_MS: u32 = 1000;
+
+/// Verdicts over the events of one record so far.
+#[derive(Default)]
+struct Checked {
+    new: Vec<New>,
+    repeats: Vec<Offset>,
+}
+
+/// An event that may be appended.
+#[derive(Clone, Copy)]
+pub(crate) struct New {
+    key: u128,
+    body_hash: u64,
+    prev_offset: u64,
+}
+
+enum Verdict {
+    New(New),
+    Repeat(Offset),
+    Refused(Refused),
+    Park,
+}
+
+/// A session's first record can have no cause, and its producers begin at 0.
+fn first_needs_no_past(events: &[NewEvent<'_>], markers: &[NewMarker<'_>]) -> Option<Refused> {
+    if events.is_empty() && !markers.is_empty() {
+        return Some(Refused::field(Refusal::UnknownSession, "session"));
+    }
+    events.iter().find(|e| e.prev_event_id.is_some()).map(|_| Refused::field(Refusal::CausalGap, "prev_event_id"))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn check(
+    shard: &mut Shard,
+    asker: &Asker,
+    slot: PartitionSlot,
+    partition: PartitionId,
+    session: &str,
+    event: &NewEvent<'_>,
+    before: &Checked,
+    known: &Known,
+) -> Verdict {
+    let (epoch, tail) = {
+        let p = shard.log.partition(slot);
+        (p.epoch(), p.tail())
+    };
+    let body_hash = body_hash(event);
+    let mut key = 0;
+    if let Some((producer_epoch, seq)) = event.producer {
+        match check_producer(shard, asker, slot, producer_epoch, seq, before.new.len() as u64) {
+            Verdict::New(_) => {}
+            other => return other,
+        }
+    } else {
+        key = shard.log.dedupe_key(partition, epoch, &asker.client_id, event.message_id);
+        if before.new.iter().any(|new| new.key == key) {
+            return Verdict::Refused(Refused::field(Refusal::MessageIdReused, "message_id"));
+        }
+        match look(shard, slot, key, known) {
+            Looked::No => {}
+            Looked::Park => return Verdict::Park,
+            Looked::Yes(found) if found.body_hash == body_hash => return Verdict::Repeat(found.offset),
+            Looked::Yes(_) => return Verdict::Refused(Refused::field(Refusal::MessageIdReused, "message_id")),
+        }
+    }
+    let mut prev_offset = NO_OFFSET;
+    if let Some(prev) = event.prev_event_id {
+        match cause(prev, session, epoch, tail + before.new.len() as u64) {
+            Ok(offset) => prev_offset = offset,
+            Err(refused) => return Verdict::Refused(refused),
+        }
+    } else if let Some(prev) = event.prev_message_id {
+        let prev_key = shard.log.dedupe_key(partition, epoch, &asker.client_id, prev);
+        prev_offset = match before.new.iter().position(|new| new.key == prev_key) {
+            Some(at) => tail + at as u64,
+            None => match look(shard, slot, prev_key, known) {
+                Looked::Yes(found) => found.offset,
+                Looked::Park => return Verdict::Park,
+                Looked::No => return Verdict::Refused(Refused::field(Refusal::CausalGap, "prev_message_id")),
+            },
+        };
+    }
+    Verdict::New(New { key, body_hash, prev_offset })
+}
+
+enum Looked {
+    No,
+    Yes(Found),
+    Park,
+}
+
+fn look(shard: &mut Shard, slot: PartitionSlot, key: u128, known: &Known) -> Looked {
+    if let Some(found) = known.get(key) {
+        return found.map_or(Looked::No, Looked::Yes);
+    }
+    match shard.log.dedupe(slot, key) {
+        Seen::No => Looked::No,
+        Seen::Yes { offset, body_hash, .. } => Looked::Yes(Found { offset, body_hash }),
+        Seen::Looking => Looked::Park,
+    }
+}
+
+/// A numbering producer: its number must be the next one. What it sent before is answered as a repeat; only for its
+/// last event is the offset still known.
+fn check_producer(shard: &Shard, asker: &Asker, slot: PartitionSlot, epoch: u64, seq: u64, before: u64) -> Verdict {
+    let none = Verdict::New(New { key: 0, body_hash: 0, prev_offset: NO_OFFSET });
+    let partition = shard.log.partition(slot);
+    let Some(producer) = partition.producer(&asker.client_id) else {
+        if !partition.producer_room(&asker.client_id) {
+            return Verdict::Refused(Refused::field(Refusal::TooManyProducers, "producer_epoch"));
+        }
+        return if seq == before {
+            none
+        } else {
+            Verdict::Refused(Refused::field(Refusal::ProducerGap, "producer_seq"))
+        };
+    };
+    if epoch < producer.epoch {
+        return Verdict::Refused(Refused::field(Refusal::ProducerFenced, "producer_epoch"));
+    }
+    let next = if epoch > producer.epoch { before } else { producer.seq + 1 + before };
+    if seq == next {
+        none
+    } else if epoch == producer.epoch && seq <= producer.seq {
+        Verdict::Repeat(if seq == producer.seq { producer.offset } else { NO_OFFSET })
+    } else {
+        Verdict::Refused(Refused::field(Refusal::ProducerGap, "producer_seq"))
+    }
+}
+
+/// Offset that an event id names, if it is of this session and life and before `tail`.
+fn cause(event_id: &str, session: &str, epoch: Epoch, tail: Offset) -> Result<Offset, Refused> {
+    let gap = Refused::field(Refusal::CausalGap, "prev_event_id");
+    // Read from the right: a session's name may hold colons.
+    let mut parts = event_id.rsplitn(3, ':');
+    let offset = parts.next().and_then(|t| t.parse::<u64>().ok());
+    let prev_epoch = parts.next().filter(|t| t.len() == 16).and_then(|t| u64::from_str_radix(t, 16).ok());
+    let (Some(offset), Some(prev_epoch), Some(name)) = (offset, prev_epoch, parts.next()) else { return Err(gap) };
+    if name != session {
+        return Err(Refused::field(Refusal::CrossSession, "prev_event_id"));
+    }
+    if prev_epoch != epoch || offset >= tail { Err(gap) } else { Ok(offset) }
+}
+
+fn check_markers(shard: &Shard, slot: PartitionSlot, markers: &[NewMarker<'_>], appended: u64) -> Option<Refused> {
+    let partition = shard.log.partition(slot);
+    let mut fresh = 0;
+    for (i, marker) in markers.iter().enumerate() {
+        if marker.offset > partition.tail() + appended {
+            return Some(Refused::field(Refusal::OffsetOutOfRange, "offset"));
+        }
+        if markers[..i].iter().any(|m| m.name == marker.name) {
+            return Some(Refused::field(Refusal::MarkerBackwards, "name"));
+        }
+        match partition.marker(marker.name) {
+            Some(stands) if marker.offset < stands => return Some(Refused::field(Refusal::MarkerBackwards, "offset")),
+            Some(_) => {}
+            None => fresh += 1,
+        }
+    }
+    let held = partition.markers().len();
+    (fresh > 0 && held + fresh > storage::catalog::MARKERS_MAX)
+        .then_some(Refused::field(Refusal::TooManyMarkers, "name"))
+}
+
+/// A repeat: answered with the first one's id, once that is committed.
+fn repeat(
+    shard: &mut Shard,
+    asker: &Asker,
+    slot: PartitionSlot,
+    session: &str,
+    offset: Offset,
+    count: u32,
+    form: Form,
+) -> Outcome {
+    let (epoch, committed) = {
+        let p = shard.log.partition(slot);
+        (p.epoch(), p.committed())
+    };
+    let count = (form == Form::Commit).then_some(count);
+    let last = if offset == NO_OFFSET { 0 } else { offset + u64::from(count.unwrap_or(1)) };
+    let everything_committed = shard.log.committed_seq() == shard.log.next_seq();
+    if last <= committed && (offset != NO_OFFSET || everything_committed) {
+        let durability = shard.waiters.durability;
+        let reply = match count {
+            Some(count) => Reply::Committed { session, epoch, offset, count, durability, duplicate: true },
+            None => Reply::Published { session, epoch, offset, durability, duplicate: true },
+        };
+        shard.answer(asker.origin, asker.id, &reply);
+    } else {
+        // All that was appended so far includes the first one.
+        let log_seq = shard.log.next_seq() - 1;
+        let answer = Answer::Duplicate { session: session.into(), epoch, offset, count };
+        shard.waiters.push(Waiter { log_seq, origin: asker.origin, id: asker.id, answer });
+    }
+    Outcome::Done
+}
+
+/// Tells a repeat from a reused id. xxh3 is enough: whoever collides harms only their own message.
+fn body_hash(event: &NewEvent<'_>) -> u64 {
+    let topic = xxh3_64_with_seed(event.topic.as_bytes(), u64::from(event.data_kind as u8));
+    let data = xxh3_64_with_seed(event.data, topic);
+    match event.prev_event_id.or(event.prev_message_id) {
+        Some(cause) => xxh3_64_with_seed(cause.as_bytes(), data),
+        None => data,
+    }
+}
+
+/// Bound of the record's bytes, proved before anything changes.
+fn record_bytes_max(asker: &Asker, session: &str, events: &[NewEvent<'_>], markers: &[NewMarker<'_>]) -> usize {
+    let events: usize = events
+        .iter()
+        .map(|e| {
+            e.topic.len()
+                + e.message_id.len()
+                + e.traceparent.len()
+                + e.data.len()
+                + asker.client_id.len()
+                + size_of::<EventBody<'_>>()
+        })
+        .sum();
+    let markers: usize = markers.iter().map(|m| m.name.len() + size_of::<MarkerBody<'_>>()).sum();
+    storage::record::HEAD_BYTES + asker.tenant.len() + session.len() + events + markers + 64
+}
+
+fn body<'a>(asker: &'a Asker, event: &NewEvent<'a>, new: &New, now: Now) -> EventBody<'a> {
+    EventBody {
+        topic: event.topic,
+        client_id: &asker.client_id,
+        message_id: event.message_id,
+        traceparent: event.traceparent,
+        data: event.data,
+        data_kind: event.data_kind as u8,
+        prev_offset: new.prev_offset,
+        // 0 would mean "never": a life that ended before 1970 still ended.
+        expires_ms: event.ttl_ms.map_or(0, |ttl| now.wall_ms.saturating_add(ttl).max(1)),
+        producer_epoch: event.producer.map_or(0, |p| p.0),
+        producer_seq: event.producer.map_or(NO_OFFSET, |p| p.1),
+        dedupe_low: new.key as u64,
+        dedupe_high: (new.key >> 64) as u64,
+        body_hash: new.body_hash,
+    }
+}
+
+impl Shard {
+    #[allow(clippy::too_many_arguments)]
+    fn append_checked(
+        &mut self,
+        asker: &Asker,
+        slot: PartitionSlot,
+        events: &[NewEvent<'_>],
+        markers: &[NewMarker<'_>],
+        new: &[New],
+        form: Form,
+        now: Now,
+    ) {
+        let appended = if let ([event], [new], []) = (events, new, markers) {
+            self.log.append(slot, &[body(asker, event, new, now)], &[], now.wall_ms)
+        } else {
+            let bodies: Vec<EventBody<'_>> =
+                events.iter().zip(new).map(|(event, new)| body(asker, event, new, now)).collect();
+            let markers: Vec<MarkerBody<'_>> =
+                markers.iter().map(|marker| MarkerBody { name: marker.name, offset: marker.offset }).collect();
+            self.log.append(slot, &bodies, &markers, now.wall_ms)
+        };
+        if form == Form::Publish(Durability::Memory) {
+            let (origin, id) = (asker.origin, asker.id);
+            let partition = self.log.partition(slot);
+            let (session, epoch) = (partition.session().to_owned(), partition.epoch());
+            let reply = Reply::Published {
+                session: &session,
+                epoch,
+                offset: appended.offset,
+                durability: Durability::Memory,
+                duplicate: false,
+            };
+            return self.answer(origin, id, &reply);
+        }
+        let answer = match form {
+            Form::Publish(_) => Answer::Published,
+            Form::Commit => Answer::Committed,
+            Form::Mark => Answer::Marked,
+        };
+        self.waiters.push(Waiter { log_seq: appended.log_seq, origin: asker.origin, id: asker.id, answer });
+    }
+}
+
+/// An event that is not logged: for those who listen now.
+fn volatile(shard: &mut Shard, asker: &Asker, session: &str, event: &NewEvent<'_>, _now: Now) -> Outcome {
+    if event.data.len() > shard.config.limits.event_bytes_max {
+        return shard.refuse(asker, Refused::field(Refusal::EventTooLarge, "data"));
+    }
+    if !shard.volatiles.has_room() {
+        return Outcome::Later;
+    }
+    let partition = shard.log.partition_id(&asker.tenant, session);
+    let after_offset = match shard.open(partition, &asker.tenant, session, None) {
+        Opened::Ready(slot) => shard.log.partition(slot).tail(),
+        Opened::Absent => 0,
+        Opened::Park => return Outcome::Park,
+        Opened::Refused(refused) => return shard.refuse(asker, refused),
+    };
+    shard.volatiles.push(partition, &asker.tenant, session, &asker.client_id, after_offset, event);
+    shard.answer(asker.origin, asker.id, &Reply::PublishedVolatile { after_offset });
+    Outcome::Done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_read_from_the_right_and_must_exist() {
+        assert_eq!(cause("a:b:00000000000000ff:3", "a:b", 255, 4), Ok(3));
+        let refusal = |id: &str, tail| cause(id, "a:b", 255, tail).map_err(|r| r.refusal);
+        assert_eq!(refusal("a:b:00000000000000ff:3", 3), Err(Refusal::CausalGap), "not appended yet");
+        assert_eq!(refusal("a:b:00000000000000fe:3", 9), Err(Refusal::CausalGap), "another life");
+        assert_eq!(refusal("a:c:00000000000000ff:3", 9), Err(Refusal::CrossSession));
+        for garbage in ["", "3", "ff:3", "a:b:ff:3", "a:b:00000000000000ff:", "a:b:00000000000000ff:-1"] {
+            assert_eq!(refusal(garbage, 9), Err(Refusal::CausalGap), "{garbage}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! `subscribe` to a session: a cursor on the client's shard, interest on the owner's.
+//!
+//! ```text
+//!  client's shard: Subscription (attaching) ── ATTACH ──► owner: position resolved, interest noted
+//!                  live or behind         ◄── ATTACHED ──
+//! ```
+//! A second subscribe to the same session replaces the first.
+
+use super::Outcome;
+use crate::command::From;
+use crate::delivery::SubscriptionId;
+use crate::effect::Reply;
+use crate::ids::{CommandId, ConnectionId, Epoch, Now, Offset};
+use crate::input::Handled;
+use crate::limits::REPLY_BYTES_MAX;
+use crate::mailbox::codec::Writer;
+use crate::mailbox::message::{put_connection, put_from, put_id, put_refused, reply, request};
+use crate::refusal::{Refusal, Refused};
+use crate::sessions::{Asker, Origin};
+use crate::shard::{Opened, Shard};
+
+/// What the owner found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Attached {
+    pub epoch: Epoch,
+    /// Where the cursor starts.
+    pub next: Offset,
+    /// First retained offset.
+    pub earliest: Offset,
+    /// The live stream to the asker's shard begins no later than here.
+    pub live: Offset,
+}
+
+/// On the client's shard.
+pub(crate) fn run(
+    shard: &mut Shard,
+    connection: ConnectionId,
+    id: CommandId,
+    session: &str,
+    from: From<'_>,
+    now: Now,
+) -> Handled {
+    let Some(client) = shard.readers.clients.get(connection) else { return Handled::Done };
+    let tenant = client.tenant.clone();
+    let partition = shard.log.partition_id(&tenant, session);
+    let existing = shard.readers.find(connection, partition);
+    let full = client.subscription_count as usize >= shard.config.limits.client_subscriptions_max
+        || shard.readers.subscriptions.len() >= shard.config.limits.subscriptions_per_shard_max;
+    if full && existing.is_none() {
+        shard.refuse_local(connection, id, Refused::field(Refusal::TooManySubscriptions, "session"));
+        return Handled::Done;
+    }
+    let owner = shard.owner_of(partition);
+    let asker =
+        Asker { origin: Origin::Local(connection), id, tenant: tenant.clone(), client_id: client.client_id.clone() };
+    if owner == shard.config.shard {
+        if !shard.parked.has_room(shard.config.limits.parked_bytes_max) {
+            return Handled::Later;
+        }
+        if let Some(existing) = existing {
+            shard.readers.unsubscribe(existing);
+        }
+        let subscription = shard.readers.subscribe(connection, partition, owner, session);
+        shard.begin(connection);
+        shard.attach_or_park(asker, subscription, session, from, now);
+        return Handled::Done;
+    }
+    let mut message = std::mem::take(&mut shard.scratch);
+    message.clear();
+    let mut w = Writer(&mut message);
+    w.u8(request::ATTACH).u32(REPLY_BYTES_MAX as u32);
+    put_connection(&mut w, connection);
+    put_id(&mut w, id);
+    w.text(&tenant).text(session);
+    put_from(&mut w, from);
+    let handled = match shard.mail.ask(owner, message.len() + 8, REPLY_BYTES_MAX) {
+        Some(ask) => {
+            if let Some(existing) = existing {
+                shard.readers.unsubscribe(existing);
+            }
+            let subscription = shard.readers.subscribe(connection, partition, owner, session);
+            Writer(&mut message).u32(subscription.slot).u32(subscription.generation);
+            shard.mail.send_ask(owner, ask, &message);
+            shard.wake(owner);
+            shard.begin(connection);
+            Handled::Done
+        }
+        None => Handled::Later,
+    };
+    shard.scratch = message;
+    handled
+}
+
+/// On the owner's shard: attaches behind what is parked on the partition.
+pub(crate) fn attach(
+    shard: &mut Shard,
+    asker: &Asker,
+    subscription: SubscriptionId,
+    session: &str,
+    from: From<'_>,
+) -> Outcome {
+    if shard.parked.holds(shard.log.partition_id(&asker.tenant, session)) {
+        return Outcome::Park;
+    }
+    attach_now(shard, asker, subscription, session, from)
+}
+
+/// Resolves where the subscription starts and notes the interest.
+pub(crate) fn attach_now(
+    shard: &mut Shard,
+    asker: &Asker,
+    subscription: SubscriptionId,
+    session: &str,
+    from: From<'_>,
+) -> Outcome {
+    let partition = shard.log.partition_id(&asker.tenant, session);
+    let found = match shard.open(partition, &asker.tenant, session, None) {
+        Opened::Park => return Outcome::Park,
+        Opened::Refused(refused) => Err(refused),
+        Opened::Absent => match from {
+            From::Latest | From::Earliest | From::Offset(0, None) => {
+                Ok(Attached { epoch: 0, next: 0, earliest: 0, live: 0 })
+            }
+            From::Offset(0, Some(_)) => Err(Refused::field(Refusal::ForeignEpoch, "from")),
+            From::Offset(..) => Err(Refused::field(Refusal::OffsetOutOfRange, "from")),
+            From::Marker(_) => Err(Refused::field(Refusal::UnknownMarker, "from")),
+        },
+        Opened::Ready(slot) => {
+            {
+                let partition = shard.log.partition(slot);
+                let (committed, earliest) = (partition.committed(), partition.first_offset());
+                let next = match from {
+                    From::Latest => Ok(committed),
+                    From::Earliest => Ok(earliest),
+                    From::Offset(_, Some(epoch)) if epoch != partition.epoch() => {
+                        Err(Refused::field(Refusal::ForeignEpoch, "from"))
+                    }
+                    From::Offset(offset, _) if offset > committed => {
+                        Err(Refused::field(Refusal::OffsetOutOfRange, "from"))
+                    }
+                    From::Offset(offset, _) => Ok(offset),
+                    From::Marker(name) => {
+                        // A marker may stand beyond what is committed for a moment; the cursor waits there.
+                        partition.marker(name).ok_or(Refused::field(Refusal::UnknownMarker, "from"))
+                    }
+                };
+                let epoch = partition.epoch();
+                next.map(|next| Attached { epoch, next, earliest, live: committed })
+            }
+        }
+    };
+    if let (Ok(_), Origin::Remote(to, ..)) = (&found, asker.origin) {
+        shard.interests.attach(partition, to);
+    }
+    answer_attach(shard, asker, subscription, found);
+    Outcome::Done
+}
+
+/// Gives the owner's answer to the shard that asked.
+pub(crate) fn answer_attach(
+    shard: &mut Shard,
+    asker: &Asker,
+    subscription: SubscriptionId,
+    found: Result<Attached, Refused>,
+) {
+    match asker.origin {
+        Origin::Local(connection) => attached(shard, connection, asker.id, subscription, found),
+        Origin::Remote(to, connection, reply_bytes) => {
+            let mut message = std::mem::take(&mut shard.scratch);
+            message.clear();
+            let mut w = Writer(&mut message);
+            w.u8(reply::ATTACHED).u32(reply_bytes);
+            put_connection(&mut w, connection);
+            put_id(&mut w, asker.id);
+            w.u32(subscription.slot).u32(subscription.generation);
+            match &found {
+                Ok(a) => {
+                    w.u8(1).u64(a.epoch).u64(a.next).u64(a.earliest).u64(a.live);
+                }
+                Err(refused) => {
+                    w.u8(0);
+                    put_refused(&mut w, refused);
+                }
+            }
+            shard.mail.reply(to, &message);
+            shard.wake(to);
+            shard.scratch = message;
+        }
+    }
+}
+
+/// On the client's shard, with the owner's answer.
+pub(crate) fn attached(
+    shard: &mut Shard,
+    connection: ConnectionId,
+    id: CommandId,
+    subscription: SubscriptionId,
+    found: Result<Attached, Refused>,
+) {
+    let readers = &mut shard.readers;
+    if readers.subscription(subscription).is_none() {
+        // Unsubscribed or replaced while it attached: the command is answered all the same.
+        return shard.answer(Origin::Local(connection), id, &Reply::Unsubscribed);
+    }
+    match found {
+        Err(refused) => {
+            readers.unsubscribe(subscription);
+            shard.answer(Origin::Local(connection), id, &Reply::Refused(refused));
+        }
+        Ok(a) => {
+            let Some(s) = readers.subscription_mut(subscription) else { return };
+            (s.start, s.cursor) = (a.next, a.next);
+            let feed_slot = s.feed;
+            let feed = &mut readers.feeds[feed_slot as usize];
+            feed.epoch = a.epoch;
+            feed.live_next = Some(feed.live_next.unwrap_or(0).max(a.live));
+            readers.settle(subscription);
+            let session = readers.feeds[feed_slot as usize].session.clone();
+            let reply = Reply::Subscribed { session: &session, epoch: a.epoch, next: a.next, earliest: a.earliest };
+            shard.answer(Origin::Local(connection), id, &reply);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Clients of this shard's connections: who they are, what they may be sent, what they listen to.
+//!
+//! ```text
+//! Client ─ subscriptions ─► Subscription ─► Feed (one partition)
+//!        └ patterns ──────► PatternFeed: one source per shard
+//! credit: delivered − acknowledged ≤ window, for events and for payload bytes
+//! ```
+//! One table per shard, indexed by the connection's slot.
+
+use super::patterns::PatternFeed;
+use crate::ids::ConnectionId;
+use crate::input::Principal;
+use crate::refusal::{Refusal, Refused};
+use std::sync::Arc;
+
+/// No subscription: end of a client's list.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// One connected client.
+pub(crate) struct Client {
+    pub generation: u32,
+    /// Shared, so that a command can hold its principal's names while it changes the shard.
+    pub tenant: Arc<str>,
+    pub client_id: Arc<str>,
+    /// Commands that were taken and not answered.
+    pub in_flight: u32,
+    /// First of its subscriptions, a list through [`super::Subscription::next_of_client`].
+    pub subscriptions: u32,
+    pub subscription_count: u32,
+    pub patterns: Option<Box<PatternFeed>>,
+    /// A reader of this client waits for room or credit; it is on the blocked list.
+    pub blocked: bool,
+    credit: Credit,
+}
+
+/// Delivery credit. `u64::MAX` = no bound.
+struct Credit {
+    events_window: u64,
+    bytes_window: u64,
+    events_delivered: u64,
+    bytes_delivered: u64,
+    events_acknowledged: u64,
+    bytes_acknowledged: u64,
+}
+
+impl Client {
+    fn new(generation: u32, principal: Principal<'_>) -> Self {
+        Self {
+            generation,
+            tenant: principal.tenant.into(),
+            client_id: principal.client_id.into(),
+            in_flight: 0,
+            subscriptions: NONE,
+            subscription_count: 0,
+            patterns: None,
+            blocked: false,
+            credit: Credit {
+                events_window: u64::MAX,
+                bytes_window: u64::MAX,
+                events_delivered: 0,
+                bytes_delivered: 0,
+                events_acknowledged: 0,
+                bytes_acknowledged: 0,
+            },
+        }
+    }
+
+    /// Sets the windows.
+    pub fn set_credit(&mut self, events: Option<u64>, bytes: Option<u64>) {
+        self.credit.events_window = events.unwrap_or(u64::MAX);
+        self.credit.bytes_window = bytes.unwrap_or(u64::MAX);
+    }
+
+    /// May one more event be delivered? A window counts as open while anything is left of it, so an event larger
+    /// than the byte window still passes alone.
+    pub fn has_credit(&self) -> bool {
+        let c = &self.credit;
+        c.events_delivered - c.events_acknowledged < c.events_window
+            && c.bytes_delivered - c.bytes_acknowledged < c.bytes_window
+    }
+
+    /// An event frame of `bytes` payload was queued.
+    pub fn delivered(&mut self, bytes: usize) {
+        self.credit.events_delivered += 1;
+        self.credit.bytes_delivered += bytes as u64;
+    }
+
+    /// Cumulative acknowledgement. Refused where it runs ahead of what was delivered or falls back.
+    pub fn acknowledge(&mut self, events: u64, bytes: Option<u64>) -> Result<(), Refused> {
+        let c = &mut self.credit;
+        if events > c.events_delivered || events < c.events_acknowledged {
+            return Err(Refused::field(Refusal::BadCredit, "events"));
+        }
+        if let Some(bytes) = bytes {
+            if bytes > c.bytes_delivered || bytes < c.bytes_acknowledged {
+                return Err(Refused::field(Refusal::BadCredit, "bytes"));
+            }
+            c.bytes_acknowledged = bytes;
+        } else if events == c.events_delivered {
+            // Everything was worked off: the bytes too, even for a client that counts only events.
+            c.bytes_acknowledged = c.bytes_delivered;
+        }
+        c.events_acknowledged = events;
+        Ok(())
+    }
+}
+
+/// All clients of a shard.
+#[derive(Default)]
+pub(crate) struct Clients {
+    slots: Vec<Option<Client>>,
+    count: usize,
+}
+
+impl Clients {
+    /// Enters a client. A slot is only given again after its connection was reported gone.
+    pub fn insert(&mut self, connection: ConnectionId, principal: Principal<'_>) {
+        let slot = connection.slot as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        debug_assert!(self.slots[slot].is_none(), "a connection is entered once");
+        self.slots[slot] = Some(Client::new(connection.generation, principal));
+        self.count += 1;
+    }
+
+    /// Takes a client out.
+    pub fn remove(&mut self, connection: ConnectionId) -> Option<Client> {
+        let slot = self.slots.get_mut(connection.slot as usize)?;
+        if slot.as_ref()?.generation != connection.generation {
+            return None;
+        }
+        self.count -= 1;
+        slot.take()
+    }
+
+    /// The client of a connection, while it lives.
+    pub fn get(&self, connection: ConnectionId) -> Option<&Client> {
+        self.slots.get(connection.slot as usize)?.as_ref().filter(|c| c.generation == connection.generation)
+    }
+
+    /// The client of a connection, while it lives.
+    pub fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Client> {
+        self.slots.get_mut(connection.slot as usize)?.as_mut().filter(|c| c.generation == connection.generation)
+    }
+
+    /// Clients entered.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credit_is_spent_by_delivery_and_returned_by_acknowledgement() {
+        let mut client = Client::new(0, Principal { tenant: "t", client_id: "c" });
+        client.set_credit(Some(2), Some(100));
+        assert!(client.has_credit());
+        client.delivered(10);
+        client.delivered(10);
+        assert!(!client.has_credit());
+        assert!(client.acknowledge(3, None).is_err(), "the future");
+        assert!(client.acknowledge(1, Some(10)).is_ok());
+        assert!(client.has_credit());
+        assert!(client.acknowledge(0, None).is_err(), "backwards");
+        client.delivered(500);
+        assert!(!client.has_credit(), "bytes are out");
+        assert!(client.acknowledge(3, None).is_ok());
+        assert!(client.has_credit());
+    }
+}

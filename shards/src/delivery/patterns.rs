@@ -1,0 +1,273 @@
+//! Pattern clients: one feed per client over all sessions of its tenant, one cursor per source shard.
+//!
+//! ```text
+//!  source shard 0 ──► seq ─┐
+//!  source shard 1 ──► seq ─┼─► one client; an event passes if a pattern matches and no session subscription of
+//!  source shard n ──► seq ─┘   the client covers it
+//! ```
+//! A source's order is its log's order, so order per session holds. A live cursor is implied by the tenant's live
+//! point; only a cursor that fell behind has a number of its own. On the wire the position is one `slice_seq` per
+//! slice, because that survives another number of shards.
+
+use super::client::{Client, NONE};
+use super::{ByPartition, Feed, Pushed, Reader, ReaderState, Readers, Subscription, block, is_expired};
+use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId};
+use crate::names::pattern_matches;
+use crate::outbox::{Outbox, event_bytes_max};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use storage::ids::LogSeq;
+use storage::record::RecordView;
+
+/// What a client listens to by pattern.
+pub(crate) struct PatternFeed {
+    pub patterns: Box<[Box<str>]>,
+    pub sources: Box<[Source]>,
+    /// Tells this feed from an earlier one of the same client, in answers that are under way.
+    pub generation: u32,
+    /// Sources that have not answered `ATTACH_PATTERNS`.
+    pub attaching: u16,
+    /// The `subscribe` that waits for them.
+    pub id: CommandId,
+    /// Their positions so far, `slice.seq,…`.
+    pub position: String,
+}
+
+/// One source shard of a pattern client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    /// Next record wanted, in the source's log order. While live: a record below it is not for this client.
+    pub seq: LogSeq,
+    /// Events of that record that were delivered already.
+    pub skip: u32,
+    pub state: ReaderState,
+    /// The source still reads from a position of slices, not from `seq`.
+    pub by_position: bool,
+    /// Records of the source's last batch that were delivered whole.
+    pub taken: u32,
+}
+
+impl PatternFeed {
+    pub fn matches(&self, topic: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern_matches(pattern, topic))
+    }
+
+    pub fn unblock(&mut self, connection: ConnectionId, queued: &mut VecDeque<Reader>) {
+        for (shard, source) in self.sources.iter_mut().enumerate() {
+            if source.state == ReaderState::Blocked {
+                source.state = ReaderState::Queued;
+                queued.push_back(Reader::Pattern(connection, ShardId(shard as u16)));
+            }
+        }
+    }
+}
+
+/// Tenants with at least one pattern client on this shard.
+#[derive(Default)]
+pub(crate) struct TenantFeeds {
+    by_tenant: HashMap<Box<str>, TenantFeed, std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>>,
+}
+
+/// Pattern clients of one tenant.
+pub(crate) struct TenantFeed {
+    pub clients: Vec<ConnectionId>,
+    /// Per source: everything below was offered to live clients here. `None` until the source said where it begins.
+    pub live: Box<[Option<LogSeq>]>,
+}
+
+impl TenantFeeds {
+    pub fn is_empty(&self) -> bool {
+        self.by_tenant.is_empty()
+    }
+
+    pub fn get_mut(&mut self, tenant: &str) -> Option<&mut TenantFeed> {
+        self.by_tenant.get_mut(tenant)
+    }
+
+    pub fn get(&self, tenant: &str) -> Option<&TenantFeed> {
+        self.by_tenant.get(tenant)
+    }
+
+    pub fn insert(&mut self, tenant: &str, connection: ConnectionId, shards: u16) {
+        self.by_tenant
+            .entry_ref(tenant)
+            .or_insert_with(|| TenantFeed { clients: Vec::new(), live: vec![None; usize::from(shards)].into() })
+            .clients
+            .push(connection);
+    }
+
+    pub fn remove(&mut self, tenant: &str, connection: ConnectionId) {
+        if let Some(feed) = self.by_tenant.get_mut(tenant) {
+            feed.clients.retain(|c| *c != connection);
+            if feed.clients.is_empty() {
+                self.by_tenant.remove(tenant);
+            }
+        }
+    }
+}
+
+impl Readers {
+    /// Offers a committed record of `source` to the tenant's live pattern clients.
+    pub fn offer_patterns(&mut self, source: ShardId, record: RecordView<'_>, now: Now, out: &mut impl Outbox) {
+        let Some(tenant) = self.tenants.get_mut(record.tenant()) else { return };
+        for connection in &tenant.clients {
+            let Some(client) = self.clients.get_mut(*connection) else { continue };
+            let Some(mut patterns) = client.patterns.take() else { continue };
+            let at = patterns.sources[usize::from(source.0)];
+            if at.state == ReaderState::Live && record.log_seq() >= at.seq {
+                let mut skip = 0;
+                let feeds =
+                    SessionFeeds { subscriptions: &self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
+                if push_matching(client, *connection, &patterns, &mut skip, record, feeds, now, out) == Pushed::Blocked
+                {
+                    let at = &mut patterns.sources[usize::from(source.0)];
+                    at.state = ReaderState::Blocked;
+                    at.seq = record.log_seq();
+                    at.skip = skip;
+                    at.by_position = false;
+                    block(client, *connection, &mut self.blocked);
+                }
+            }
+            client.patterns = Some(patterns);
+        }
+    }
+
+    /// The next record's first events were seen before the client came.
+    pub fn skip_to(&mut self, connection: ConnectionId, source: ShardId, skip: u32) {
+        if let Some(feed) = self.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()) {
+            let at = &mut feed.sources[usize::from(source.0)];
+            at.skip = at.skip.max(skip);
+        }
+    }
+
+    /// Pushes a record that was read for one pattern client; its cursor moves past it, or stands inside it.
+    pub fn push_scanned(
+        &mut self,
+        connection: ConnectionId,
+        source: ShardId,
+        record: RecordView<'_>,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> Option<Pushed> {
+        let client = self.clients.get_mut(connection)?;
+        let mut patterns = client.patterns.take()?;
+        let at = patterns.sources[usize::from(source.0)];
+        let mut skip = if at.by_position || at.seq == record.log_seq() { at.skip } else { 0 };
+        let feeds = SessionFeeds { subscriptions: &self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
+        let pushed = push_matching(client, connection, &patterns, &mut skip, record, feeds, now, out);
+        let at = &mut patterns.sources[usize::from(source.0)];
+        match pushed {
+            Pushed::Whole => {
+                at.skip = 0;
+                if !at.by_position {
+                    at.seq = record.log_seq() + 1;
+                }
+            }
+            Pushed::Blocked => {
+                at.skip = skip;
+                if !at.by_position {
+                    at.seq = record.log_seq();
+                }
+                at.state = ReaderState::Blocked;
+                block(client, connection, &mut self.blocked);
+            }
+        }
+        client.patterns = Some(patterns);
+        Some(pushed)
+    }
+
+    /// The live stream of a tenant from `source` now stands at `through`. Where it did not continue from where it
+    /// stood, live clients are behind.
+    pub fn cover(&mut self, tenant_name: &str, source: ShardId, from: LogSeq, through: LogSeq) -> Covered {
+        let Some(tenant) = self.tenants.get_mut(tenant_name) else { return Covered::Stale };
+        let live = &mut tenant.live[usize::from(source.0)];
+        let Some(stood) = *live else {
+            *live = Some(through);
+            return Covered::Stale;
+        };
+        if through <= stood {
+            return Covered::Stale;
+        }
+        *live = Some(through);
+        if from <= stood {
+            return Covered::Continues;
+        }
+        for connection in &tenant.clients {
+            let Some(patterns) = self.clients.get_mut(*connection).and_then(|c| c.patterns.as_mut()) else { continue };
+            let at = &mut patterns.sources[usize::from(source.0)];
+            if at.state == ReaderState::Live {
+                *at = Source {
+                    seq: stood.max(at.seq),
+                    skip: 0,
+                    state: ReaderState::Queued,
+                    by_position: false,
+                    taken: 0,
+                };
+                self.queued.push_back(Reader::Pattern(*connection, source));
+            }
+        }
+        Covered::Skipped
+    }
+}
+
+/// How a stretch of a source's stream fits to what was seen of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Covered {
+    /// It continues: offer its records to live clients.
+    Continues,
+    /// It skipped: clients that were live are behind now.
+    Skipped,
+    /// It was seen before, or nobody listens.
+    Stale,
+}
+
+/// What is needed to see whether a session subscription of the same client covers an event.
+#[derive(Clone, Copy)]
+struct SessionFeeds<'a> {
+    subscriptions: &'a slab::Slab<Subscription>,
+    feeds: &'a slab::Slab<Feed>,
+    feed_of: &'a ByPartition<u32>,
+}
+
+impl SessionFeeds<'_> {
+    /// First offset of the partition that a session subscription of the client covers.
+    fn covered_from(&self, client: &Client, partition: PartitionId) -> u64 {
+        if client.subscriptions == NONE || !self.feed_of.contains_key(&partition) {
+            return u64::MAX;
+        }
+        let mut slot = client.subscriptions;
+        while slot != NONE {
+            let subscription = &self.subscriptions[slot as usize];
+            if self.feeds[subscription.feed as usize].partition == partition {
+                return subscription.start;
+            }
+            slot = subscription.next_of_client;
+        }
+        u64::MAX
+    }
+}
+
+/// Pushes the events of a record that a pattern matches; `skip` counts those that are done with.
+#[allow(clippy::too_many_arguments)]
+fn push_matching(
+    client: &mut Client,
+    connection: ConnectionId,
+    patterns: &PatternFeed,
+    skip: &mut u32,
+    record: RecordView<'_>,
+    feeds: SessionFeeds<'_>,
+    now: Now,
+    out: &mut impl Outbox,
+) -> Pushed {
+    let covered_from = feeds.covered_from(client, record.partition());
+    for event in record.events().skip(*skip as usize) {
+        if event.offset() < covered_from && patterns.matches(event.topic()) && !is_expired(&event, now) {
+            if !client.has_credit() || out.room(connection) < event_bytes_max(&event) {
+                return Pushed::Blocked;
+            }
+            client.delivered(out.event(connection, &event));
+        }
+        *skip += 1;
+    }
+    Pushed::Whole
+}

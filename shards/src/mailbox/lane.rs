@@ -1,0 +1,150 @@
+//! One direction of mail between two shards: a ring of lengths and a ring of bytes, both lock-free, both bounded.
+//!
+//! ```text
+//!  sender ── permit(bytes) ──► slots [len|len|…]      one length per message
+//!                              bytes [........…]      payloads back to back, wrapping
+//!  receiver ── peek ──► mirror (one contiguous copy) ── pop
+//! ```
+//! A message exists once its length is in `slots`; its bytes were published before. One per ordered pair of shards
+//! and lane; the sender half is touched only by the sender's thread, the receiver half only by the receiver's.
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+/// Sending half.
+pub struct LaneSender {
+    slots: Producer<u32>,
+    bytes: Producer<u8>,
+}
+
+/// Receiving half, with the mirror that the current message is copied into.
+pub struct LaneReceiver {
+    slots: Consumer<u32>,
+    bytes: Consumer<u8>,
+    mirror: Vec<u8>,
+    held: bool,
+}
+
+/// A reserved place for one message. Spent by [`LaneSender::send`].
+#[must_use]
+pub struct Permit {
+    bytes: usize,
+}
+
+/// A lane of at most `slots` messages and `bytes` payload bytes.
+pub fn lane(slots: usize, bytes: usize) -> (LaneSender, LaneReceiver) {
+    let (slot_in, slot_out) = RingBuffer::new(slots);
+    let (byte_in, byte_out) = RingBuffer::new(bytes);
+    (
+        LaneSender { slots: slot_in, bytes: byte_in },
+        LaneReceiver { slots: slot_out, bytes: byte_out, mirror: Vec::new(), held: false },
+    )
+}
+
+impl LaneSender {
+    /// Room for one message of `bytes`, or `None` while the lane is full.
+    pub fn permit(&self, bytes: usize) -> Option<Permit> {
+        (self.slots.slots() > 0 && self.bytes.slots() >= bytes).then_some(Permit { bytes })
+    }
+
+    /// Puts a message into the lane.
+    pub fn send(&mut self, permit: Permit, message: &[u8]) {
+        assert!(message.len() <= permit.bytes, "a message is never larger than its permit");
+        // Both calls succeed: only this half fills the lane, and the permit saw the room.
+        if let Ok(mut chunk) = self.bytes.write_chunk(message.len()) {
+            let (first, second) = chunk.as_mut_slices();
+            let cut = first.len();
+            first.copy_from_slice(&message[..cut]);
+            second.copy_from_slice(&message[cut..]);
+            chunk.commit_all();
+        }
+        let _ = self.slots.push(message.len() as u32);
+    }
+}
+
+impl LaneReceiver {
+    /// Is there a message? Used by the park protocol after the sleeping flag was set.
+    pub fn has_mail(&self) -> bool {
+        self.held || self.slots.slots() > 0
+    }
+
+    /// The oldest message, whole; it stays until [`LaneReceiver::pop`].
+    pub fn peek(&mut self) -> Option<&[u8]> {
+        if !self.held {
+            let length = self.slots.pop().ok()? as usize;
+            self.mirror.clear();
+            if let Ok(chunk) = self.bytes.read_chunk(length) {
+                let (first, second) = chunk.as_slices();
+                self.mirror.extend_from_slice(first);
+                self.mirror.extend_from_slice(second);
+                chunk.commit_all();
+            }
+            self.held = true;
+        }
+        Some(&self.mirror)
+    }
+
+    /// Drops the message that was peeked at. A mirror that grew for one large message is given back.
+    pub fn pop(&mut self) {
+        self.held = false;
+        if self.mirror.capacity() > 1 << 20 {
+            self.mirror = Vec::new();
+        }
+    }
+
+    /// Takes the peeked message's bytes out, so that they can be read while the shard changes; give the buffer back
+    /// with [`LaneReceiver::restore`].
+    pub fn take(&mut self) -> Option<Vec<u8>> {
+        self.peek()?;
+        Some(std::mem::take(&mut self.mirror))
+    }
+
+    /// Puts back what [`LaneReceiver::take`] took: done with it, or to be handled again on a later turn.
+    pub fn restore(&mut self, bytes: Vec<u8>, done: bool) {
+        self.mirror = bytes;
+        if done {
+            self.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_out_whole_in_order_and_full_is_said_before() {
+        let (mut tx, mut rx) = lane(4, 16);
+        let mut sent = 0u8;
+        let mut seen = 0u8;
+        for round in 0..1000usize {
+            let length = round % 9;
+            if let Some(permit) = tx.permit(length) {
+                tx.send(permit, &vec![sent; length]);
+                sent = sent.wrapping_add(1);
+            } else {
+                let message = rx.peek().expect("full means not empty").to_vec();
+                assert!(message.iter().all(|b| *b == seen));
+                rx.pop();
+                seen = seen.wrapping_add(1);
+            }
+        }
+        while rx.peek().is_some() {
+            rx.pop();
+            seen = seen.wrapping_add(1);
+        }
+        assert_eq!(sent, seen);
+    }
+
+    #[test]
+    fn a_restored_message_is_seen_again() {
+        let (mut tx, mut rx) = lane(2, 8);
+        let permit = tx.permit(3).expect("empty lane");
+        tx.send(permit, b"abc");
+        let taken = rx.take().expect("one message");
+        rx.restore(taken, false);
+        assert!(rx.has_mail());
+        assert_eq!(rx.peek(), Some(&b"abc"[..]));
+        rx.pop();
+        assert!(!rx.has_mail());
+    }
+}

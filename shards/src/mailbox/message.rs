@@ -1,0 +1,289 @@
+//! Parts that several messages share: who asked, commands, replies.
+//!
+//! ```text
+//! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
+//! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY
+//! ```
+
+use super::codec::{Reader, Writer};
+use crate::command::{Command, DataKind, Durability, From, NewEvent, NewMarker};
+use crate::effect::Reply;
+use crate::ids::{CommandId, ConnectionId, InlineText};
+use crate::refusal::{Refusal, Refused};
+
+/// Kinds of request.
+pub mod request {
+    /// A session command of a client that lives on the sender.
+    pub const FORWARD: u8 = 1;
+    /// A session subscription begins.
+    pub const ATTACH: u8 = 2;
+    /// The sender has no subscriber of the partition left.
+    pub const DETACH: u8 = 3;
+    /// Records of a partition from an offset on.
+    pub const FETCH: u8 = 4;
+    /// A pattern client begins.
+    pub const ATTACH_PATTERNS: u8 = 5;
+    /// A pattern client has ended; maybe the sender's last of that tenant.
+    pub const DETACH_PATTERNS: u8 = 6;
+    /// More records for a pattern client that is behind.
+    pub const SCAN: u8 = 7;
+    /// Committed records that the receiver is interested in.
+    pub const EVENTS: u8 = 8;
+    /// Committed records that could not be sent: fetch them.
+    pub const ADVANCE: u8 = 9;
+    /// A volatile event.
+    pub const VOLATILE: u8 = 10;
+}
+
+/// Kinds of reply.
+pub mod reply {
+    /// To a forwarded command.
+    pub const COMMAND: u8 = 1;
+    /// To `ATTACH`.
+    pub const ATTACHED: u8 = 2;
+    /// To `FETCH`.
+    pub const FETCHED: u8 = 3;
+    /// To `ATTACH_PATTERNS`.
+    pub const PATTERNS_ATTACHED: u8 = 4;
+    /// To `SCAN`.
+    pub const SCANNED: u8 = 5;
+    /// To a forwarded `history`.
+    pub const HISTORY: u8 = 6;
+}
+
+/// Writes a connection.
+pub fn put_connection(w: &mut Writer<'_>, connection: ConnectionId) {
+    w.u32(connection.slot).u32(connection.generation);
+}
+
+/// Reads a connection.
+pub fn get_connection(r: &mut Reader<'_>) -> ConnectionId {
+    ConnectionId { slot: r.u32(), generation: r.u32() }
+}
+
+/// Writes a command id.
+pub fn put_id(w: &mut Writer<'_>, id: CommandId) {
+    match id {
+        CommandId::None => w.u8(0),
+        CommandId::Number(n) => w.u8(1).u64(n),
+        CommandId::Text(t) => w.u8(2).text(t.as_str()),
+    };
+}
+
+/// Reads a command id.
+pub fn get_id(r: &mut Reader<'_>) -> CommandId {
+    match r.u8() {
+        1 => CommandId::Number(r.u64()),
+        2 => InlineText::new(r.text()).map_or(CommandId::None, CommandId::Text),
+        _ => CommandId::None,
+    }
+}
+
+fn put_event(w: &mut Writer<'_>, event: &NewEvent<'_>) {
+    w.text(event.topic).text(event.message_id);
+    w.option_text(event.prev_event_id).option_text(event.prev_message_id);
+    w.bytes(event.data).u8(event.data_kind as u8).option(event.ttl_ms);
+    w.option(event.producer.map(|p| p.0)).option(event.producer.map(|p| p.1)).text(event.traceparent);
+}
+
+fn get_event<'a>(r: &mut Reader<'a>) -> NewEvent<'a> {
+    NewEvent {
+        topic: r.text(),
+        message_id: r.text(),
+        prev_event_id: r.option_text(),
+        prev_message_id: r.option_text(),
+        data: r.bytes(),
+        data_kind: if r.u8() == DataKind::Bytes as u8 { DataKind::Bytes } else { DataKind::Json },
+        ttl_ms: r.option(),
+        producer: r.option().zip(r.option()),
+        traceparent: r.text(),
+    }
+}
+
+fn put_durability(w: &mut Writer<'_>, durability: Durability) {
+    w.u8(match durability {
+        Durability::Disk => 0,
+        Durability::Memory => 1,
+        Durability::Volatile => 2,
+    });
+}
+
+fn get_durability(r: &mut Reader<'_>) -> Durability {
+    match r.u8() {
+        1 => Durability::Memory,
+        2 => Durability::Volatile,
+        _ => Durability::Disk,
+    }
+}
+
+/// Writes where a subscription starts.
+pub fn put_from(w: &mut Writer<'_>, from: From<'_>) {
+    match from {
+        From::Latest => w.u8(0),
+        From::Earliest => w.u8(1),
+        From::Offset(offset, epoch) => w.u8(2).u64(offset).option(epoch),
+        From::Marker(name) => w.u8(3).text(name),
+    };
+}
+
+/// Reads where a subscription starts.
+pub fn get_from<'a>(r: &mut Reader<'a>) -> From<'a> {
+    match r.u8() {
+        1 => From::Earliest,
+        2 => From::Offset(r.u64(), r.option()),
+        3 => From::Marker(r.text()),
+        _ => From::Latest,
+    }
+}
+
+/// Writes a command that its session's owner carries out: publish, commit, mark, history. Others stay where the
+/// client is and are not written.
+pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
+    match command {
+        Command::Publish { session, event, durability } => {
+            w.u8(1).text(session);
+            put_durability(w, *durability);
+            put_event(w, event);
+        }
+        Command::Commit { session, events, markers } => {
+            w.u8(2).text(session).u32(events.len() as u32).u32(markers.len() as u32);
+            events.iter().for_each(|event| put_event(w, event));
+            markers.iter().for_each(|marker| {
+                w.text(marker.name).u64(marker.offset);
+            });
+        }
+        Command::Mark { session, marker } => {
+            w.u8(3).text(session).text(marker.name).u64(marker.offset);
+        }
+        Command::History { session, from, limit } => {
+            w.u8(4).text(session).option(*from).u32(*limit);
+        }
+        _ => {
+            w.u8(0);
+        }
+    }
+}
+
+/// Reads a command and hands it on: commits borrow their lists from this frame.
+pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) -> T {
+    match r.u8() {
+        1 => {
+            let session = r.text();
+            let durability = get_durability(r);
+            then(Command::Publish { session, durability, event: get_event(r) })
+        }
+        2 => {
+            let session = r.text();
+            let (events, markers) = (r.u32(), r.u32());
+            let events: Vec<NewEvent<'_>> = (0..events).map(|_| get_event(r)).collect();
+            let markers: Vec<NewMarker<'_>> =
+                (0..markers).map(|_| NewMarker { name: r.text(), offset: r.u64() }).collect();
+            then(Command::Commit { session, events: &events, markers: &markers })
+        }
+        3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
+        4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
+        _ => then(Command::Ping),
+    }
+}
+
+/// Writes a refusal.
+pub fn put_refused(w: &mut Writer<'_>, refused: &Refused) {
+    w.u16(refused.refusal.code()).text(refused.field).option(refused.retry_after_ms.map(u64::from));
+}
+
+/// Reads a refusal. Field names are the few that the core uses; an unknown one reads as none.
+pub fn get_refused(r: &mut Reader<'_>) -> Refused {
+    let refusal = Refusal::from_code(r.u16()).unwrap_or(Refusal::Unavailable);
+    let field = field_name(r.text());
+    Refused { refusal, field, retry_after_ms: r.option().map(|ms| ms as u32) }
+}
+
+/// Fields that a session command can be refused for.
+const FIELDS: &[&str] = &[
+    "session",
+    "topic",
+    "message_id",
+    "prev_event_id",
+    "prev_message_id",
+    "data",
+    "producer_epoch",
+    "producer_seq",
+    "events",
+    "markers",
+    "name",
+    "offset",
+    "from",
+    "limit",
+    "epoch",
+    "marker",
+    "ttl_ms",
+];
+
+fn field_name(text: &str) -> &'static str {
+    FIELDS.iter().find(|field| **field == text).copied().unwrap_or("")
+}
+
+/// Writes a reply.
+pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
+    match reply {
+        Reply::Published { session, epoch, offset, durability, duplicate } => {
+            w.u8(1).text(session).u64(*epoch).u64(*offset).u8(u8::from(*duplicate));
+            put_durability(w, *durability);
+        }
+        Reply::PublishedVolatile { after_offset } => {
+            w.u8(2).u64(*after_offset);
+        }
+        Reply::Committed { session, epoch, offset, count, durability, duplicate } => {
+            w.u8(3).text(session).u64(*epoch).u64(*offset).u32(*count).u8(u8::from(*duplicate));
+            put_durability(w, *durability);
+        }
+        Reply::Marked { session, name, offset } => {
+            w.u8(4).text(session).text(name).u64(*offset);
+        }
+        Reply::Refused(refused) => {
+            w.u8(5);
+            put_refused(w, refused);
+        }
+        Reply::Subscribed { session, epoch, next, earliest } => {
+            w.u8(6).text(session).u64(*epoch).u64(*next).u64(*earliest);
+        }
+        Reply::SubscribedPatterns { position } => {
+            w.u8(7).text(position);
+        }
+        Reply::Pong { time_ms } => {
+            w.u8(8).u64(*time_ms);
+        }
+        Reply::Hello => {
+            w.u8(9);
+        }
+        Reply::Unsubscribed => {
+            w.u8(10);
+        }
+        Reply::Acknowledged => {
+            w.u8(11);
+        }
+    }
+}
+
+/// Reads a reply.
+pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
+    match r.u8() {
+        1 => {
+            let (session, epoch, offset, duplicate) = (r.text(), r.u64(), r.u64(), r.u8() == 1);
+            Reply::Published { session, epoch, offset, duplicate, durability: get_durability(r) }
+        }
+        2 => Reply::PublishedVolatile { after_offset: r.u64() },
+        3 => {
+            let (session, epoch, offset, count, duplicate) = (r.text(), r.u64(), r.u64(), r.u32(), r.u8() == 1);
+            Reply::Committed { session, epoch, offset, count, duplicate, durability: get_durability(r) }
+        }
+        4 => Reply::Marked { session: r.text(), name: r.text(), offset: r.u64() },
+        6 => Reply::Subscribed { session: r.text(), epoch: r.u64(), next: r.u64(), earliest: r.u64() },
+        7 => Reply::SubscribedPatterns { position: r.text() },
+        8 => Reply::Pong { time_ms: r.u64() },
+        9 => Reply::Hello,
+        10 => Reply::Unsubscribed,
+        11 => Reply::Acknowledged,
+        _ => Reply::Refused(get_refused(r)),
+    }
+}

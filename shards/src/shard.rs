@@ -1,0 +1,686 @@
+//! The brain of one core. Only its reactor, or the simulator, calls it; both run this same code.
+//!
+//! ```text
+//!  Input ──► handle ──► commands ──► log.append ──► poll_disk ──► … disk_done ──► deliver: walk what committed
+//!  mail  ──► collect ──┘                                                             │
+//!                                                    replies: poll_effect ◄──────────┴──► deliveries: Outbox
+//! ```
+//! **Contract.** One turn: `handle` each input, `collect`, `expire`, `poll_disk` until none, `deliver`, and
+//! `poll_effect` until none before and after `deliver`. `handle` either takes an input whole or changes nothing
+//! ([`Handled::Later`]): room for all that it may cause is proved first. Never nested, never from two threads.
+
+use crate::behind::ReadFor;
+use crate::command::{Command, Durability, From};
+use crate::commands::{
+    Outcome, acknowledge, commit, hello, history, mark, ping, publish, subscribe, subscribe_patterns, unsubscribe,
+};
+use crate::delivery::patterns::PatternFeed;
+use crate::delivery::{Readers, SubscriptionId};
+use crate::effect::{Effect, Reply};
+use crate::effect_queue::EffectQueue;
+use crate::gather::{Gather, Page};
+use crate::ids::{CommandId, ConnectionId, Epoch, Now, PartitionId, ShardId, SliceId, SliceSeq};
+use crate::input::{Handled, Input};
+use crate::limits::{Limits, REPLY_BYTES_MAX};
+use crate::mailbox::Mailboxes;
+use crate::mailbox::codec::{Reader, Writer};
+use crate::mailbox::message::{
+    get_from, put_command, put_connection, put_from, put_id, put_reply, reply, request, with_command,
+};
+use crate::outbox::Outbox;
+use crate::refusal::{Refusal, Refused};
+use crate::scan::Scans;
+use crate::sessions::interest::Interests;
+use crate::sessions::parked::{Found, Known, Parked, ParkedCommands, Work};
+use crate::sessions::waiters::Waiters;
+use crate::sessions::{Asker, Origin};
+use crate::volatile::Volatiles;
+use crate::walk::Batch;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+use storage::catalog::PartitionSlot;
+use storage::disk::{DiskDone, DiskOp};
+use storage::ids::{LogSeq, SLICES};
+use storage::log::Log;
+use storage::log::{LogEvent, Open, ReadTicket};
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// Blocked clients are tried again this often: room may come back without their own queue draining. Microseconds.
+const UNBLOCK_EVERY_US: u64 = 20_000;
+
+/// What a shard is told when it is made.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which one it is.
+    pub shard: ShardId,
+    /// Of how many.
+    pub shards: u16,
+    /// Bounds.
+    pub limits: Limits,
+    /// Seeds the epochs of new sessions; from the operating system's randomness.
+    pub seed: u64,
+}
+
+/// Counts for metrics and tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Live streams to a peer that were interrupted by a full lane.
+    pub mail_missed: u64,
+    /// Reads that met damage.
+    pub damaged_reads: u64,
+    /// Refusals given.
+    pub refusals: u64,
+}
+
+/// A pattern feed that ended and whose source must be told.
+pub(crate) struct PatternDetach {
+    pub source: ShardId,
+    pub connection: ConnectionId,
+    pub generation: u32,
+    pub tenant: Arc<str>,
+}
+
+/// One core's brain.
+pub struct Shard {
+    pub(crate) config: ShardConfig,
+    pub(crate) log: Log,
+    pub(crate) mail: Mailboxes,
+    pub(crate) effects: EffectQueue,
+    pub(crate) readers: Readers,
+    pub(crate) interests: Interests,
+    pub(crate) waiters: Waiters,
+    pub(crate) parked: ParkedCommands,
+    /// Partitions whose parked commands may go on.
+    parked_ready: VecDeque<PartitionId>,
+    pub(crate) reads: HashMap<ReadTicket, ReadFor, BuildHasherDefault<Xxh3Default>>,
+    pub(crate) ready_reads: Vec<ReadTicket>,
+    pub(crate) gathers: VecDeque<Gather>,
+    pub(crate) pages: VecDeque<Page>,
+    pub(crate) scans: Scans,
+    pub(crate) pattern_detach_due: Vec<PatternDetach>,
+    pub(crate) volatiles: Volatiles,
+    /// Every record below was walked.
+    pub(crate) announced: LogSeq,
+    /// Last walked slice sequence of each slice.
+    pub(crate) announced_slices: Box<[SliceSeq]>,
+    pub(crate) batches: Vec<Batch>,
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) reply_scratch: Vec<u8>,
+    pub(crate) counters: Counters,
+    pub(crate) first_peer: u16,
+    pattern_generation: u32,
+    random: u64,
+    unblock_at_us: u64,
+    unblock_scratch: Vec<ConnectionId>,
+    stopped: bool,
+}
+
+/// What opening a partition came to.
+pub(crate) enum Opened {
+    Ready(PartitionSlot),
+    Absent,
+    Park,
+    Refused(Refused),
+}
+
+impl Shard {
+    /// Takes its log and its mailboxes.
+    pub fn new(config: ShardConfig, log: Log, mail: Mailboxes) -> Self {
+        let announced = log.committed_seq();
+        let announced_slices = (0..SLICES).map(|slice| log.slice_next(SliceId(slice)).saturating_sub(1)).collect();
+        let durability = if log.config().sync { Durability::Disk } else { Durability::Memory };
+        Self {
+            effects: EffectQueue::new(config.limits.effects_max),
+            readers: Readers::new(),
+            interests: Interests::default(),
+            waiters: Waiters::new(durability),
+            parked: ParkedCommands::default(),
+            parked_ready: VecDeque::new(),
+            reads: HashMap::default(),
+            ready_reads: Vec::new(),
+            gathers: VecDeque::new(),
+            pages: VecDeque::new(),
+            scans: Scans::default(),
+            pattern_detach_due: Vec::new(),
+            volatiles: Volatiles::default(),
+            announced,
+            announced_slices,
+            batches: (0..config.shards).map(|_| Batch::default()).collect(),
+            scratch: Vec::new(),
+            reply_scratch: Vec::new(),
+            counters: Counters::default(),
+            first_peer: 0,
+            pattern_generation: 0,
+            random: config.seed,
+            unblock_at_us: 0,
+            unblock_scratch: Vec::new(),
+            stopped: false,
+            config,
+            log,
+            mail,
+        }
+    }
+
+    // ---- handle: world to core ------------------------------------------------------------------------------------
+
+    /// Takes one input, or changes nothing and says later.
+    pub fn handle(&mut self, input: Input<'_>, now: Now) -> Handled {
+        match input {
+            Input::Connected { connection, principal } => {
+                self.readers.clients.insert(connection, principal);
+                Handled::Done
+            }
+            Input::Disconnected { connection } => {
+                self.disconnect(connection);
+                Handled::Done
+            }
+            Input::Drained { connection } => {
+                self.readers.unblock(connection);
+                Handled::Done
+            }
+            Input::Rejected { connection, id, refused } => {
+                if !self.has_effect_room(1) {
+                    return Handled::Later;
+                }
+                self.refuse_local(connection, id, refused);
+                Handled::Done
+            }
+            Input::Command { connection, id, command } => self.command(connection, id, &command, now),
+        }
+    }
+
+    fn command(&mut self, connection: ConnectionId, id: CommandId, command: &Command<'_>, now: Now) -> Handled {
+        let Some(client) = self.readers.clients.get(connection) else { return Handled::Done };
+        if !self.has_effect_room(2) || client.in_flight >= self.config.limits.client_commands_in_flight_max {
+            return Handled::Later;
+        }
+        match *command {
+            Command::Hello { credit_events, credit_bytes } => {
+                hello::run(self, connection, id, credit_events, credit_bytes);
+            }
+            Command::Ping => ping::run(self, connection, id, now),
+            Command::Acknowledge { events, bytes } => acknowledge::run(self, connection, id, events, bytes),
+            Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
+            Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),
+            Command::Subscribe { session, from } => return subscribe::run(self, connection, id, session, from, now),
+            Command::SubscribePatterns { patterns, from } => {
+                return subscribe_patterns::run(self, connection, id, patterns, from);
+            }
+            Command::Publish { session, .. }
+            | Command::Commit { session, .. }
+            | Command::Mark { session, .. }
+            | Command::History { session, .. } => {
+                let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
+                let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
+                return self.session_command(asker, session, command, now);
+            }
+        }
+        Handled::Done
+    }
+
+    /// A command of a session: here, or on its owner's shard.
+    fn session_command(&mut self, asker: Asker, session: &str, command: &Command<'_>, now: Now) -> Handled {
+        let Origin::Local(connection) = asker.origin else { return Handled::Done };
+        let partition = self.log.partition_id(&asker.tenant, session);
+        let owner = self.owner_of(partition);
+        if owner != self.config.shard {
+            return self.forward(owner, &asker, connection, command);
+        }
+        self.begin(connection);
+        let handled = match self.execute(&asker, command, &Known::default(), now) {
+            Outcome::Done => Handled::Done,
+            Outcome::Later => Handled::Later,
+            Outcome::Park => {
+                let mut bytes = Vec::new();
+                put_command(&mut Writer(&mut bytes), command);
+                if self.park(asker, Work::Command(bytes.into())) { Handled::Done } else { Handled::Later }
+            }
+        };
+        if handled == Handled::Later {
+            self.end(connection);
+        }
+        handled
+    }
+
+    fn forward(&mut self, owner: ShardId, asker: &Asker, connection: ConnectionId, command: &Command<'_>) -> Handled {
+        let reply_bytes = match command {
+            Command::History { .. } => self.page_reply_bytes(),
+            _ => REPLY_BYTES_MAX,
+        };
+        self.scratch.clear();
+        let mut w = Writer(&mut self.scratch);
+        w.u8(request::FORWARD).u32(reply_bytes as u32);
+        put_connection(&mut w, connection);
+        put_id(&mut w, asker.id);
+        w.text(&asker.tenant).text(&asker.client_id);
+        put_command(&mut w, command);
+        match self.mail.ask(owner, self.scratch.len(), reply_bytes) {
+            Some(ask) => {
+                self.mail.send_ask(owner, ask, &self.scratch);
+                self.wake(owner);
+                self.begin(connection);
+                Handled::Done
+            }
+            None => Handled::Later,
+        }
+    }
+
+    /// Carries out a session command on its owner's shard. `known` holds lookups it was parked for.
+    pub(crate) fn execute(&mut self, asker: &Asker, command: &Command<'_>, known: &Known, now: Now) -> Outcome {
+        let (Command::Publish { session, .. }
+        | Command::Commit { session, .. }
+        | Command::Mark { session, .. }
+        | Command::History { session, .. }) = *command
+        else {
+            return Outcome::Done;
+        };
+        if !self.has_effect_room(1) {
+            return Outcome::Later;
+        }
+        // Commands of a partition that has parked ones queue behind them; a parked one itself was taken out first.
+        if self.parked.holds(self.log.partition_id(&asker.tenant, session)) {
+            return Outcome::Park;
+        }
+        self.execute_now(asker, command, known, now)
+    }
+
+    fn execute_now(&mut self, asker: &Asker, command: &Command<'_>, known: &Known, now: Now) -> Outcome {
+        match *command {
+            Command::Publish { session, event, durability } => {
+                publish::run(self, asker, session, &event, durability, known, now)
+            }
+            Command::Commit { session, events, markers } => {
+                commit::run(self, asker, session, events, markers, known, now)
+            }
+            Command::Mark { session, marker } => mark::run(self, asker, session, &marker, now),
+            Command::History { session, from, limit } => history::run(self, asker, session, from, limit),
+            _ => Outcome::Done,
+        }
+    }
+
+    fn disconnect(&mut self, connection: ConnectionId) {
+        if let Some(client) = self.readers.remove_client(connection)
+            && let Some(feed) = &client.patterns
+        {
+            self.detach_patterns(connection, &client.tenant, feed);
+        }
+    }
+
+    pub(crate) fn detach_patterns(&mut self, connection: ConnectionId, tenant: &Arc<str>, feed: &PatternFeed) {
+        let own = self.config.shard;
+        self.scans.remove(own, connection);
+        for source in (0..self.config.shards).map(ShardId).filter(|source| *source != own) {
+            let (generation, tenant) = (feed.generation, tenant.clone());
+            self.pattern_detach_due.push(PatternDetach { source, connection, generation, tenant });
+        }
+    }
+
+    // ---- parked commands ------------------------------------------------------------------------------------------
+
+    /// Parks a command behind its partition; `false` if there is no room for it.
+    pub(crate) fn park(&mut self, asker: Asker, work: Work) -> bool {
+        if !self.parked.has_room(self.config.limits.parked_bytes_max) {
+            return false;
+        }
+        let partition = match &work {
+            Work::Attach { session, .. } => self.log.partition_id(&asker.tenant, session),
+            Work::Command(bytes) => with_command(&mut Reader(bytes), |command| match command {
+                Command::Publish { session, .. }
+                | Command::Commit { session, .. }
+                | Command::Mark { session, .. }
+                | Command::History { session, .. } => self.log.partition_id(&asker.tenant, session),
+                _ => PartitionId(0),
+            }),
+        };
+        self.parked.push(partition, Parked { asker, work, known: Known::default() });
+        true
+    }
+
+    /// Attaches a subscription now, or parks it. The caller has seen room to park.
+    pub(crate) fn attach_or_park(
+        &mut self,
+        asker: Asker,
+        subscription: SubscriptionId,
+        session: &str,
+        from: From<'_>,
+        _now: Now,
+    ) {
+        if subscribe::attach(self, &asker, subscription, session, from) != Outcome::Park {
+            return;
+        }
+        let mut bytes = Vec::new();
+        put_from(&mut Writer(&mut bytes), from);
+        let work = Work::Attach { subscription, session: session.into(), from: bytes.into() };
+        let parked = self.park(asker, work);
+        debug_assert!(parked, "room to park was seen before");
+    }
+
+    /// Goes on with commands whose partition or lookup has come. Stops at one that must wait again.
+    fn resume_parked(&mut self, now: Now) -> usize {
+        let mut resumed = 0;
+        for _ in 0..self.parked_ready.len() {
+            let Some(partition) = self.parked_ready.pop_front() else { break };
+            while let Some(parked) = self.parked.pop(partition) {
+                if !self.has_effect_room(1) {
+                    self.parked.push_front(partition, parked);
+                    self.parked_ready.push_back(partition);
+                    return resumed;
+                }
+                let outcome = match &parked.work {
+                    Work::Command(bytes) => with_command(&mut Reader(bytes), |command| {
+                        self.execute_now(&parked.asker, &command, &parked.known, now)
+                    }),
+                    Work::Attach { subscription, session, from } => {
+                        subscribe::attach_now(self, &parked.asker, *subscription, session, get_from(&mut Reader(from)))
+                    }
+                };
+                match outcome {
+                    Outcome::Done => resumed += 1,
+                    Outcome::Park => {
+                        self.parked.push_front(partition, parked);
+                        break;
+                    }
+                    Outcome::Later => {
+                        self.parked.push_front(partition, parked);
+                        self.parked_ready.push_back(partition);
+                        break;
+                    }
+                }
+            }
+        }
+        resumed
+    }
+
+    /// Everything parked on a partition that cannot be read is refused.
+    fn refuse_parked(&mut self, partition: PartitionId) {
+        while let Some(parked) = self.parked.pop(partition) {
+            match parked.work {
+                Work::Command(_) => self.refuse_unreadable(&parked.asker),
+                Work::Attach { subscription, .. } => {
+                    let refused = Refused::later(Refusal::Unavailable, 1000);
+                    subscribe::answer_attach(self, &parked.asker, subscription, Err(refused));
+                }
+            }
+        }
+    }
+
+    // ---- the disk -------------------------------------------------------------------------------------------------
+
+    /// The next disk operation, until none.
+    pub fn poll_disk(&mut self, now: Now) -> Option<DiskOp> {
+        self.log.poll_op(now.mono_us)
+    }
+
+    /// What came of a disk operation.
+    pub fn disk_done(&mut self, done: DiskDone, _now: Now) {
+        self.log.handle_done(done);
+        self.drain_log_events();
+    }
+
+    fn drain_log_events(&mut self) {
+        while let Some(event) = self.log.poll_event() {
+            match event {
+                // Walked in the deliver step, where there is an outbox.
+                LogEvent::Committed { .. } => {}
+                LogEvent::Loaded { id, fault } => match fault {
+                    None => self.parked_ready.push_back(id),
+                    Some(_) => self.refuse_parked(id),
+                },
+                LogEvent::Looked { id, key, fault } => {
+                    if fault.is_some() {
+                        self.refuse_parked(id);
+                    } else {
+                        self.answer_lookup(id, key);
+                        self.parked_ready.push_back(id);
+                    }
+                }
+                LogEvent::ReadReady(ticket) => self.ready_reads.push(ticket),
+                LogEvent::Poisoned(fault) => self.effects.poisoned(fault),
+                LogEvent::NoSpace(_) => {}
+                LogEvent::Damaged(_) => self.counters.damaged_reads += 1,
+                LogEvent::Stopped => self.stopped = true,
+            }
+        }
+    }
+
+    /// Keeps what a lookup found with the command that waits for it: the log may forget it before the command's turn.
+    fn answer_lookup(&mut self, partition: PartitionId, key: u128) {
+        let Some(slot) = self.log.resident(partition) else { return };
+        match self.log.dedupe(slot, key) {
+            storage::log::Seen::Yes { offset, body_hash, .. } => {
+                self.parked.answer(partition, key, Some(Found { offset, body_hash }));
+            }
+            storage::log::Seen::No => self.parked.answer(partition, key, None),
+            storage::log::Seen::Looking => {}
+        }
+    }
+
+    // ---- the turn -------------------------------------------------------------------------------------------------
+
+    /// Work that time alone makes due.
+    pub fn expire(&mut self, now: Now) -> usize {
+        if now.mono_us >= self.unblock_at_us && !self.readers.blocked.is_empty() {
+            self.unblock_at_us = now.mono_us + UNBLOCK_EVERY_US;
+            let mut scratch = std::mem::take(&mut self.unblock_scratch);
+            self.readers.unblock_all(&mut scratch);
+            self.unblock_scratch = scratch;
+        }
+        0
+    }
+
+    /// Walks what was committed, goes on with parked commands, serves cursors that are behind with about `bytes`.
+    /// Returns 0 only if nothing was done, and nothing can be done before something else happens.
+    pub fn deliver(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
+        self.drain_log_events();
+        let mut done = self.announce(now, out);
+        done += self.resume_parked(now);
+        done += self.send_volatiles(out);
+        done += self.tell_missed();
+        done += self.send_detaches();
+        done += self.serve_behind(now, bytes, out);
+        done
+    }
+
+    fn send_volatiles(&mut self, out: &mut impl Outbox) -> usize {
+        let mut sent = 0;
+        while let Some((partition, message)) = self.volatiles.pop() {
+            let mail = crate::volatile::read(&mut Reader(&message[1..]));
+            self.readers.offer_volatile(&mail, out);
+            let mut peers: Vec<ShardId> = self.interests.sessions(partition).to_vec();
+            for interest in self.interests.tenant(mail.tenant) {
+                if interest.matches(mail.event.topic) && !peers.contains(&interest.shard) {
+                    peers.push(interest.shard);
+                }
+            }
+            for peer in peers {
+                // No room: it is volatile, and the count shows the hole.
+                if self.mail.tell(peer, &message) {
+                    self.wake(peer);
+                }
+            }
+            sent += 1;
+        }
+        sent
+    }
+
+    /// The next effect, until none.
+    pub fn poll_effect(&mut self) -> Option<Effect<'_>> {
+        self.effects.poll()
+    }
+
+    /// When a turn is due even if nothing happens, microseconds of [`Now::mono_us`].
+    pub fn next_deadline_us(&self) -> Option<u64> {
+        let unblock = (!self.readers.blocked.is_empty()).then_some(self.unblock_at_us);
+        match (self.log.next_deadline_us(), unblock) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Sets the sleeping flag and looks at the lanes again; `false`: mail came, do not park.
+    pub fn prepare_park(&self) -> bool {
+        self.mail.prepare_park()
+    }
+
+    /// Clears the sleeping flag.
+    pub fn unpark(&self) {
+        self.mail.unpark();
+    }
+
+    /// Begins the end: everything appended is committed, then a checkpoint with a clean mark is written.
+    pub fn stop(&mut self) {
+        self.log.stop();
+    }
+
+    /// Is the end reached? Then the process may exit.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    // ---- getters --------------------------------------------------------------------------------------------------
+
+    /// Shard that owns a session.
+    pub fn owner(&self, tenant: &str, session: &str) -> ShardId {
+        self.owner_of(self.log.partition_id(tenant, session))
+    }
+
+    pub(crate) fn owner_of(&self, partition: PartitionId) -> ShardId {
+        self.owner_of_slice(partition.slice())
+    }
+
+    pub(crate) fn owner_of_slice(&self, slice: SliceId) -> ShardId {
+        ShardId(slice.0 % self.config.shards)
+    }
+
+    /// The log, for the disk executor and for metrics.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The log's memory, for the disk executor.
+    pub fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// Counts since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Connected clients.
+    pub fn clients(&self) -> usize {
+        self.readers.clients.len()
+    }
+
+    /// Bounds it runs under.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    // ---- shared by commands ---------------------------------------------------------------------------------------
+
+    /// Room for `count` effects beside one for every command that will be answered by a commit?
+    pub(crate) fn has_effect_room(&self, count: usize) -> bool {
+        self.effects.has_room(count + self.waiters.len())
+    }
+
+    /// A command of a local client was taken and will be answered.
+    pub(crate) fn begin(&mut self, connection: ConnectionId) {
+        if let Some(client) = self.readers.clients.get_mut(connection) {
+            client.in_flight += 1;
+        }
+    }
+
+    fn end(&mut self, connection: ConnectionId) {
+        if let Some(client) = self.readers.clients.get_mut(connection) {
+            client.in_flight = client.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Answers a command that was begun.
+    pub(crate) fn answer(&mut self, origin: Origin, id: CommandId, reply: &Reply<'_>) {
+        if let Reply::Refused(_) = reply {
+            self.counters.refusals += 1;
+        }
+        match origin {
+            Origin::Local(connection) => {
+                if self.readers.clients.get(connection).is_some() {
+                    self.end(connection);
+                    self.effects.reply(connection, id, reply);
+                }
+            }
+            Origin::Remote(shard, connection, reply_bytes) => {
+                write_command_reply(&mut self.reply_scratch, connection, id, reply_bytes, |w| put_reply(w, reply));
+                self.mail.reply(shard, &self.reply_scratch);
+                self.wake(shard);
+            }
+        }
+    }
+
+    /// Answers a begun command with a no.
+    pub(crate) fn refuse(&mut self, asker: &Asker, refused: Refused) -> Outcome {
+        self.answer(asker.origin, asker.id, &Reply::Refused(refused));
+        Outcome::Done
+    }
+
+    /// Refuses a command that was never begun.
+    pub(crate) fn refuse_local(&mut self, connection: ConnectionId, id: CommandId, refused: Refused) {
+        self.counters.refusals += 1;
+        self.effects.reply(connection, id, &Reply::Refused(refused));
+    }
+
+    /// After mail was sent to a peer: wake it if it sleeps.
+    pub(crate) fn wake(&mut self, peer: ShardId) {
+        if self.mail.must_wake(peer) {
+            self.effects.wake(peer);
+        }
+    }
+
+    /// Opens a partition, making it under `create` if it does not exist.
+    pub(crate) fn open(&mut self, id: PartitionId, tenant: &str, session: &str, create: Option<Epoch>) -> Opened {
+        match self.log.open(id, tenant, session, create) {
+            Open::Ready(slot) => Opened::Ready(slot),
+            Open::Absent => Opened::Absent,
+            Open::Loading => Opened::Park,
+            Open::Full => Opened::Refused(Refused::later(Refusal::PartitionsFull, 1000)),
+            Open::Collision => Opened::Refused(Refused::field(Refusal::BadName, "session")),
+        }
+    }
+
+    /// A new session's epoch: random and never 0 (SplitMix64, Steele et al. 2014, from the seed).
+    pub(crate) fn new_epoch(&mut self) -> Epoch {
+        loop {
+            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.random;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+            if z != 0 {
+                return z;
+            }
+        }
+    }
+
+    pub(crate) fn next_pattern_generation(&mut self) -> u32 {
+        self.pattern_generation = self.pattern_generation.wrapping_add(1);
+        self.pattern_generation
+    }
+}
+
+/// Writes the reply to a forwarded command into `scratch`.
+pub(crate) fn write_command_reply(
+    scratch: &mut Vec<u8>,
+    connection: ConnectionId,
+    id: CommandId,
+    reply_bytes: u32,
+    put: impl FnOnce(&mut Writer<'_>),
+) {
+    scratch.clear();
+    let mut w = Writer(scratch);
+    w.u8(reply::COMMAND).u32(reply_bytes);
+    put_connection(&mut w, connection);
+    put_id(&mut w, id);
+    put(&mut w);
+}
