@@ -11,7 +11,7 @@
 use crate::delivery::patterns::Source;
 use crate::delivery::{Pushed, Reader, ReaderState, SubscriptionId};
 use crate::effect::Reply;
-use crate::gather::{GATHERS_MAX, Gather, GatherFor, Page, PageEnd};
+use crate::gather::{GATHERS_MAX, Gather, GatherFor, PAGE_BYTES, Page, PageEnd};
 use crate::ids::{ConnectionId, Now, ShardId};
 use crate::mailbox::codec::{Reader as MailReader, Writer};
 use crate::mailbox::message::{get_connection, put_connection, put_id, reply, request};
@@ -77,7 +77,8 @@ impl Shard {
         let connection = subscription.connection;
         let feed = &self.readers.feeds[subscription.feed as usize];
         if feed.owner != self.config.shard {
-            return self.fetch(id);
+            let room = out.room(connection);
+            return self.fetch(id, room);
         }
         let (partition, session) = (feed.partition, feed.session.clone());
         let Some(client) = self.readers.clients.get(connection) else { return 1 };
@@ -144,8 +145,8 @@ impl Shard {
         }
     }
 
-    /// Asks the owner for records.
-    fn fetch(&mut self, id: SubscriptionId) -> usize {
+    /// Asks the owner for records, no more than its client has room for: what is not taken is read again.
+    fn fetch(&mut self, id: SubscriptionId, room: usize) -> usize {
         let Some(subscription) = self.readers.subscription(id) else { return 1 };
         let (cursor, feed_slot, connection) = (subscription.cursor, subscription.feed, subscription.connection);
         let Some(client) = self.readers.clients.get(connection) else { return 1 };
@@ -155,7 +156,7 @@ impl Shard {
         self.scratch.clear();
         let mut w = Writer(&mut self.scratch);
         w.u8(request::FETCH).u32(reply_bytes as u32).u32(id.slot).u32(id.generation);
-        w.text(&client.tenant).text(&feed.session).u64(cursor);
+        w.text(&client.tenant).text(&feed.session).u64(cursor).u32(room.min(PAGE_BYTES) as u32);
         match self.mail.ask(owner, self.scratch.len(), reply_bytes) {
             Some(ask) => {
                 self.mail.send_ask(owner, ask, &self.scratch);
@@ -199,18 +200,21 @@ impl Shard {
             Some(ReadFor::Gather(mut gather)) => {
                 let end = match self.log.read_records(ticket) {
                     Ok(records) => {
+                        let mut full = false;
                         for record in records {
-                            if !gather.take(record) {
+                            full = !gather.take(record) || gather.is_full();
+                            if full {
                                 break;
                             }
                         }
-                        Some(PageEnd::More)
+                        full.then_some(PageEnd::More)
                     }
                     Err(storage::log::ReadFault::Gone) => None,
-                    Err(_) => {
+                    Err(_) if gather.records.is_empty() => {
                         self.counters.damaged_reads += 1;
                         Some(PageEnd::Damaged(gather.tail.max(gather.next + 1)))
                     }
+                    Err(_) => Some(PageEnd::More),
                 };
                 self.log.release(ticket);
                 match end {
@@ -239,7 +243,7 @@ impl Shard {
 
     /// Bytes reserved for a page's reply: the page, or one largest record, with its head.
     pub(crate) fn page_reply_bytes(&self) -> usize {
-        self.log.record_bytes_max().max(crate::gather::PAGE_BYTES) + 512
+        self.log.record_bytes_max().max(PAGE_BYTES) + 512
     }
 
     fn step_gather(&mut self, mut gather: Gather) {
@@ -266,16 +270,11 @@ impl Shard {
                     gather.next = to;
                 }
                 Read::Gap { .. } => break PageEnd::More,
-                Read::Cold(ticket) if gather.records.is_empty() => {
+                Read::Cold(ticket) => {
                     self.reads.insert(ticket, ReadFor::Gather(gather));
                     return;
                 }
-                Read::Cold(ticket) => {
-                    self.log.release(ticket);
-                    break PageEnd::More;
-                }
-                Read::Busy if gather.records.is_empty() => return self.gathers.push_back(gather),
-                Read::Busy => break PageEnd::More,
+                Read::Busy => return self.gathers.push_back(gather),
                 Read::Fault(_) if gather.records.is_empty() => {
                     self.counters.damaged_reads += 1;
                     break PageEnd::Damaged(gather.tail.max(gather.next + 1));
@@ -442,7 +441,7 @@ impl Shard {
                         }
                     }
                     scan.cursor = next;
-                    if used > crate::gather::PAGE_BYTES {
+                    if used > PAGE_BYTES {
                         break;
                     }
                 }
@@ -715,7 +714,7 @@ impl Shard {
 
 /// Adds a record, with the events of it that are to be skipped; `false` if the batch is full.
 fn batch_record(batch: &mut Vec<u8>, record: &[u8], skip: u32) -> bool {
-    if !batch.is_empty() && batch.len() + record.len() + 4 > crate::gather::PAGE_BYTES {
+    if !batch.is_empty() && batch.len() + record.len() + 4 > PAGE_BYTES {
         return false;
     }
     batch.extend_from_slice(&skip.to_le_bytes());

@@ -54,6 +54,7 @@ pub(crate) struct Gather {
     /// Events asked for.
     pub limit: u32,
     events_left: u32,
+    bytes_max: usize,
     pub records: Vec<u8>,
 }
 
@@ -77,8 +78,15 @@ impl Gather {
             tail: 0,
             limit: events,
             events_left: events,
+            bytes_max: PAGE_BYTES,
             records: Vec::new(),
         }
+    }
+
+    /// Asks for about so many bytes only: its reader has room for no more.
+    pub fn with_bytes(mut self, bytes: usize) -> Self {
+        self.bytes_max = bytes.min(PAGE_BYTES);
+        self
     }
 
     /// Takes a record in; `false` if the page is full without it.
@@ -87,7 +95,7 @@ impl Gather {
             return true;
         }
         let bytes = record.bytes();
-        if self.is_full() || (!self.records.is_empty() && self.records.len() + bytes.len() > PAGE_BYTES) {
+        if self.is_full() || (!self.records.is_empty() && self.records.len() + bytes.len() > self.bytes_max) {
             return false;
         }
         self.records.extend_from_slice(bytes);
@@ -99,7 +107,7 @@ impl Gather {
 
     /// Holds as much as was asked for.
     pub fn is_full(&self) -> bool {
-        self.events_left == 0 || self.records.len() >= PAGE_BYTES
+        self.events_left == 0 || self.records.len() >= self.bytes_max
     }
 }
 

@@ -94,10 +94,11 @@ impl Shard {
                 }
                 let reply_bytes = r.u32();
                 let subscription = SubscriptionId { slot: r.u32(), generation: r.u32() };
-                let (tenant, session, from) = (r.text(), r.text(), r.u64());
+                let (tenant, session, from, bytes) = (r.text(), r.text(), r.u64(), r.u32());
                 let partition = self.log.partition_id(tenant, session);
                 let purpose = GatherFor::Fetch { shard: peer, subscription, reply_bytes };
-                self.gather(Gather::new(purpose, partition, tenant.into(), session, from, u32::MAX));
+                let gather = Gather::new(purpose, partition, tenant.into(), session, from, u32::MAX);
+                self.gather(gather.with_bytes(bytes as usize));
                 true
             }
             request::ATTACH_PATTERNS => {

@@ -1,0 +1,225 @@
+//! Shards on one thread over a disk in memory: enough of a world to see what the core does, without the simulator's
+//! faults.
+
+use shards::ids::{CommandId, ConnectionId, Now, ShardId};
+use shards::input::{Handled, Input, Principal};
+use shards::limits::Limits;
+use shards::mailbox::mesh;
+use shards::outbox::{Gap, HistoryHead, Outbox, VolatileEvent};
+use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
+use std::collections::{BTreeMap, VecDeque};
+use storage::disk::{DiskDone, DiskOp, FileId};
+use storage::ids::{HashKey, LogId};
+use storage::jobs::{JobRun, Step};
+use storage::log::{Log, LogConfig, RecoveredLog};
+use storage::record::EventView;
+
+/// What a client received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Got {
+    Event { session: String, offset: u64, data: String, slice: u16, slice_seq: u64 },
+    Volatile { session: String, counter: u64 },
+    Gap { session: String, from: u64, to: u64 },
+    History { offsets: Vec<u64>, next: u64, tail: u64 },
+    Reply(u64, String),
+}
+
+/// Send queues without sockets: each connection has `room` bytes until drained.
+#[derive(Default)]
+pub struct Queues {
+    pub got: BTreeMap<u32, Vec<Got>>,
+    pub room: BTreeMap<u32, usize>,
+}
+
+impl Queues {
+    fn put(&mut self, c: ConnectionId, bytes: usize, got: Got) -> usize {
+        let room = self.room.entry(c.slot).or_insert(usize::MAX);
+        *room = room.saturating_sub(bytes);
+        self.got.entry(c.slot).or_default().push(got);
+        bytes
+    }
+}
+
+impl Outbox for Queues {
+    fn room(&self, c: ConnectionId) -> usize {
+        self.room.get(&c.slot).copied().unwrap_or(usize::MAX)
+    }
+    fn event(&mut self, c: ConnectionId, e: &EventView<'_>) -> usize {
+        let got = Got::Event {
+            session: e.session().into(),
+            offset: e.offset(),
+            data: String::from_utf8_lossy(e.data()).into(),
+            slice: e.slice().0,
+            slice_seq: e.slice_seq(),
+        };
+        self.put(c, e.data().len() + 400, got)
+    }
+    fn volatile(&mut self, c: ConnectionId, e: &VolatileEvent<'_>) -> usize {
+        self.put(c, 400, Got::Volatile { session: e.session.into(), counter: e.counter })
+    }
+    fn gap(&mut self, c: ConnectionId, g: &Gap<'_>) {
+        self.put(c, 200, Got::Gap { session: g.session.into(), from: g.from, to: g.to });
+    }
+    fn history(
+        &mut self,
+        c: ConnectionId,
+        _id: CommandId,
+        h: &HistoryHead<'_>,
+        events: &mut dyn Iterator<Item = EventView<'_>>,
+    ) {
+        let offsets = events.map(|e| e.offset()).collect();
+        self.put(c, 400, Got::History { offsets, next: h.next, tail: h.tail });
+    }
+}
+
+/// A node of several shards.
+pub struct World {
+    pub shards: Vec<Shard>,
+    pub queues: Vec<Queues>,
+    files: BTreeMap<FileId, Vec<u8>>,
+    pending: Vec<VecDeque<DiskOp>>,
+    pub now: Now,
+    next_id: u64,
+}
+
+impl World {
+    pub fn new(shards: u16, limits: Limits, log: LogConfig) -> Self {
+        let key = HashKey(7, 9);
+        let mut mail = mesh(shards, &limits).into_iter();
+        let made = (0..shards)
+            .map(|i| {
+                let config = ShardConfig { shard: ShardId(i), shards, limits: limits.clone(), seed: u64::from(i) };
+                let recovered = RecoveredLog::empty(key, LogId(u32::from(i)));
+                Shard::new(config, Log::new(log, recovered), mail.next().expect("one each"))
+            })
+            .collect();
+        Self {
+            shards: made,
+            queues: (0..shards).map(|_| Queues::default()).collect(),
+            files: BTreeMap::new(),
+            pending: (0..shards).map(|_| VecDeque::new()).collect(),
+            now: Now { mono_us: 1, wall_ms: 1_700_000_000_000 },
+            next_id: 0,
+        }
+    }
+
+    pub fn connect(&mut self, shard: usize, slot: u32, client: &str) {
+        let connection = ConnectionId { slot, generation: 1 };
+        let principal = Principal { tenant: "default", client_id: client };
+        assert_eq!(self.shards[shard].handle(Input::Connected { connection, principal }, self.now), Handled::Done);
+    }
+
+
+    pub fn drained(&mut self, shard: usize, slot: u32, room: usize) {
+        self.queues[shard].room.insert(slot, room);
+        let connection = ConnectionId { slot, generation: 1 };
+        let _ = self.shards[shard].handle(Input::Drained { connection }, self.now);
+    }
+
+    /// Hands a command in; its id, or `None` if the shard said later.
+    pub fn send(&mut self, shard: usize, slot: u32, command: Command<'_>) -> Option<u64> {
+        self.next_id += 1;
+        let connection = ConnectionId { slot, generation: 1 };
+        let id = CommandId::Number(self.next_id);
+        let handled = self.shards[shard].handle(Input::Command { connection, id, command }, self.now);
+        (handled == Handled::Done).then_some(self.next_id)
+    }
+
+    /// One turn of one shard.
+    pub fn turn(&mut self, i: usize) -> usize {
+        self.now.mono_us += 50;
+        let mut work = 0;
+        if let Some(op) = self.pending[i].pop_front() {
+            let done = self.perform(i, op);
+            self.shards[i].disk_done(done, self.now);
+            work += 1;
+        }
+        let (shard, queue) = (&mut self.shards[i], &mut self.queues[i]);
+        work += shard.collect(self.now, queue);
+        work += shard.expire(self.now);
+        Self::effects(shard, queue);
+        while let Some(op) = shard.poll_disk(self.now) {
+            self.pending[i].push_back(op);
+        }
+        work += shard.deliver(self.now, 64 << 10, queue);
+        Self::effects(shard, queue);
+        while let Some(op) = shard.poll_disk(self.now) {
+            self.pending[i].push_back(op);
+        }
+        work + self.pending[i].len()
+    }
+
+    fn effects(shard: &mut Shard, queue: &mut Queues) {
+        while let Some(effect) = shard.poll_effect() {
+            if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
+                let text = match reply {
+                    Reply::Refused(refused) => format!("refused {} {}", refused.refusal.name(), refused.field),
+                    Reply::Published { offset, duplicate, .. } => format!("published {offset} {duplicate}"),
+                    Reply::Subscribed { next, .. } => format!("subscribed {next}"),
+                    other => format!("{other:?}"),
+                };
+                queue.got.entry(connection.slot).or_default().push(Got::Reply(id, text));
+            }
+        }
+    }
+
+    /// Turns until nothing is left to do.
+    pub fn settle(&mut self) {
+        for _ in 0..20_000 {
+            let mut work = 0;
+            for i in 0..self.shards.len() {
+                work += self.turn(i);
+            }
+            if work == 0 {
+                return;
+            }
+        }
+        panic!("the world does not come to rest");
+    }
+
+    fn perform(&mut self, i: usize, op: DiskOp) -> DiskDone {
+        match op {
+            DiskOp::Commit { op, segment, at, start, len, .. } => {
+                let bytes = self.shards[i].log().arena(start, len).to_vec();
+                let file = self.files.get_mut(&FileId::Segment(segment)).expect("prepared");
+                file[at as usize..at as usize + len].copy_from_slice(&bytes);
+                DiskDone::Commit { op, result: Ok(()) }
+            }
+            DiskOp::Read { op, file, at, len, slot } => {
+                let Some(bytes) = self.files.get(&file) else {
+                    return DiskDone::Read { op, result: Err(storage::disk::DiskFault::Missing) };
+                };
+                let from = (at as usize).min(bytes.len());
+                let to = (from + len).min(bytes.len());
+                self.shards[i].log_mut().read_buffer_mut(slot)[..to - from].copy_from_slice(&bytes[from..to]);
+                DiskDone::Read { op, result: Ok(to - from) }
+            }
+            DiskOp::Job { op, job } => {
+                let mut run = JobRun::new(job);
+                let mut input = Vec::new();
+                let mut temporary: BTreeMap<FileId, Vec<u8>> = BTreeMap::new();
+                loop {
+                    match run.step(&input) {
+                        Step::Zero { file, bytes } => {
+                            self.files.insert(file, vec![0; bytes as usize]);
+                        }
+                        Step::Read { file, at, len } => {
+                            let bytes = &self.files[&file];
+                            let from = (at as usize).min(bytes.len());
+                            input = bytes[from..(from + len).min(bytes.len())].to_vec();
+                        }
+                        Step::Append { file, bytes } => temporary.entry(file).or_default().extend_from_slice(bytes),
+                        Step::Publish { file } => {
+                            let bytes = temporary.remove(&file).unwrap_or_default();
+                            self.files.insert(file, bytes);
+                        }
+                        Step::Remove { file } => {
+                            self.files.remove(&file);
+                        }
+                        Step::Done(done) => return DiskDone::Job { op, result: Ok(done) },
+                    }
+                }
+            }
+        }
+    }
+}
