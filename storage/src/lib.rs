@@ -16,6 +16,7 @@ pub mod log;
 pub mod manifest;
 pub mod record;
 pub mod recluster;
+pub mod recovery;
 pub mod retention;
 pub mod segment;
 pub mod sidecar;

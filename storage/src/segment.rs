@@ -24,6 +24,7 @@
 //! predecessor is durable. So a valid header proves where its predecessor ends: what lies behind that end (a torn
 //! group that a recovery cut off, a whole one behind it) can never come back.
 
+use crate::catalog::ReplayFault;
 use crate::group::{BLOCK_BYTES, GroupFault, GroupHeader, GroupNumber, GroupPlace, check_group, group_records};
 use crate::ids::{LogId, LogSeq, SegmentId};
 use crate::record::RecordView;
@@ -176,6 +177,12 @@ pub enum Damage {
     FileShort,
     /// A group that was durable does not verify.
     Group(GroupFault),
+    /// The file is gone although it must be there.
+    Missing,
+    /// A table (checkpoint) does not verify.
+    Table,
+    /// The records verify, but do not continue what is known of their session.
+    Replay(ReplayFault),
     /// Groups go on beyond the end that the successor fixed: the successor or this segment is not what it says.
     BeyondEnd,
 }
@@ -198,6 +205,16 @@ impl fmt::Display for Verdict {
                     Damage::Misplaced => out.write_str("segment does not continue its predecessor"),
                     Damage::FileShort => out.write_str("file is shorter than when it was prepared"),
                     Damage::Group(fault) => fault.fmt(out),
+                    Damage::Missing => out.write_str("file is missing"),
+                    Damage::Table => out.write_str("table does not verify"),
+                    Damage::Replay(ReplayFault::Hole { expected, found }) => {
+                        write!(out, "offset {found} where {expected} is next: a record before it is missing")
+                    }
+                    Damage::Replay(ReplayFault::Collision) => out.write_str("two sessions share one hash"),
+                    Damage::Replay(ReplayFault::Names) => out.write_str("a name is longer than any the server accepts"),
+                    Damage::Replay(ReplayFault::Checkpoint { at }) => {
+                        write!(out, "the checkpoint's page at byte {at} does not verify")
+                    }
                     Damage::BeyondEnd => out.write_str("a group reaches beyond the end that the next segment fixed"),
                 }
             }

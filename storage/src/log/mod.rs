@@ -31,7 +31,9 @@ use crate::commit::{CommitEvent, CommitStart, Pipeline};
 use crate::disk::{DiskDone, DiskFault, DiskOp, OpId};
 use crate::ids::{Epoch, HashKey, LogId, LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq};
 use crate::live::LiveIndex;
+use crate::recluster::CLUSTERED;
 use crate::record::{CommitBody, EventBody, Kind, MarkerBody, NO_OFFSET, RecordHead, RecordView, commit_bytes_max, encode_commit};
+use crate::sidecar::SidecarIndex;
 use background::Background;
 use config::{LOAD_BUFFERS, READ_RECORDS_MAX};
 use loads::Loads;
@@ -164,12 +166,21 @@ pub struct LogStats {
 pub struct RecoveredLog {
     /// Key of the folder.
     pub key: HashKey,
+    /// Shard it is for.
+    pub shard: u16,
+    /// Shards of the folder; a slice belongs to shard `slice % shards`.
+    pub shards: u16,
     /// Where appends go on.
     pub start: CommitStart,
     /// State of every partition the shard owns.
     pub catalog: Catalog,
     /// Number of the next checkpoint.
     pub next_checkpoint: u32,
+    /// Number of the next clustered segment.
+    pub next_clustered: u32,
+    /// Sealed segments the shard reads: its own, and those of old logs that hold slices it owns now or that it manages; by
+    /// log and number.
+    pub segments: Vec<SidecarIndex>,
 }
 
 impl RecoveredLog {
@@ -177,9 +188,13 @@ impl RecoveredLog {
     pub fn empty(key: HashKey, log: LogId) -> RecoveredLog {
         RecoveredLog {
             key,
+            shard: 0,
+            shards: 1,
             start: CommitStart { log, next_segment: 0, previous: None, next_group: 1, next_log_seq: 0 },
             catalog: Catalog::new(log, REPLAY_RESIDENT_MAX, None),
             next_checkpoint: 0,
+            next_clustered: CLUSTERED,
+            segments: Vec::new(),
         }
     }
 }
@@ -222,7 +237,7 @@ impl Log {
         if let Err(fault) = config.check() {
             panic!("{fault}");
         }
-        let RecoveredLog { key, start, mut catalog, next_checkpoint } = recovered;
+        let RecoveredLog { key, start, mut catalog, next_checkpoint, .. } = recovered;
         catalog.recovered(start.log, config.partitions_resident_max);
         catalog.reserve();
         Log {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use storage::disk::{DiskDone, DiskFault, DiskOp, FileId};
 use storage::ids::{HashKey, LogSeq, Offset};
 use storage::jobs::{Job, JobRun, Step};
-use storage::log::{Log, LogEvent, Open, PartitionSlot, Read};
+use storage::log::{Log, LogConfig, LogEvent, Open, PartitionSlot, Read};
 use storage::record::{DataKind, EventBody, NO_OFFSET};
+use storage::recovery::{Folder, Report, recover};
 
 pub const KEY: HashKey = HashKey(11, 22);
 pub const TENANT: &str = "acme";
@@ -75,6 +76,34 @@ impl Files {
     }
 }
 
+impl Folder for Files {
+    type Bytes = Vec<u8>;
+
+    fn list(&self) -> Result<Vec<FileId>, DiskFault> {
+        Ok(self.files.keys().copied().collect())
+    }
+
+    fn read(&self, file: FileId) -> Result<Vec<u8>, DiskFault> {
+        self.files.get(&file).cloned().ok_or(DiskFault::Missing)
+    }
+
+    fn write_atomic(&mut self, file: FileId, bytes: &[u8]) -> Result<(), DiskFault> {
+        self.files.insert(file, bytes.to_vec());
+        Ok(())
+    }
+
+    fn harden(&mut self, file: FileId, at: u64, bytes: &[u8]) -> Result<(), DiskFault> {
+        let file = self.files.get_mut(&file).ok_or(DiskFault::Missing)?;
+        assert_eq!(&file[at as usize..at as usize + bytes.len()], bytes, "hardens what it read");
+        Ok(())
+    }
+
+    fn remove(&mut self, file: FileId) -> Result<(), DiskFault> {
+        self.files.remove(&file);
+        Ok(())
+    }
+}
+
 /// A log over such a folder.
 pub struct World {
     pub files: Files,
@@ -88,6 +117,13 @@ impl World {
         let mut world = World { files, log, now_us: 0, events: vec![] };
         world.settle();
         world
+    }
+
+    /// Boots over a folder of one shard.
+    pub fn boot(config: LogConfig, mut files: Files) -> (World, Report) {
+        let mut recovered = recover(&mut files, 1, KEY).expect("the folder recovers");
+        let log = Log::new(config, recovered.logs.remove(0));
+        (World::new(log, files), recovered.report)
     }
 
     /// Performs operations until the log asks for nothing more.
