@@ -232,6 +232,8 @@ impl Place {
 /// An event as ranges.
 #[derive(Clone, Copy, Debug)]
 struct EventPlan {
+    /// What the event itself says; in a commit it must be the commit's.
+    session: Option<Place>,
     topic: Place,
     message_id: Place,
     prev_event_id: Option<Place>,
@@ -533,8 +535,13 @@ impl Reader<'_, '_> {
             true => self.checked(fields, Field::Traceparent, is_traceparent, Refusal::WrongType)?,
             false => Place::default(),
         };
+        let session = match fields.has(Field::Session) {
+            true => Some(self.string(fields, Field::Session)?),
+            false => None,
+        };
         let (data, data_kind) = self.data(fields)?;
         Ok(EventPlan {
+            session,
             topic,
             message_id,
             prev_event_id,
@@ -603,6 +610,10 @@ impl Reader<'_, '_> {
             return Err(fields.refused(Refusal::WrongType, Field::Events));
         }
         fields.events?;
+        let elsewhere = |plan: &EventPlan| plan.session.is_some_and(|own| self.text(own) != self.text(session));
+        if self.scratch.event_plans.iter().any(elsewhere) {
+            return Err(Refused::field(Refusal::CrossSession, Field::Session.name(Inside::Events)));
+        }
         self.scratch.marker_plans.clear();
         if let Some(value) = fields.get(Field::Markers) {
             let wrong = fields.refused(Refusal::WrongType, Field::Markers);

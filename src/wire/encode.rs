@@ -16,7 +16,7 @@ use shards::ids::{CommandId, Epoch, Offset};
 use shards::limits::{FRAME_COMMANDS_MAX, Limits};
 use shards::outbox::{Gap, GapReason, HistoryHead, VolatileEvent};
 use shards::refusal::Refused;
-use storage::record::EventView;
+use storage::record::{EventView, NO_OFFSET};
 
 /// First frame of every connection: who the client is, where it is, what it may send.
 pub fn welcome(out: &mut Vec<u8>, client: &str, shard: u16, limits: &Limits) {
@@ -55,8 +55,12 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
         Reply::Hello => begin(out, "hello", id),
         Reply::Published { session, epoch, offset, durability, duplicate } => {
             begin(out, "published", id);
-            text(out, ",\"event_id\":\"");
-            event_id(out, session, *epoch, *offset);
+            // A numbering producer's repeat of anything but its last message: taken before, its offset not kept.
+            if *offset != NO_OFFSET {
+                text(out, ",\"event_id\":\"");
+                event_id(out, session, *epoch, *offset);
+                text(out, "\"");
+            }
             earned(out, *durability, *duplicate);
         }
         Reply::PublishedVolatile { after_offset } => {
@@ -66,7 +70,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
         }
         Reply::Committed { session, epoch, offset, count, durability, duplicate } => {
             begin(out, "committed", id);
-            if *count > 0 {
+            if *count > 0 && *offset != NO_OFFSET {
                 text(out, ",\"event_id\":\"");
                 event_id(out, session, *epoch, *offset);
                 text(out, "\"");
@@ -75,6 +79,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             number(out, u64::from(*count));
             text(out, ",\"session\":\"");
             text(out, session);
+            text(out, "\"");
             earned(out, *durability, *duplicate);
         }
         Reply::Subscribed { session, epoch, next, earliest } => {
@@ -250,9 +255,8 @@ fn begin(out: &mut Vec<u8>, kind: &str, id: &CommandId) {
     }
 }
 
-/// Closes the string before it.
 fn earned(out: &mut Vec<u8>, durability: Durability, duplicate: bool) {
-    text(out, "\",\"durability\":\"");
+    text(out, ",\"durability\":\"");
     text(out, durability_name(durability));
     text(out, if duplicate { "\",\"duplicate\":true" } else { "\"" });
 }

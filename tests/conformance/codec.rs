@@ -1,0 +1,416 @@
+//! The transcripts against the codec alone: no server, no sockets.
+
+use crate::transcript::{self, Step, Transcript};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use shards::command::{Command, DataKind, Durability};
+use shards::effect::Reply;
+use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
+use shards::limits::{Limits, REPLY_BYTES_MAX};
+use shards::outbox::{Gap, GapReason, HistoryHead, VolatileEvent, event_bytes_max};
+use shards::refusal::{Refusal, Refused};
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use storage::record::{
+    CommitBody, EventBody, Kind, NO_OFFSET, RecordHead, RecordView, commit_bytes_max, encode_commit,
+};
+use tidegate::net::websocket::{Decoder, Message, Violation};
+use tidegate::wire::codes::Close;
+use tidegate::wire::decode::{Resume, Scratch, decode};
+use tidegate::wire::encode;
+
+#[test]
+fn every_command_is_taken_or_refused_as_written() {
+    for transcript in transcript::all() {
+        let mut scratch = Scratch::new(&Limits::default());
+        for (i, (number, step)) in transcript.steps.iter().enumerate() {
+            let Step::Send { connection, text, .. } = step else { continue };
+            let at = format!("{}:{number}", transcript.file);
+            let answers = answers(&transcript, i, connection);
+            let mut refusals = 0;
+            decode(text, Resume::default(), &mut scratch, |id, result| {
+                match result {
+                    Ok(command) => {
+                        // A command that decodes may only be refused for something the decoder cannot see.
+                        if let Some(refused) = answers.iter().find(|a| a.contains("\"refused\"") && has_id(a, &id)) {
+                            assert!(!is_decoders(refused), "{at}: decoded as {command:?}, but expected {refused}");
+                        }
+                    }
+                    Err(refused) => {
+                        refusals += 1;
+                        let mut out = Vec::new();
+                        encode::reply(&mut out, &id, &Reply::Refused(refused));
+                        let out = String::from_utf8(out).unwrap();
+                        assert!(answers.contains(&out.as_str()), "{at}: {out} is not among {answers:#?}");
+                    }
+                }
+                ControlFlow::Continue(())
+            });
+            let expected = answers.iter().filter(|a| is_decoders(a)).count();
+            assert_eq!(refusals, expected, "{at}");
+        }
+    }
+}
+
+/// What a connection gets between one of its sends and the next.
+fn answers<'a>(transcript: &'a Transcript, send: usize, connection: &str) -> Vec<&'a str> {
+    let mut answers = Vec::new();
+    for (_, step) in &transcript.steps[send + 1..] {
+        match step {
+            Step::Send { connection: from, .. } if from == connection => break,
+            Step::Expect { connection: to, text } if to == connection => answers.push(text.as_str()),
+            _ => {}
+        }
+    }
+    answers
+}
+
+fn has_id(frame: &str, id: &CommandId) -> bool {
+    let value: Value = serde_json::from_str(frame).unwrap();
+    command_id(value.get("id")) == *id
+}
+
+/// Refusals that only the decoder makes.
+fn is_decoders(frame: &str) -> bool {
+    let value: Value = serde_json::from_str(frame).unwrap();
+    let name = value["refusal"].as_str().unwrap_or_default();
+    [
+        "bad_frame",
+        "unknown_command",
+        "missing_field",
+        "wrong_type",
+        "bad_name",
+        "bad_topic",
+        "bad_pattern",
+        "bad_data",
+        "event_too_large",
+        "cross_session",
+        "bad_position",
+        "command_too_large",
+        "out_of_range",
+        "repeated_field",
+    ]
+    .contains(&name)
+}
+
+#[test]
+fn every_frame_is_encoded_byte_for_byte() {
+    for transcript in transcript::all() {
+        for (number, step) in &transcript.steps {
+            let Step::Expect { text, .. } = step else { continue };
+            let mut out = Vec::new();
+            encode_again(text, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), *text, "{}:{number}", transcript.file);
+            if !text.starts_with("{\"type\":\"event\"") && !text.starts_with("{\"type\":\"history\"") {
+                assert!(out.len() <= REPLY_BYTES_MAX - 10, "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_close_and_violation_is_in_the_table() {
+    let mut seen = HashSet::new();
+    for transcript in transcript::all() {
+        let mut violation = None;
+        for (number, step) in &transcript.steps {
+            let at = format!("{}:{number}", transcript.file);
+            match step {
+                Step::Raw { bytes, .. } => {
+                    let mut bytes = bytes.clone();
+                    let mut assembly = Vec::new();
+                    let taken = Decoder::new(Limits::default().frame_bytes_max).next(&mut bytes, &mut assembly);
+                    violation = match taken {
+                        Err(violation) => Some((violation.close_code(), violation.reason())),
+                        Ok((_, Some(Message::Binary(_)))) => Some((1003, Close::UnsupportedData.reason())),
+                        Ok((_, Some(Message::Close { code, .. }))) => Some((code.unwrap(), "")),
+                        other => panic!("{at}: {other:?}"),
+                    };
+                }
+                Step::Close { code, reason, .. } => {
+                    let close = Close::ALL.iter().find(|close| close.code() == *code).expect(&at);
+                    seen.insert(*code);
+                    let reason = reason.as_deref().unwrap_or("");
+                    match violation.take() {
+                        Some(found) => assert_eq!(found, (*code, reason), "{at}"),
+                        None => assert_eq!(close.reason(), reason, "{at}"),
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    for close in Close::ALL {
+        assert!(seen.contains(&close.code()), "{close:?} has no example: add one to a transcript");
+    }
+    for violation in Violation::ALL {
+        assert!(seen.contains(&violation.close_code()), "{violation:?} closes with a code that is not in the table");
+    }
+    // These two are said in two places.
+    assert_eq!(Close::InvalidUtf8.reason(), Violation::InvalidUtf8.reason());
+    assert_eq!(Close::TooLarge.reason(), Violation::TooLarge.reason());
+}
+
+#[test]
+fn every_name_has_an_example() {
+    let mut commands = HashSet::new();
+    let mut frames = HashSet::new();
+    let mut refusals = HashSet::new();
+    for transcript in transcript::all() {
+        for (_, step) in &transcript.steps {
+            match step {
+                Step::Send { text, .. } => {
+                    let mut scratch = Scratch::new(&Limits::default());
+                    decode(text, Resume::default(), &mut scratch, |_, result| {
+                        if let Ok(command) = result {
+                            commands.insert(command_name(&command));
+                        }
+                        ControlFlow::Continue(())
+                    });
+                }
+                Step::Expect { text, .. } => {
+                    let value: Value = serde_json::from_str(text).unwrap();
+                    frames.insert(value["type"].as_str().unwrap().to_owned());
+                    refusals.extend(value["refusal"].as_str().map(str::to_owned));
+                    frames.extend(value["reason"].as_str().map(|reason| format!("gap {reason}")));
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut missing: Vec<String> = Vec::new();
+    missing.extend(Refusal::ALL.iter().map(|r| r.name().to_owned()).filter(|name| !refusals.contains(name)));
+    missing.extend(COMMANDS.iter().filter(|name| !commands.contains(*name)).map(|name| name.to_string()));
+    missing.extend(FRAMES.iter().filter(|name| !frames.contains(**name)).map(|name| name.to_string()));
+    assert_eq!(missing, [""; 0], "add an example of each to PROTOCOL.md and a transcript");
+}
+
+const COMMANDS: &[&str] = &[
+    "hello",
+    "publish",
+    "commit",
+    "subscribe",
+    "subscribe patterns",
+    "unsubscribe",
+    "unsubscribe patterns",
+    "ack",
+    "mark",
+    "history",
+    "ping",
+];
+
+/// Fails to compile when a command joins: then it needs an example.
+fn command_name(command: &Command<'_>) -> &'static str {
+    match command {
+        Command::Hello { .. } => "hello",
+        Command::Publish { .. } => "publish",
+        Command::Commit { .. } => "commit",
+        Command::Subscribe { .. } => "subscribe",
+        Command::SubscribePatterns { .. } => "subscribe patterns",
+        Command::Unsubscribe { .. } => "unsubscribe",
+        Command::UnsubscribePatterns => "unsubscribe patterns",
+        Command::Acknowledge { .. } => "ack",
+        Command::Mark { .. } => "mark",
+        Command::History { .. } => "history",
+        Command::Ping => "ping",
+    }
+}
+
+const FRAMES: &[&str] = &[
+    "welcome",
+    "hello",
+    "published",
+    "committed",
+    "subscribed",
+    "unsubscribed",
+    "acked",
+    "marked",
+    "pong",
+    "history",
+    "event",
+    "volatile",
+    "gap",
+    "refused",
+    "goaway",
+    "gap retention",
+    "gap expired",
+    "gap policy",
+    "gap epoch",
+    "gap damaged",
+];
+
+fn command_id(value: Option<&Value>) -> CommandId {
+    match value {
+        None => CommandId::None,
+        Some(Value::Number(n)) => CommandId::Number(n.as_u64().unwrap()),
+        Some(text) => CommandId::Text(InlineText::new(text.as_str().unwrap()).unwrap()),
+    }
+}
+
+/// Event id as (epoch, offset).
+fn event_id(text: &str) -> (u64, u64) {
+    let mut parts = text.rsplitn(3, ':');
+    let offset = parts.next().unwrap().parse().unwrap();
+    (u64::from_str_radix(parts.next().unwrap(), 16).unwrap(), offset)
+}
+
+/// Builds what the encoder would be given for this frame, and encodes it.
+fn encode_again(text: &str, out: &mut Vec<u8>) {
+    let value: Value = serde_json::from_str(text).unwrap();
+    let str = |key: &str| value[key].as_str().unwrap_or_default();
+    let int = |key: &str| value[key].as_u64().unwrap_or_default();
+    let id = command_id(value.get("id"));
+    let epoch = u64::from_str_radix(str("epoch"), 16).unwrap_or(0);
+    let durability = match str("durability") {
+        "memory" => Durability::Memory,
+        "volatile" => Durability::Volatile,
+        _ => Durability::Disk,
+    };
+    let duplicate = value.get("duplicate").is_some();
+    let (event_epoch, event_offset) = value.get("event_id").map_or((0, NO_OFFSET), |id| event_id(id.as_str().unwrap()));
+    let reply = match str("type") {
+        "welcome" => return encode::welcome(out, str("client"), int("shard") as u16, &Limits::default()),
+        "goaway" => return encode::goaway(out, int("reconnect_after_ms")),
+        "event" => return with_event(text, |view| encode::event(out, &view)),
+        "history" => {
+            let head = HistoryHead { session: str("session"), epoch, next: int("next"), tail: int("tail") };
+            let page: Page<'_> = serde_json::from_str(text).unwrap();
+            let records: Vec<Vec<u8>> = page.events.iter().map(|event| record_of(event.get())).collect();
+            let views = records.iter().flat_map(|record| RecordView::checked(record).unwrap().events());
+            return encode::history(out, &id, &head, views);
+        }
+        "volatile" => {
+            let data = value["data"].to_string();
+            let event = VolatileEvent {
+                session: str("session"),
+                topic: str("topic"),
+                client_id: str("client"),
+                after_offset: int("after_offset"),
+                counter: int("n"),
+                data: data.as_bytes(),
+                data_kind: DataKind::Json,
+            };
+            return encode::volatile(out, &event);
+        }
+        "gap" => {
+            let reason = match str("reason") {
+                "retention" => GapReason::Retention,
+                "expired" => GapReason::Expired,
+                "policy" => GapReason::Policy,
+                "epoch" => GapReason::Epoch,
+                _ => GapReason::Damaged,
+            };
+            let gap = Gap { session: str("session"), epoch, from: int("from"), to: int("to"), reason };
+            return encode::gap(out, &gap);
+        }
+        "hello" => Reply::Hello,
+        "published" if durability == Durability::Volatile => {
+            Reply::PublishedVolatile { after_offset: int("after_offset") }
+        }
+        "published" => {
+            let session = str("event_id").rsplitn(3, ':').nth(2).unwrap_or("demo");
+            Reply::Published { session, epoch: event_epoch, offset: event_offset, durability, duplicate }
+        }
+        "committed" => Reply::Committed {
+            session: str("session"),
+            epoch: event_epoch,
+            offset: event_offset,
+            count: int("count") as u32,
+            durability,
+            duplicate,
+        },
+        "subscribed" if value.get("patterns").is_some() => Reply::SubscribedPatterns { position: str("position") },
+        "subscribed" => {
+            Reply::Subscribed { session: str("session"), epoch, next: int("next"), earliest: int("earliest") }
+        }
+        "unsubscribed" => Reply::Unsubscribed,
+        "acked" => Reply::Acknowledged,
+        "marked" => Reply::Marked { session: str("session"), name: str("name"), offset: int("offset") },
+        "pong" => Reply::Pong { time_ms: int("time") },
+        "refused" => Reply::Refused(Refused {
+            refusal: Refusal::from_code(int("code") as u16).unwrap_or_else(|| panic!("unknown code: {text}")),
+            field: str("field").to_owned().leak(),
+            retry_after_ms: value.get("retry_after_ms").map(|ms| ms.as_u64().unwrap() as u32),
+        }),
+        other => panic!("no such frame: {other}"),
+    };
+    encode::reply(out, &id, &reply);
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct EventFrame<'a> {
+    event_id: &'a str,
+    session: &'a str,
+    topic: &'a str,
+    client: &'a str,
+    #[serde(default)]
+    message_id: &'a str,
+    prev_event_id: Option<&'a str>,
+    time: u64,
+    at: &'a str,
+    #[serde(default)]
+    traceparent: &'a str,
+    data_kind: Option<&'a str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// The record an event frame was made from.
+fn record_of(text: &str) -> Vec<u8> {
+    use base64::Engine;
+    let frame: EventFrame<'_> = serde_json::from_str(text).unwrap();
+    let (epoch, offset) = event_id(frame.event_id);
+    let (slice, slice_seq) = frame.at.split_once('.').unwrap();
+    let bytes = match frame.data_kind {
+        None => frame.data.get().as_bytes().to_vec(),
+        Some(_) => base64::engine::general_purpose::STANDARD.decode(frame.data.get().trim_matches('"')).unwrap(),
+    };
+    let event = EventBody {
+        topic: frame.topic,
+        client_id: frame.client,
+        message_id: frame.message_id,
+        traceparent: frame.traceparent,
+        data: &bytes,
+        data_kind: if frame.data_kind.is_some() { DataKind::Bytes as u8 } else { DataKind::Json as u8 },
+        prev_offset: frame.prev_event_id.map_or(NO_OFFSET, |id| event_id(id).1),
+        expires_ms: 0,
+        producer_epoch: 0,
+        producer_seq: NO_OFFSET,
+        dedupe_low: 1,
+        dedupe_high: 1,
+        body_hash: 0,
+    };
+    let body = CommitBody { tenant: "default", session: frame.session, events: &[event], markers: &[] };
+    let slice = SliceId(slice.parse().unwrap());
+    let head = RecordHead {
+        length: 0,
+        kind: Kind::Commit,
+        slice,
+        count: 1,
+        slice_seq: slice_seq.parse().unwrap(),
+        partition: PartitionId(u128::from(slice.0) << 118),
+        offset,
+        epoch,
+        time_ms: frame.time,
+        log_seq: 0,
+        body_bytes: 0,
+    };
+    let mut record = vec![0; commit_bytes_max(&body)];
+    let length = encode_commit(&head, &body, &mut record);
+    record.truncate(length);
+    record
+}
+
+fn with_event(text: &str, each: impl FnOnce(storage::record::EventView<'_>)) {
+    let record = record_of(text);
+    let view = RecordView::checked(&record).unwrap().events().next().unwrap();
+    assert!(text.len() <= event_bytes_max(&view), "the outbox is promised room for any event");
+    each(view);
+}
