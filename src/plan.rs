@@ -21,8 +21,6 @@ const RING_BYTES: u64 = 4096 * 64 + 8 * 4096 * 16;
 const CONNECTION_BYTES: u64 = 1024;
 /// One subscription: a cursor and its places in two indexes.
 const SUBSCRIPTION_BYTES: u64 = 192;
-/// A resident partition: names, runs, markers and producers at their usual size.
-const PARTITION_BYTES: u64 = 768;
 /// A mailbox slot beside its payload bytes.
 const MAIL_SLOT_BYTES: u64 = 128;
 /// An effect that waits for the reactor.
@@ -58,19 +56,17 @@ impl Plan {
         let shards = u64::from(config.shard_count());
         let term = |name, count, bytes| Term { name, count, bytes };
         let tables = u64::from(config.connections_per_shard_max) * CONNECTION_BYTES
-            + u64::from(config.subscriptions_per_shard_max) * SUBSCRIPTION_BYTES
-            + u64::from(config.partitions_resident_max) * PARTITION_BYTES;
+            + u64::from(config.subscriptions_per_shard_max) * SUBSCRIPTION_BYTES;
+        let log_bytes = config.log_config().memory_bytes() as u64;
         let terms = vec![
             term("hot tail", shards, config.hot_tail_bytes),
+            term("log: read buffers, indexes, message ids", shards, log_bytes.saturating_sub(config.hot_tail_bytes)),
             term("receive buffers and ring", shards, RECV_BYTES + RING_BYTES),
             term("send bytes", shards, config.shard_send_bytes_max),
-            term("connection, subscription and partition tables", shards, tables),
+            term("connection and subscription tables", shards, tables),
             term("parked commands", shards, config.parked_bytes_max),
             term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
-            term("frames being assembled", shards, 64 * u64::from(config.frame_bytes_max)),
-            term("recent message ids", shards, config.dedupe_hot_bytes_max),
-            term("message id filters", shards, config.dedupe_filter_bytes_max),
-            term("segment indexes", shards, config.index_resident_bytes_max),
+            term("messages that have come in part", shards, config.assembly_bytes_max),
             term(
                 "mailbox lanes",
                 shards * (shards - 1) * LANES,

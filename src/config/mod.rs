@@ -21,6 +21,7 @@ pub use value::{Setting, Switch};
 use shards::limits::Limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use storage::log::LogConfig;
 
 /// Declares [`Config`] once: field, type, default (as text, read by the same parser as every other layer), meaning.
 macro_rules! settings {
@@ -96,6 +97,8 @@ settings! {
     connection_send_bytes_max: u32 = "512KiB";
     /// Bytes waiting to be sent to all connections of a shard.
     shard_send_bytes_max: u64 = "64MiB";
+    /// Bytes of messages and requests that have come in part, of all connections of a shard.
+    assembly_bytes_max: u64 = "16MiB";
     /// Slots of each mailbox lane between two shards.
     mailbox_slots: u32 = "1024";
     /// Payload bytes of each mailbox lane between two shards.
@@ -117,28 +120,44 @@ settings! {
 
     /// Size of one log file. Kept by existing files; applies to new ones.
     segment_bytes: u64 = "64MiB";
-    /// Memory ring in which commit groups are built, written and re-read, for each shard.
+    /// Most records of one log file; bounds the memory of its index until it is sealed.
+    segment_records_max: u32 = "131072";
+    /// Sealed files that may wait for their index, for each shard; then publishers wait too.
+    segments_unindexed_max: u32 = "8";
+    /// Memory ring in which commit groups are built, written from and read back, for each shard.
     hot_tail_bytes: u64 = "32MiB";
     /// Biggest commit group.
     commit_bytes_max: u32 = "1MiB";
     /// Commit groups on their way to disk at once, for each shard.
     groups_in_flight_max: u32 = "2";
-    /// After a commit failed for lack of space it is tried again this often.
-    no_space_retry_ms: u64 = "1s";
-    /// Sealed segments older than this are removed.
-    retention_age_ms: u64 = "7d";
-    /// Oldest sealed segments are removed while the log of all shards is bigger than this.
-    retention_bytes: u64 = "10GiB";
-    /// Partitions a shard holds in memory; cold ones live in the checkpoint.
+    /// With a group on its way, the next one is closed at this size.
+    group_close_bytes: u32 = "16KiB";
+    /// With a group on its way, the next one is closed at this age, in microseconds.
+    group_close_us: u64 = "200";
+    /// A commit that found no space is tried again this often.
+    no_space_retry_ms: u64 = "500ms";
+    /// Reads from disk under way or lent to a reader at once, for each shard.
+    read_buffers: u32 = "32";
+    /// Memory of each of them: the biggest record and two blocks.
+    read_buffer_bytes: u32 = "512KiB";
+    /// What such a read asks for at first.
+    read_ahead_bytes: u32 = "64KiB";
+    /// Sessions that a shard holds in memory; cold ones live in the checkpoint.
     partitions_resident_max: u32 = "65536";
+    /// Sessions that may be on their way from the checkpoint at once, for each shard.
+    partition_loads_max: u32 = "1024";
+    /// Bytes appended between two checkpoints, for each shard: about what a restart replays at most.
+    checkpoint_bytes: u64 = "64MiB";
     /// Memory for recent message ids, for each shard; older ones are found in the log.
     dedupe_hot_bytes_max: u64 = "16MiB";
-    /// Memory for the message id filters of sealed segments, for each shard.
-    dedupe_filter_bytes_max: u64 = "16MiB";
-    /// Memory for loaded indexes of sealed segments, for each shard.
+    /// Memory for the message id filters of sealed files, for each shard.
+    dedupe_filter_bytes_max: u64 = "32MiB";
+    /// Memory for loaded indexes of sealed files, for each shard.
     index_resident_bytes_max: u64 = "16MiB";
-    /// A checkpoint is taken this often while there is something new.
-    checkpoint_interval_ms: u64 = "30s";
+    /// Sealed files older than this are removed; 0 = never.
+    retention_ms: u64 = "7d";
+    /// Oldest sealed files are removed while the logs of all shards together are bigger than this; 0 = never.
+    retention_bytes: u64 = "10GiB";
 }
 
 impl Config {
@@ -182,6 +201,38 @@ impl Config {
             mail_per_peer_per_turn_max: size(self.mail_per_peer_per_turn_max),
             effects_max: size(self.effects_max),
             parked_bytes_max: usize::try_from(self.parked_bytes_max).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The bounds of one shard's log.
+    pub fn log_config(&self) -> LogConfig {
+        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        LogConfig {
+            sync: self.sync == Switch::On,
+            segment_bytes: self.segment_bytes,
+            segment_records_max: self.segment_records_max,
+            commit_bytes_max: size(self.commit_bytes_max.into()),
+            groups_in_flight_max: size(self.groups_in_flight_max.into()),
+            group_close_bytes: size(self.group_close_bytes.into()),
+            group_close_us: self.group_close_us,
+            no_space_retry_us: self.no_space_retry_ms.saturating_mul(1000),
+            hot_tail_bytes: size(self.hot_tail_bytes),
+            segments_unindexed_max: size(self.segments_unindexed_max.into()),
+            read_buffers: size(self.read_buffers.into()),
+            read_buffer_bytes: size(self.read_buffer_bytes.into()),
+            read_ahead_bytes: size(self.read_ahead_bytes.into()),
+            partitions_resident_max: size(self.partitions_resident_max.into()),
+            partition_loads_max: size(self.partition_loads_max.into()),
+            checkpoint_bytes: self.checkpoint_bytes,
+            dedupe_hot_bytes_max: size(self.dedupe_hot_bytes_max),
+            dedupe_filter_bytes_max: size(self.dedupe_filter_bytes_max),
+            index_resident_bytes_max: size(self.index_resident_bytes_max),
+            retention_ms: self.retention_ms,
+            // A share each, and never 0 from rounding: 0 would keep everything.
+            retention_bytes: match self.retention_bytes {
+                0 => 0,
+                bytes => (bytes / u64::from(self.shard_count())).max(1),
+            },
         }
     }
 
@@ -244,17 +295,9 @@ impl Config {
                 );
             }
         }
-        for (key, value) in [
-            ("segment_bytes", self.segment_bytes),
-            ("hot_tail_bytes", self.hot_tail_bytes),
-            ("commit_bytes_max", u64::from(self.commit_bytes_max)),
-        ] {
-            if !value.is_multiple_of(4096) {
-                return refuse(
-                    key,
-                    format!("{value} is not a multiple of 4096, the block in which the log is written"),
-                );
-            }
+        if let Err(fault) = self.log_config().check() {
+            let key = fault.cure.split(' ').next().and_then(|word| KEYS.iter().copied().find(|key| *key == word));
+            return refuse(key.unwrap_or("segment_bytes"), fault.cure.into());
         }
         for (key, value) in [
             ("connections_per_shard_max", u64::from(self.connections_per_shard_max)),
@@ -264,12 +307,10 @@ impl Config {
             ("effects_max", u64::from(self.effects_max)),
             ("mail_per_peer_per_turn_max", u64::from(self.mail_per_peer_per_turn_max)),
             ("event_bytes_max", u64::from(self.event_bytes_max)),
-            ("groups_in_flight_max", u64::from(self.groups_in_flight_max)),
-            ("partitions_resident_max", u64::from(self.partitions_resident_max)),
             ("ping_interval_ms", self.ping_interval_ms),
-            ("handshake_timeout_ms", self.handshake_timeout_ms),
-            ("checkpoint_interval_ms", self.checkpoint_interval_ms),
             ("no_space_retry_ms", self.no_space_retry_ms),
+            ("checkpoint_bytes", self.checkpoint_bytes),
+            ("handshake_timeout_ms", self.handshake_timeout_ms),
         ] {
             if value == 0 {
                 return refuse(key, "0 would stop the server from working; give at least 1".into());
@@ -303,10 +344,21 @@ mod tests {
         let config = load("", &[], &[]).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:7777");
         assert_eq!(config.frame_bytes_max, 262_144);
-        assert_eq!(config.retention_age_ms, 7 * 24 * 3_600_000);
+        assert_eq!(config.retention_ms, 7 * 24 * 3_600_000);
         assert!(config.rows().iter().all(|row| row.origin == Origin::Default && !row.help.is_empty()));
         assert!(config.shard_count() >= 1);
         assert_eq!(config.limits(), Limits::default());
+        let log = config.log_config();
+        let deliberate = LogConfig {
+            segments_unindexed_max: log.segments_unindexed_max,
+            retention_bytes: log.retention_bytes,
+            ..LogConfig::default()
+        };
+        assert_eq!(log, deliberate);
+        assert_eq!(
+            load("", &[], &[("shards", "4"), ("retention_bytes", "8MiB")]).unwrap().log_config().retention_bytes,
+            2 << 20
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ import json
 import random
 import time
 
-from tide import GONE, Client, Refused, Server, Violations, history, split_event_id
+from tide import GONE, Client, Refused, Server, Violations, history, run, split_event_id
 
 
 class World:
@@ -77,8 +77,9 @@ class Publisher:
                     if not done:
                         w.bad.add("no reply within 15 s", list(self.open)[:1])
                         raise EOFError
-                    for task in done:
-                        task.result()
+                    # Every task is asked, so that none is left with an exception that nobody saw.
+                    for gone in [why for task in done if (why := task.exception())][:1]:
+                        raise gone
                 await self.client.close(abort=self.random.random() < 0.5)
             except GONE:
                 pass
@@ -415,4 +416,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     random.seed(options.seed)
-    asyncio.run(main(options))
+    run(main(options))

@@ -9,10 +9,9 @@ import argparse
 import asyncio
 import json
 import socket
-import sys
 import time
 
-from tide import PATIENCE_S, Client, Server, split_event_id
+from tide import PATIENCE_S, Client, Server, run, split_event_id
 
 SESSION = "flood"
 BATCH = 200
@@ -96,4 +95,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--warm", type=int, default=40_000)
-    sys.exit(asyncio.run(main(parser.parse_args())))
+    run(main(parser.parse_args()))

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -244,6 +245,24 @@ async def history(client, session, start=0):
         if page["next"] >= page["tail"] or page["next"] <= at:
             return events
         at = page["next"]
+
+
+def run(test):
+    """Runs a test's coroutine. After a failure its clients are not waited for: some may be in the middle of a reconnect."""
+
+    async def guarded():
+        try:
+            await test
+        except BaseException as why:
+            if isinstance(why, SystemExit):
+                print(why.code, file=sys.stderr)
+            else:
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+    asyncio.run(guarded())
 
 
 def split_event_id(event_id):
