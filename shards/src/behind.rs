@@ -11,7 +11,7 @@
 use crate::delivery::patterns::Source;
 use crate::delivery::{Pushed, Reader, ReaderState, SubscriptionId};
 use crate::effect::Reply;
-use crate::gather::{GATHERS_MAX, Gather, GatherFor, PAGE_BYTES, Page, PageEnd};
+use crate::gather::{GATHERS_MAX, Gather, GatherFor, Page, PageEnd};
 use crate::ids::{ConnectionId, Now, ShardId};
 use crate::mailbox::codec::{Reader as MailReader, Writer};
 use crate::mailbox::message::{get_connection, put_connection, put_id, reply, request};
@@ -156,7 +156,7 @@ impl Shard {
         self.scratch.clear();
         let mut w = Writer(&mut self.scratch);
         w.u8(request::FETCH).u32(reply_bytes as u32).u32(id.slot).u32(id.generation);
-        w.text(&client.tenant).text(&feed.session).u64(cursor).u32(room.min(PAGE_BYTES) as u32);
+        w.text(&client.tenant).text(&feed.session).u64(cursor).u32(room.min(self.config.limits.page_bytes) as u32);
         match self.mail.ask(owner, self.scratch.len(), reply_bytes) {
             Some(ask) => {
                 self.mail.send_ask(owner, ask, &self.scratch);
@@ -243,7 +243,7 @@ impl Shard {
 
     /// Bytes reserved for a page's reply: the page, or one largest record, with its head.
     pub(crate) fn page_reply_bytes(&self) -> usize {
-        self.log.record_bytes_max().max(PAGE_BYTES) + 512
+        self.log.record_bytes_max().max(self.config.limits.page_bytes) + 512
     }
 
     fn step_gather(&mut self, mut gather: Gather) {
@@ -441,7 +441,7 @@ impl Shard {
                         }
                     }
                     scan.cursor = next;
-                    if used > PAGE_BYTES {
+                    if used > self.config.limits.page_bytes {
                         break;
                     }
                 }
@@ -518,6 +518,7 @@ impl Shard {
     /// Fills one batch for another shard's client.
     fn scan_remote(&mut self, shard: ShardId, connection: ConnectionId, reply_bytes: u32) {
         let mut batch = Vec::new();
+        let bytes_max = self.config.limits.page_bytes;
         let Some(scan) = self.scans.get_mut(shard, connection) else { return };
         let generation = scan.generation;
         scan.begin_batch();
@@ -526,7 +527,7 @@ impl Shard {
             match self.log.scan(scan.cursor) {
                 LogScan::Hot(record, next) => match scan.wants(record) {
                     Wanted::From(skip) => {
-                        if !batch_record(&mut batch, record.bytes(), skip) {
+                        if !batch_record(&mut batch, record.bytes(), skip, bytes_max) {
                             break;
                         }
                         scan.batched(next);
@@ -596,6 +597,7 @@ impl Shard {
         out: &mut impl Outbox,
     ) {
         let own = shard == self.config.shard;
+        let bytes_max = self.config.limits.page_bytes;
         let scan = self.scans.get_mut(shard, connection).filter(|scan| scan.generation == generation);
         let Some(scan) = scan else {
             self.log.release(ticket);
@@ -619,7 +621,7 @@ impl Shard {
                             scan.cursor = next;
                         }
                         Wanted::From(skip) => {
-                            if !batch_record(&mut batch, record.bytes(), skip) {
+                            if !batch_record(&mut batch, record.bytes(), skip, bytes_max) {
                                 break;
                             }
                             scan.batched(next);
@@ -713,8 +715,8 @@ impl Shard {
 }
 
 /// Adds a record, with the events of it that are to be skipped; `false` if the batch is full.
-fn batch_record(batch: &mut Vec<u8>, record: &[u8], skip: u32) -> bool {
-    if !batch.is_empty() && batch.len() + record.len() + 4 > PAGE_BYTES {
+fn batch_record(batch: &mut Vec<u8>, record: &[u8], skip: u32, bytes_max: usize) -> bool {
+    if !batch.is_empty() && batch.len() + record.len() + 4 > bytes_max {
         return false;
     }
     batch.extend_from_slice(&skip.to_le_bytes());

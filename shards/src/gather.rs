@@ -16,9 +16,6 @@ use storage::record::RecordView;
 /// Pages under way or waiting for room, per shard.
 pub(crate) const GATHERS_MAX: usize = 256;
 
-/// Bytes of records a page aims at; one larger record still makes a page.
-pub(crate) const PAGE_BYTES: usize = 128 << 10;
-
 /// Whom a page is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum GatherFor {
@@ -66,6 +63,7 @@ impl Gather {
         session: &str,
         from: Offset,
         events: u32,
+        bytes: usize,
     ) -> Self {
         Self {
             purpose,
@@ -78,15 +76,9 @@ impl Gather {
             tail: 0,
             limit: events,
             events_left: events,
-            bytes_max: PAGE_BYTES,
+            bytes_max: bytes,
             records: Vec::new(),
         }
-    }
-
-    /// Asks for about so many bytes only: its reader has room for no more.
-    pub fn with_bytes(mut self, bytes: usize) -> Self {
-        self.bytes_max = bytes.min(PAGE_BYTES);
-        self
     }
 
     /// Takes a record in; `false` if the page is full without it.

@@ -46,6 +46,8 @@ pub struct Limits {
     pub mailbox_slots: usize,
     /// Payload bytes of a mailbox lane.
     pub mailbox_bytes: usize,
+    /// Bytes of records that a page of history, or of catch-up for another shard, aims at.
+    pub page_bytes: usize,
     /// Mail taken from one peer in one turn.
     pub mail_per_peer_per_turn_max: usize,
     /// Effects that may wait to be polled.
@@ -66,9 +68,32 @@ impl Default for Limits {
             connection_send_bytes_max: 512 << 10,
             mailbox_slots: 1024,
             mailbox_bytes: 4 << 20,
+            page_bytes: 128 << 10,
             mail_per_peer_per_turn_max: 64,
             effects_max: 4096,
             parked_bytes_max: 16 << 20,
         }
+    }
+}
+
+impl Limits {
+    /// Checks the relations between the bounds, given the largest record of the log in bytes.
+    ///
+    /// # Errors
+    /// The first that does not hold: what to change.
+    pub fn check(&self, record_bytes_max: usize) -> Result<(), &'static str> {
+        if self.mailbox_bytes < 2 * (record_bytes_max.max(self.page_bytes) + 1024) {
+            return Err("mailbox_bytes must hold two replies of record_bytes_max or page_bytes");
+        }
+        if self.connection_send_bytes_max < 4 * self.event_bytes_max {
+            return Err("connection_send_bytes_max must hold four events of event_bytes_max, base64 included");
+        }
+        if record_bytes_max < self.frame_bytes_max + self.frame_bytes_max / 4 {
+            return Err("commit_bytes_max must hold a record made of one frame of frame_bytes_max");
+        }
+        if self.effects_max < 64 || self.mailbox_slots < 8 {
+            return Err("effects_max must be at least 64 and mailbox_slots at least 8");
+        }
+        Ok(())
     }
 }

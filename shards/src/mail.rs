@@ -97,8 +97,8 @@ impl Shard {
                 let (tenant, session, from, bytes) = (r.text(), r.text(), r.u64(), r.u32());
                 let partition = self.log.partition_id(tenant, session);
                 let purpose = GatherFor::Fetch { shard: peer, subscription, reply_bytes };
-                let gather = Gather::new(purpose, partition, tenant.into(), session, from, u32::MAX);
-                self.gather(gather.with_bytes(bytes as usize));
+                let bytes = (bytes as usize).min(self.config.limits.page_bytes);
+                self.gather(Gather::new(purpose, partition, tenant.into(), session, from, u32::MAX, bytes));
                 true
             }
             request::ATTACH_PATTERNS => {
@@ -168,12 +168,13 @@ impl Shard {
                 let connection = get_connection(&mut r);
                 let id = get_id(&mut r);
                 let subscription = SubscriptionId { slot: r.u32(), generation: r.u32() };
+                let partition = PartitionId(r.u128());
                 let found = if r.u8() == 1 {
                     Ok(Attached { epoch: r.u64(), next: r.u64(), earliest: r.u64(), live: r.u64() })
                 } else {
                     Err(get_refused(&mut r))
                 };
-                attached(self, connection, id, subscription, found);
+                attached(self, peer, connection, id, subscription, partition, found);
             }
             reply::FETCHED => {
                 let subscription = SubscriptionId { slot: r.u32(), generation: r.u32() };

@@ -398,9 +398,9 @@ impl Shard {
         while let Some(parked) = self.parked.pop(partition) {
             match parked.work {
                 Work::Command(_) => self.refuse_unreadable(&parked.asker),
-                Work::Attach { subscription, .. } => {
+                Work::Attach { subscription, session, .. } => {
                     let refused = Refused::later(Refusal::Unavailable, 1000);
-                    subscribe::answer_attach(self, &parked.asker, subscription, Err(refused));
+                    subscribe::answer_attach(self, &parked.asker, subscription, &session, Err(refused));
                 }
             }
         }
@@ -474,12 +474,14 @@ impl Shard {
     /// Returns 0 only if nothing was done, and nothing can be done before something else happens.
     pub fn deliver(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
         self.drain_log_events();
+        self.readers.settle_attached(self.config.shard, self.announced);
         let mut done = self.announce(now, out);
-        done += self.resume_parked(now);
         done += self.send_volatiles(out);
         done += self.tell_missed();
         done += self.send_detaches();
         done += self.serve_behind(now, bytes, out);
+        // Last: a subscription that resumes here is answered before anything is delivered to it.
+        done += self.resume_parked(now);
         done
     }
 

@@ -29,6 +29,7 @@ pub(crate) fn run(shard: &mut Shard, asker: &Asker, session: &str, from: Option<
         return shard.refuse(asker, Refused::field(Refusal::OffsetOutOfRange, "from"));
     }
     let purpose = GatherFor::History { origin: asker.origin, id: asker.id };
-    shard.gather(Gather::new(purpose, partition, asker.tenant.clone(), session, from, limit));
+    let bytes = shard.config.limits.page_bytes;
+    shard.gather(Gather::new(purpose, partition, asker.tenant.clone(), session, from, limit, bytes));
     Outcome::Done
 }

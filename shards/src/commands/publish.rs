@@ -419,7 +419,7 @@ fn volatile(shard: &mut Shard, asker: &Asker, session: &str, event: &NewEvent<'_
     }
     let partition = shard.log.partition_id(&asker.tenant, session);
     let after_offset = match shard.open(partition, &asker.tenant, session, None) {
-        Opened::Ready(slot) => shard.log.partition(slot).tail(),
+        Opened::Ready(slot) => shard.log.partition(slot).committed(),
         Opened::Absent => 0,
         Opened::Park => return Outcome::Park,
         Opened::Refused(refused) => return shard.refuse(asker, refused),

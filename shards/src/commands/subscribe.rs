@@ -10,7 +10,7 @@ use super::Outcome;
 use crate::command::From;
 use crate::delivery::SubscriptionId;
 use crate::effect::Reply;
-use crate::ids::{CommandId, ConnectionId, Epoch, Now, Offset};
+use crate::ids::{CommandId, ConnectionId, Epoch, Now, Offset, PartitionId, ShardId};
 use crate::input::Handled;
 use crate::limits::REPLY_BYTES_MAX;
 use crate::mailbox::codec::Writer;
@@ -152,7 +152,7 @@ pub(crate) fn attach_now(
     if let (Ok(_), Origin::Remote(to, ..)) = (&found, asker.origin) {
         shard.interests.attach(partition, to);
     }
-    answer_attach(shard, asker, subscription, found);
+    answer_attach(shard, asker, subscription, session, found);
     Outcome::Done
 }
 
@@ -161,10 +161,14 @@ pub(crate) fn answer_attach(
     shard: &mut Shard,
     asker: &Asker,
     subscription: SubscriptionId,
+    session: &str,
     found: Result<Attached, Refused>,
 ) {
+    let partition = shard.log.partition_id(&asker.tenant, session);
     match asker.origin {
-        Origin::Local(connection) => attached(shard, connection, asker.id, subscription, found),
+        Origin::Local(connection) => {
+            attached(shard, shard.config.shard, connection, asker.id, subscription, partition, found);
+        }
         Origin::Remote(to, connection, reply_bytes) => {
             let mut message = std::mem::take(&mut shard.scratch);
             message.clear();
@@ -172,7 +176,7 @@ pub(crate) fn answer_attach(
             w.u8(reply::ATTACHED).u32(reply_bytes);
             put_connection(&mut w, connection);
             put_id(&mut w, asker.id);
-            w.u32(subscription.slot).u32(subscription.generation);
+            w.u32(subscription.slot).u32(subscription.generation).u128(partition.0);
             match &found {
                 Ok(a) => {
                     w.u8(1).u64(a.epoch).u64(a.next).u64(a.earliest).u64(a.live);
@@ -189,17 +193,23 @@ pub(crate) fn answer_attach(
     }
 }
 
-/// On the client's shard, with the owner's answer.
+/// On the client's shard, with the owner's answer. The cursor begins to move in the next deliver step, after the reply.
 pub(crate) fn attached(
     shard: &mut Shard,
+    owner: ShardId,
     connection: ConnectionId,
     id: CommandId,
     subscription: SubscriptionId,
+    partition: PartitionId,
     found: Result<Attached, Refused>,
 ) {
     let readers = &mut shard.readers;
     if readers.subscription(subscription).is_none() {
-        // Unsubscribed or replaced while it attached: the command is answered all the same.
+        // Unsubscribed or replaced while it attached: the command is answered all the same, and an interest that the
+        // owner noted after it was told that nobody listens must not stay.
+        if found.is_ok() && !readers.feed_of.contains_key(&partition) {
+            readers.detach_due.push((partition, owner));
+        }
         return shard.answer(Origin::Local(connection), id, &Reply::Unsubscribed);
     }
     match found {
@@ -214,7 +224,7 @@ pub(crate) fn attached(
             let feed = &mut readers.feeds[feed_slot as usize];
             feed.epoch = a.epoch;
             feed.live_next = Some(feed.live_next.unwrap_or(0).max(a.live));
-            readers.settle(subscription);
+            readers.attached.push(subscription);
             let session = readers.feeds[feed_slot as usize].session.clone();
             let reply = Reply::Subscribed { session: &session, epoch: a.epoch, next: a.next, earliest: a.earliest };
             shard.answer(Origin::Local(connection), id, &reply);

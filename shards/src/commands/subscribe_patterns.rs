@@ -6,8 +6,8 @@
 //! ```
 
 use crate::command::PatternFrom;
+use crate::delivery::ReaderState;
 use crate::delivery::patterns::{PatternFeed, Source};
-use crate::delivery::{Reader as Behind, ReaderState};
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, ShardId, SliceSeq};
 use crate::input::Handled;
@@ -169,23 +169,18 @@ fn attached(
         let comma = if feed.position.is_empty() { "" } else { "," };
         let _ = write!(feed.position, "{comma}{slice}.{seq}");
     }
-    let own = source == shard.config.shard;
-    let live = match readers.tenants.get_mut(&tenant) {
-        Some(tenant) if !own => {
-            let live = &mut tenant.live[usize::from(source.0)];
-            *live.insert(live.unwrap_or(0).max(found.live))
-        }
-        _ => found.live,
-    };
-    let state = if found.by_position || found.seq < live { ReaderState::Queued } else { ReaderState::Live };
-    feed.sources[usize::from(source.0)] =
-        Source { seq: found.seq, skip: 0, state, by_position: found.by_position, taken: 0 };
-    if state == ReaderState::Queued {
-        readers.queued.push_back(Behind::Pattern(connection, source));
+    if source != shard.config.shard
+        && let Some(tenant) = readers.tenants.get_mut(&tenant)
+    {
+        let live = &mut tenant.live[usize::from(source.0)];
+        *live = Some(live.unwrap_or(0).max(found.live));
     }
+    feed.sources[usize::from(source.0)] =
+        Source { seq: found.seq, skip: 0, state: ReaderState::Attaching, by_position: found.by_position, taken: 0 };
     feed.attaching -= 1;
     if feed.attaching == 0 {
         let (id, position) = (feed.id, std::mem::take(&mut feed.position));
+        readers.patterns_attached.push(connection);
         shard.answer(Origin::Local(connection), id, &Reply::SubscribedPatterns { position: &position });
     }
 }

@@ -23,6 +23,7 @@ use client::{Client, Clients, NONE};
 use hashbrown::HashMap;
 use patterns::TenantFeeds;
 use std::collections::VecDeque;
+use storage::ids::LogSeq;
 use storage::record::{EventView, Kind, RecordView};
 
 /// Hasher for keys that are keyed hashes already.
@@ -112,6 +113,10 @@ pub(crate) struct Readers {
     pub queued: VecDeque<Reader>,
     /// Clients with a blocked reader.
     pub blocked: Vec<ConnectionId>,
+    /// Subscriptions whose owner has answered; their cursors move once the reply is on its way.
+    pub attached: Vec<SubscriptionId>,
+    /// Pattern clients all of whose sources have answered, likewise.
+    pub patterns_attached: Vec<ConnectionId>,
     /// Partitions whose last subscriber left and whose remote owner must be told.
     pub detach_due: Vec<(PartitionId, ShardId)>,
     generation: u32,
@@ -136,6 +141,8 @@ impl Readers {
             tenants: TenantFeeds::default(),
             queued: VecDeque::new(),
             blocked: Vec::new(),
+            attached: Vec::new(),
+            patterns_attached: Vec::new(),
             detach_due: Vec::new(),
             generation: 0,
         }
@@ -365,6 +372,16 @@ impl Readers {
         } else {
             subscription.state = ReaderState::Queued;
             self.queued.push_back(Reader::Subscription(id));
+        }
+    }
+
+    /// Cursors whose replies have left begin to move.
+    pub fn settle_attached(&mut self, own: ShardId, announced: LogSeq) {
+        while let Some(id) = self.attached.pop() {
+            self.settle(id);
+        }
+        while let Some(connection) = self.patterns_attached.pop() {
+            self.settle_patterns(connection, own, announced);
         }
     }
 

@@ -132,6 +132,26 @@ impl Readers {
         }
     }
 
+    /// All sources have answered and the reply has left: each source's cursor is live, or behind.
+    pub fn settle_patterns(&mut self, connection: ConnectionId, own: ShardId, announced: LogSeq) {
+        let Some(client) = self.clients.get_mut(connection) else { return };
+        let Some(feed) = client.patterns.as_mut().filter(|feed| feed.attaching == 0) else { return };
+        let live = self.tenants.get(&client.tenant);
+        for (shard, at) in feed.sources.iter_mut().enumerate() {
+            if at.state != ReaderState::Attaching {
+                continue;
+            }
+            let source = ShardId(shard as u16);
+            let live = if source == own { Some(announced) } else { live.and_then(|tenant| tenant.live[shard]) };
+            if at.by_position || live.is_some_and(|live| live > at.seq) {
+                at.state = ReaderState::Queued;
+                self.queued.push_back(Reader::Pattern(connection, source));
+            } else {
+                at.state = ReaderState::Live;
+            }
+        }
+    }
+
     /// The next record's first events were seen before the client came.
     pub fn skip_to(&mut self, connection: ConnectionId, source: ShardId, skip: u32) {
         if let Some(feed) = self.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()) {
