@@ -204,7 +204,7 @@ impl Net {
         connection.pending -= 1;
         let ticket = connection.deadline_us as u32;
         match (completion.user_data.kind(), completion.ok()) {
-            (Kind::HandOffSent, Err(_)) => service.revoke(ticket),
+            (Kind::HandOffSent, sent) => service.given(ticket, sent.is_ok()),
             (Kind::HandOffClosed, Ok(_)) => {
                 self.stats.given += 1;
                 self.forget(id);

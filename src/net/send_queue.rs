@@ -154,6 +154,11 @@ impl Sends {
         self.get(id).map_or(0, |q| q.queued as usize)
     }
 
+    /// Whether the pool holds so many bytes now, its reserve aside.
+    pub fn fits(&self, bytes: usize) -> bool {
+        self.pool.free().saturating_sub(self.reserve_chunks) * CHUNK_BYTES >= bytes + CHUNK_BYTES
+    }
+
     /// Queues bytes. `false` if they were not taken: the connection is gone or closing, or it exceeded its reserve
     /// and is about to be closed.
     pub fn push(&mut self, id: ConnectionId, bytes: &[u8], class: Class) -> bool {

@@ -76,8 +76,8 @@ pub trait Service {
     /// The peer takes nothing now; the connection stays.
     fn give(&mut self, to: ShardId, adoption: Adoption) -> Result<RawFd, Adoption>;
 
-    /// The move of a direct socket failed after [`Service::give`]: the peer is to forget the adoption.
-    fn revoke(&mut self, ticket: u32);
+    /// What became of a direct socket after [`Service::give`]. Where it has not moved the peer is to forget it.
+    fn given(&mut self, ticket: u32, moved: bool);
 
     /// What was announced for a socket that has just come by ring.
     fn adopt(&mut self, from: ShardId, ticket: u32) -> Option<Adoption>;

@@ -61,7 +61,10 @@ impl Service for Echo {
         Ok(*peer.ring.get().unwrap())
     }
 
-    fn revoke(&mut self, ticket: u32) {
+    fn given(&mut self, ticket: u32, moved: bool) {
+        if moved {
+            return;
+        }
         self.peer.as_ref().unwrap().mail.lock().unwrap().retain(|a| a.ticket != ticket);
     }
 

@@ -16,6 +16,8 @@ pub enum Step {
     DirectSlots(u32),
     /// Registering the receive buffers.
     RecvBuffers,
+    /// Taking the memory of tables and pools beside the ring.
+    Memory,
     /// An operation the kernel does not know.
     Missing(&'static str),
 }
@@ -30,6 +32,11 @@ pub struct RingError {
 impl RingError {
     pub(super) fn new(step: Step, error: &io::Error) -> Self {
         Self { step, errno: error.raw_os_error().unwrap_or(0) }
+    }
+
+    /// The memory beside a ring could not be had.
+    pub fn memory(error: io::Error) -> Self {
+        Self::new(Step::Memory, &error)
     }
 
     pub(super) fn missing(name: &'static str) -> Self {
@@ -66,6 +73,7 @@ impl fmt::Display for RingError {
                 "a table of {slots} sockets per shard exceeds the limit of open files: raise `ulimit -n` to {slots} or \
                  lower connections_per_shard_max"
             ),
+            (Step::Memory, _) => write!(f, "the memory of a shard cannot be had ({system}): lower its bounds"),
             (Step::Missing(name), _) => write!(f, "io_uring here has no operation `{name}`: {TOO_OLD}"),
             (Step::Probe | Step::Workers | Step::DirectSlots(_) | Step::RecvBuffers, libc::EINVAL) => {
                 write!(f, "io_uring lacks a needed feature ({:?}): {TOO_OLD}", self.step)

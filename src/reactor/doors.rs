@@ -1,0 +1,229 @@
+//! What stands behind the sockets of a shard: requests are answered, clients admitted, commands handed to the core.
+
+use super::control::{Control, Peer};
+use super::echo::{ECHO_BYTES_MAX, echo};
+use super::identity::Identities;
+use crate::http::{self, Head, Request, Upgrade};
+use crate::net::websocket::{Opcode, append_with};
+use crate::net::{Admission, Adoption, Door, Sends, Service, Taken};
+use crate::wire::codes::Close;
+use crate::wire::{decode, encode};
+use shards::Shard;
+use shards::ids::{ConnectionId, Now, ShardId};
+use shards::input::{Handled, Input, Principal};
+use shards::limits::Limits;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// Who everybody is while no key is configured.
+const TENANT: &str = "default";
+
+/// One per shard, touched only by its thread.
+pub struct Doors {
+    /// The core.
+    pub shard: Shard,
+    /// Time of this turn.
+    pub now: Now,
+    /// Clients are sent away.
+    pub draining: bool,
+    own: ShardId,
+    limits: Limits,
+    echo_open: bool,
+    scratch: decode::Scratch,
+    identities: Identities,
+    peers: Arc<[Peer]>,
+    /// Announced sockets that have not come by ring yet.
+    announced: HashMap<(ShardId, u32), Adoption>,
+    /// The peer each of our own tickets went to, until the move is known to have worked.
+    given: HashMap<u32, ShardId>,
+    /// Connections whose end the core had no room to hear of.
+    unheard: Vec<ConnectionId>,
+}
+
+impl Doors {
+    /// Doors of shard `own` with this core behind them.
+    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool) -> Self {
+        Self {
+            shard,
+            now: Now::default(),
+            draining: false,
+            own,
+            scratch: decode::Scratch::new(&limits),
+            limits,
+            echo_open,
+            identities: Identities::new(),
+            peers: Arc::from([]),
+            announced: HashMap::new(),
+            given: HashMap::new(),
+            unheard: Vec::new(),
+        }
+    }
+
+    /// Learns how to reach the other shards.
+    pub fn meet(&mut self, peers: Arc<[Peer]>) {
+        self.peers = peers;
+    }
+
+    /// Ring of a peer.
+    pub fn ring_of(&self, shard: ShardId) -> Option<RawFd> {
+        self.peers.get(usize::from(shard.0)).map(|peer| peer.ring)
+    }
+
+    /// A socket was announced; one that travels by ring is kept until it comes.
+    pub fn announce(&mut self, adoption: Adoption) {
+        self.announced.insert((adoption.from, adoption.ticket), adoption);
+    }
+
+    /// An announced socket does not come.
+    pub fn forget(&mut self, from: ShardId, ticket: u32) {
+        self.announced.remove(&(from, ticket));
+    }
+
+    /// Tells the core of ends it had no room for. Returns how many it took.
+    pub fn tell_unheard(&mut self) -> usize {
+        let before = self.unheard.len();
+        let now = self.now;
+        let shard = &mut self.shard;
+        self.unheard.retain(|connection| {
+            shard.handle(Input::Disconnected { connection: *connection }, now) == Handled::Later
+        });
+        before - self.unheard.len()
+    }
+
+    fn admit(
+        &mut self,
+        id: ConnectionId,
+        upgrade: &Upgrade<'_>,
+        head_bytes: usize,
+        may_hand_off: bool,
+        answer: &mut Vec<u8>,
+    ) -> Admission {
+        if may_hand_off && let Some(session) = &upgrade.session {
+            let shard = self.shard.owner(TENANT, session);
+            if shard != self.own {
+                return Admission::HandOff { shard };
+            }
+        }
+        let anonymous;
+        let client_id = match &upgrade.client {
+            Some(client) => client.as_ref(),
+            None => {
+                anonymous = self.identities.anonymous();
+                anonymous.as_str()
+            }
+        };
+        let principal = Principal { tenant: TENANT, client_id };
+        if self.shard.handle(Input::Connected { connection: id, principal }, self.now) == Handled::Later {
+            http::append_unavailable(answer, 1, "the server is busy: try again");
+            return Admission::Answer;
+        }
+        http::append_switching(answer, upgrade.key, upgrade.subprotocol);
+        let (own, limits) = (self.own.0, &self.limits);
+        append_with(answer, Opcode::Text, |out| encode::welcome(out, client_id, own, limits));
+        Admission::Open { head_bytes, frame_bytes_max: self.limits.frame_bytes_max, door: Door::Events }
+    }
+}
+
+impl Service for Doors {
+    fn head(
+        &mut self,
+        id: ConnectionId,
+        head: &[u8],
+        may_hand_off: bool,
+        full: bool,
+        answer: &mut Vec<u8>,
+    ) -> Admission {
+        let Head::Complete { request, bytes } = http::parse(head) else { return Admission::Incomplete };
+        match request {
+            Request::Bad(bad) => http::append_bad(answer, bad),
+            Request::NotFound => http::append_not_found(answer),
+            Request::Ready => http::append_health(answer, !self.draining),
+            Request::Health => http::append_health(answer, true),
+            Request::Echo(_) if !self.echo_open => http::append_not_found(answer),
+            Request::Upgrade(_) | Request::Echo(_) if self.draining => {
+                http::append_unavailable(answer, 1, "the server is going down: connect again, everything durable is kept");
+            }
+            Request::Upgrade(_) | Request::Echo(_) if full => {
+                http::append_unavailable(answer, 2, "too many connections: try again later");
+            }
+            Request::Echo(upgrade) => {
+                http::append_switching(answer, upgrade.key, None);
+                return Admission::Open { head_bytes: bytes, frame_bytes_max: ECHO_BYTES_MAX, door: Door::Echo };
+            }
+            Request::Upgrade(upgrade) => return self.admit(id, &upgrade, bytes, may_hand_off, answer),
+        }
+        Admission::Answer
+    }
+
+    fn give(&mut self, to: ShardId, adoption: Adoption) -> Result<RawFd, Adoption> {
+        let Some(peer) = self.peers.get(usize::from(to.0)) else { return Err(adoption) };
+        let (ticket, by_ring) = (adoption.ticket, adoption.fd.is_none());
+        let ring = peer.ring;
+        match peer.control.try_send(Control::Adopt(adoption)) {
+            Ok(()) => {
+                if by_ring {
+                    self.given.insert(ticket, to);
+                } else {
+                    peer.waker.wake();
+                }
+                Ok(ring)
+            }
+            Err(flume::TrySendError::Full(control) | flume::TrySendError::Disconnected(control)) => match control {
+                Control::Adopt(adoption) => Err(adoption),
+                _ => unreachable!("an adoption was sent"),
+            },
+        }
+    }
+
+    fn given(&mut self, ticket: u32, moved: bool) {
+        let Some(to) = self.given.remove(&ticket) else { return };
+        if let (false, Some(peer)) = (moved, self.peers.get(usize::from(to.0))) {
+            // Where the channel is full the announcement stays behind: a few hundred bytes, once.
+            let _ = peer.control.try_send(Control::Revoke { from: self.own, ticket });
+            peer.waker.wake();
+        }
+    }
+
+    fn adopt(&mut self, from: ShardId, ticket: u32) -> Option<Adoption> {
+        self.announced.remove(&(from, ticket))
+    }
+
+    fn text(&mut self, id: ConnectionId, door: Door, text: &str, place: u64, sends: &mut Sends) -> Taken {
+        if door == Door::Echo {
+            return echo(id, Opcode::Text, text.as_bytes(), sends);
+        }
+        let (shard, now) = (&mut self.shard, self.now);
+        let resume = decode::Resume::unpack(place);
+        let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
+            let input = match decoded {
+                Ok(command) => Input::Command { connection: id, id: command_id, command },
+                Err(refused) => Input::Rejected { connection: id, id: command_id, refused },
+            };
+            match shard.handle(input, now) {
+                Handled::Done => ControlFlow::Continue(()),
+                Handled::Later => ControlFlow::Break(()),
+            }
+        });
+        match stopped_at {
+            None => Taken::All,
+            Some(resume) => Taken::Later { place: resume.pack() },
+        }
+    }
+
+    fn binary(&mut self, id: ConnectionId, door: Door, bytes: &[u8], _place: u64, sends: &mut Sends) -> Taken {
+        match door {
+            Door::Echo => echo(id, Opcode::Binary, bytes, sends),
+            Door::Events => Taken::Close((Close::UnsupportedData.code(), Close::UnsupportedData.reason())),
+        }
+    }
+
+    fn closed(&mut self, id: ConnectionId, door: Door) {
+        if door == Door::Events
+            && self.shard.handle(Input::Disconnected { connection: id }, self.now) == Handled::Later
+        {
+            self.unheard.push(id);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! One core: its ring, its sockets, its log, its shard, and the loop that turns them.
+//!
+//! ```text
+//!            ┌──────────────────────── turn ─────────────────────────┐
+//!   ring ──► reap ─► collect ─► expire ─► handle ─► commit ─► deliver ─► submit ─► ring
+//!             │        │          │         │         │          │
+//!            net     shard    net,shard  net→shard  disk    shard→net
+//! ```
+//! [`turn`] is the loop, [`doors`] is what a socket's bytes mean, [`post`] is how events become frames, [`pace`] says
+//! when to sleep, [`control`] and [`wind_down`] are everything that is rare. Nothing here decides about events; the shard does.
+
+pub mod clock;
+pub mod control;
+mod doors;
+mod echo;
+mod identity;
+mod log_memory;
+mod pace;
+mod post;
+mod turn;
+mod wind_down;
+
+pub use identity::random_u64;
+pub use post::Frames;
+
+use crate::disk::background::Desk;
+use crate::disk::executor::Executor;
+use crate::net::{CloseTable, Net, NetConfig};
+use crate::ring::{Completion, Ring, RingConfig, RingError, Waker};
+use crate::wire::codes::Close;
+use clock::Clock;
+use control::{Control, Peer, Report};
+use doors::Doors;
+use pace::Pace;
+use post::Frames as FrameCache;
+use shards::Shard;
+use shards::ids::ShardId;
+use shards::limits::Limits;
+use std::io;
+use storage::disk::DiskFault;
+
+/// What a reactor is made of, moved to its thread.
+pub struct ReactorConfig {
+    /// Number.
+    pub shard: ShardId,
+    /// Its ring.
+    pub ring: RingConfig,
+    /// Its sockets.
+    pub net: NetConfig,
+    /// Bounds of the core.
+    pub limits: Limits,
+    /// `/echo` is open.
+    pub echo_open: bool,
+    /// Longest spin before parking, microseconds; 0 where shards share a core.
+    pub spin_us_max: u64,
+    /// From [`Control::Drain`] until connections are cut off, microseconds.
+    pub drain_us_max: u64,
+}
+
+/// Where a reactor stands between its start and its end. Only moves down.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Phase {
+    /// Clients come and go.
+    Serving,
+    /// Clients are being sent away.
+    Draining { deadline_us: u64 },
+    /// No connection is left; peers may still need the log.
+    Drained,
+    /// The log is being closed.
+    Stopping,
+    /// The log is closed.
+    Stopped,
+    /// The thread ends.
+    Released,
+}
+
+/// One per core, made and used by its thread alone.
+pub struct Reactor {
+    // The order of the fields is the order of their end: the ring goes first, and with it every request that points
+    // into the memory of those below it.
+    ring: Ring,
+    net: Net,
+    doors: Doors,
+    disk: Executor<Desk>,
+    frames: FrameCache,
+    clock: Clock,
+    pace: Pace,
+    batch: Vec<Completion>,
+    out: Vec<u8>,
+    control: flume::Receiver<Control>,
+    reports: flume::Sender<Report>,
+    shard: ShardId,
+    phase: Phase,
+    drain_us_max: u64,
+    poisoned: Option<DiskFault>,
+}
+
+/// Why a reactor ended before it was released.
+#[derive(Debug)]
+pub enum Ended {
+    /// The log is poisoned.
+    Poisoned(DiskFault),
+    /// The ring broke.
+    Broken(io::Error),
+}
+
+impl Reactor {
+    /// Opens the ring on the calling thread and takes all memory.
+    ///
+    /// # Errors
+    /// The ring or the memory cannot be had; one line with the cure.
+    pub fn open(
+        config: ReactorConfig,
+        shard: Shard,
+        disk: Executor<Desk>,
+        clock: Clock,
+        waker: Waker,
+        control: flume::Receiver<Control>,
+        reports: flume::Sender<Report>,
+    ) -> Result<Reactor, RingError> {
+        let ring = Ring::open(&config.ring, waker)?;
+        let net = Net::new(config.net, clock.read()).map_err(RingError::memory)?;
+        Ok(Reactor {
+            ring,
+            net,
+            doors: Doors::new(config.shard, shard, config.limits, config.echo_open),
+            disk,
+            frames: FrameCache::new(),
+            clock,
+            pace: Pace::new(config.spin_us_max),
+            batch: Vec::with_capacity(turn::COMPLETIONS_PER_TURN_MAX),
+            out: Vec::new(),
+            control,
+            reports,
+            shard: config.shard,
+            phase: Phase::Serving,
+            drain_us_max: config.drain_us_max,
+            poisoned: None,
+        })
+    }
+
+    /// How peers reach this reactor.
+    pub fn address(&self, control: flume::Sender<Control>) -> Peer {
+        Peer { ring: self.ring.raw_fd(), waker: self.ring.waker().clone(), control }
+    }
+
+    /// Slots for direct sockets.
+    pub fn direct_slots(&self) -> u32 {
+        self.ring.direct_slots()
+    }
+
+    /// Turns until released.
+    ///
+    /// # Errors
+    /// The log is poisoned or the ring broke: the process must end.
+    pub fn run(&mut self) -> Result<(), Ended> {
+        while self.phase != Phase::Released {
+            self.turn().map_err(Ended::Broken)?;
+            if let Some(fault) = self.poisoned {
+                return Err(Ended::Poisoned(fault));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the wire says when connections end for the sockets' own reasons.
+pub fn close_table() -> CloseTable {
+    let words = |close: Close| (close.code(), close.reason());
+    CloseTable {
+        idle: words(Close::Idle),
+        too_slow: words(Close::TooSlow),
+        unavailable: words(Close::Unavailable),
+    }
+}

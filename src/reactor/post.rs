@@ -1,0 +1,121 @@
+//! The outbox: deliveries become frames here, once per event and shard.
+//!
+//! ```text
+//!   EventView ─► cache? ── hit ──► bytes ──► send queue of the connection
+//!                  └ miss: encode ──┘        server frames carry no mask: equal bytes serve every subscriber
+//! ```
+
+use crate::net::websocket::{Opcode, append_with};
+use crate::net::{Class, Sends};
+use crate::wire::encode;
+use shards::ids::{CommandId, ConnectionId};
+use shards::outbox::{Gap, HistoryHead, Outbox, VolatileEvent};
+use storage::record::EventView;
+
+/// Frames kept. Subscribers of one event are served close together, so few suffice.
+const FRAMES: usize = 64;
+/// A larger frame is not kept: sixty-four of these are the cache's bound.
+const FRAME_BYTES_MAX: usize = 128 << 10;
+
+/// Frames of recent events. One per shard, touched only by its thread.
+pub struct Frames {
+    slots: Vec<Frame>,
+    /// Volatile events have no number of their own in the log; the last one is kept under its session and count.
+    volatile: Frame,
+    volatile_session: String,
+    scratch: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Frame {
+    slice: u16,
+    /// 0 = empty; sequences begin at 1.
+    seq: u64,
+    payload_bytes: usize,
+    bytes: Vec<u8>,
+}
+
+impl Frames {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self {
+            slots: (0..FRAMES).map(|_| Frame::default()).collect(),
+            volatile: Frame::default(),
+            volatile_session: String::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Most bytes the cache holds.
+    pub const fn memory_bytes_max() -> usize {
+        FRAMES * FRAME_BYTES_MAX
+    }
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where the core's deliveries go for the length of one step.
+pub struct Post<'a> {
+    /// Queues.
+    pub sends: &'a mut Sends,
+    /// Frames already encoded.
+    pub frames: &'a mut Frames,
+}
+
+impl Outbox for Post<'_> {
+    fn room(&self, connection: ConnectionId) -> usize {
+        self.sends.room(connection)
+    }
+
+    fn event(&mut self, connection: ConnectionId, event: &EventView<'_>) -> usize {
+        let (slice, seq) = (event.slice().0, event.slice_seq());
+        let frame = &mut self.frames.slots[(usize::from(slice) ^ seq as usize) % FRAMES];
+        if (frame.slice, frame.seq) != (slice, seq) {
+            frame.bytes.clear();
+            frame.bytes.shrink_to(FRAME_BYTES_MAX);
+            frame.payload_bytes = append_with(&mut frame.bytes, Opcode::Text, |out| encode::event(out, event));
+            (frame.slice, frame.seq) = (slice, seq);
+        }
+        self.sends.push(connection, &frame.bytes, Class::Delivery);
+        frame.payload_bytes
+    }
+
+    fn volatile(&mut self, connection: ConnectionId, event: &VolatileEvent<'_>) -> usize {
+        let frame = &mut self.frames.volatile;
+        // The count begins at 1 with every start, so session and count name one event of this process.
+        if frame.seq != event.counter || self.frames.volatile_session != event.session {
+            frame.bytes.clear();
+            frame.payload_bytes = append_with(&mut frame.bytes, Opcode::Text, |out| encode::volatile(out, event));
+            frame.seq = event.counter;
+            self.frames.volatile_session.clear();
+            self.frames.volatile_session.push_str(event.session);
+        }
+        self.sends.push(connection, &frame.bytes, Class::Delivery);
+        frame.payload_bytes
+    }
+
+    fn gap(&mut self, connection: ConnectionId, gap: &Gap<'_>) {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        append_with(out, Opcode::Text, |out| encode::gap(out, gap));
+        self.sends.push(connection, out, Class::Delivery);
+    }
+
+    fn history(
+        &mut self,
+        connection: ConnectionId,
+        id: CommandId,
+        head: &HistoryHead<'_>,
+        events: &mut dyn Iterator<Item = EventView<'_>>,
+    ) {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        append_with(out, Opcode::Text, |out| encode::history(out, &id, head, events));
+        self.sends.push(connection, out, Class::Delivery);
+        self.frames.scratch.shrink_to(FRAME_BYTES_MAX);
+    }
+}

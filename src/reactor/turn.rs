@@ -1,0 +1,191 @@
+//! The turn: the only loop of a core.
+//!
+//! ```text
+//!   now = clock.read()      once
+//!   reap        completions → net, disk, control                     ≤ COMPLETIONS_PER_TURN_MAX
+//!   collect     mail of the other shards, reply lane first           ≤ mail_per_peer_per_turn_max
+//!   expire      timers of sockets and core                           ≤ timers per turn
+//!   handle      inputs that found no room before, in rotation        ≤ retries per turn
+//!   commit      the log's operations to the ring
+//!   deliver     committed events to send queues                      ≤ DELIVER_BYTES_PER_TURN_MAX
+//!   submit      one send per connection, then enter — or park if every step did nothing
+//! ```
+//! Fresh input is handled where it lies, in the receive buffer, while its completion is reaped. Every step has a limit,
+//! so no tenant and no peer can own a turn.
+
+use super::Reactor;
+use super::post::Post;
+use crate::net::Class;
+use crate::net::websocket::{Opcode, append_with};
+use crate::ring::Kind;
+use crate::wire::encode;
+use shards::effect::Effect;
+use shards::ids::Now;
+use shards::input::Input;
+use std::io;
+
+/// Completions taken in one turn.
+pub const COMPLETIONS_PER_TURN_MAX: usize = 512;
+/// Bytes of catch-up in one turn; live events go out whole.
+const DELIVER_BYTES_PER_TURN_MAX: usize = 1 << 20;
+/// While inputs wait for room, nothing may wake the core when it comes: look again this soon.
+const WAITING_PARK_US: u64 = 500;
+/// Longest sleep. Nothing depends on it.
+const PARK_US_MAX: u64 = 1_000_000;
+
+impl Reactor {
+    /// One turn.
+    ///
+    /// # Errors
+    /// The ring is unusable.
+    pub(super) fn turn(&mut self) -> io::Result<()> {
+        let now = self.clock.read();
+        self.doors.now = now;
+
+        let mut work = self.reap(now);
+        work += self.collect(now);
+        work += self.expire(now);
+        work += self.handle(now);
+        work += self.commit(now);
+        work += self.deliver(now);
+        work += self.submit(now)?;
+        work += self.wind_down(now);
+
+        if work > 0 {
+            self.pace.worked(now.mono_us);
+            self.ring.enter()
+        } else {
+            self.rest(now)
+        }
+    }
+
+    fn reap(&mut self, now: Now) -> usize {
+        let mut batch = std::mem::take(&mut self.batch);
+        self.ring.reap(&mut batch, COMPLETIONS_PER_TURN_MAX);
+        for completion in &batch {
+            match completion.user_data.kind() {
+                Kind::Disk => {
+                    let token = completion.user_data.generation();
+                    self.disk.complete(token, completion.result, &mut self.ring);
+                }
+                // The mail itself is found by `collect`.
+                Kind::Wake => {}
+                // The peer's ring is full or gone; mail lies in its lane either way.
+                Kind::WakeSent => {}
+                Kind::Control => {
+                    self.ring.waker_rang(completion);
+                    self.obey(now);
+                }
+                Kind::HandOff => {
+                    // The announcement was sent before the socket.
+                    self.obey(now);
+                    self.net.complete(completion, now, &mut self.ring, &mut self.doors);
+                }
+                _ => self.net.complete(completion, now, &mut self.ring, &mut self.doors),
+            }
+        }
+        self.net.rearm(now, &mut self.ring, &mut self.doors);
+        self.answer_disk(now);
+        let count = batch.len();
+        self.batch = batch;
+        count
+    }
+
+    fn collect(&mut self, now: Now) -> usize {
+        let mut post = Post { sends: &mut self.net.sends, frames: &mut self.frames };
+        self.doors.shard.collect(now, &mut post)
+    }
+
+    fn expire(&mut self, now: Now) -> usize {
+        self.net.expire(now, &mut self.ring, &mut self.doors) + self.doors.shard.expire(now)
+    }
+
+    fn handle(&mut self, now: Now) -> usize {
+        // Replies first: they make the room that inputs wait for.
+        let mut work = self.reply();
+        work += self.doors.tell_unheard();
+        work += self.net.retry(now, &mut self.ring, &mut self.doors);
+        while let Some(connection) = self.net.sends.next_drained() {
+            // A core that has no room to hear it looks at its blocked clients by itself, by and by.
+            let _ = self.doors.shard.handle(Input::Drained { connection }, now);
+            work += 1;
+        }
+        work
+    }
+
+    fn commit(&mut self, now: Now) -> usize {
+        let mut work = 0;
+        while let Some(op) = self.doors.shard.poll_disk(now) {
+            self.disk.perform(op, self.doors.shard.log_mut(), &mut self.ring);
+            work += 1;
+        }
+        work + self.disk.pump(&mut self.ring) + self.answer_disk(now)
+    }
+
+    fn deliver(&mut self, now: Now) -> usize {
+        let mut work = self.reply();
+        let mut post = Post { sends: &mut self.net.sends, frames: &mut self.frames };
+        work += self.doors.shard.deliver(now, DELIVER_BYTES_PER_TURN_MAX, &mut post);
+        work + self.reply()
+    }
+
+    fn submit(&mut self, now: Now) -> io::Result<usize> {
+        self.net.close_overrun(now, &mut self.ring, &mut self.doors);
+        self.net.transmit(&mut self.ring)
+    }
+
+    /// Every step did nothing: spin a little, then sleep until a completion, mail, or the next timer.
+    fn rest(&mut self, now: Now) -> io::Result<()> {
+        if !self.pace.may_park(now.mono_us) {
+            std::hint::spin_loop();
+            return self.ring.enter();
+        }
+        let mut timeout_us = PARK_US_MAX;
+        for deadline_us in [self.net.next_deadline_us(), self.doors.shard.next_deadline_us()].into_iter().flatten() {
+            timeout_us = timeout_us.min(deadline_us.saturating_sub(now.mono_us));
+        }
+        if self.net.waiting() > 0 || self.is_ending() {
+            timeout_us = timeout_us.min(WAITING_PARK_US);
+        }
+        // Mail that came before the flag was set is found here; mail that comes after rings the ring.
+        if self.doors.shard.prepare_park() {
+            self.ring.park(timeout_us.max(1))?;
+        }
+        self.doors.shard.unpark();
+        Ok(())
+    }
+
+    /// Carries out what the core has decided.
+    fn reply(&mut self) -> usize {
+        let mut work = 0;
+        while let Some(effect) = self.doors.shard.poll_effect() {
+            work += 1;
+            match effect {
+                Effect::Reply { connection, id, reply } => {
+                    if encode::reply_is_sent(&id, &reply) {
+                        self.out.clear();
+                        append_with(&mut self.out, Opcode::Text, |out| encode::reply(out, &id, &reply));
+                        self.net.sends.push(connection, &self.out, Class::Reply);
+                    }
+                }
+                Effect::Wake { shard } => {
+                    if let Some(ring) = self.doors.ring_of(shard) {
+                        self.ring.wake(ring);
+                    }
+                }
+                Effect::Poisoned { fault } => self.poisoned = Some(fault),
+            }
+        }
+        work
+    }
+
+    /// Gives the log the answers of the disk.
+    fn answer_disk(&mut self, now: Now) -> usize {
+        let mut work = 0;
+        while let Some(done) = self.disk.poll_done() {
+            self.doors.shard.disk_done(done, now);
+            work += 1;
+        }
+        work
+    }
+}
