@@ -102,7 +102,11 @@ fn environment() -> Vec<(String, String)> {
 pub fn main() -> ExitCode {
     let line = Line::parse();
     let done = match line.command.unwrap_or(Command::Serve(line.serve)) {
-        Command::Serve(args) | Command::CheckConfig(args) => {
+        Command::Serve(args) => match args.load() {
+            Ok(config) => return crate::boot::serve(config),
+            Err(why) => Err(Failure::wrong(why)),
+        },
+        Command::CheckConfig(args) => {
             args.load().map_err(Failure::wrong).and_then(|config| check_config::run(&config))
         }
         Command::Pub(args) => publish::run(&args),

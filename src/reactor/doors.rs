@@ -86,9 +86,8 @@ impl Doors {
         let before = self.unheard.len();
         let now = self.now;
         let shard = &mut self.shard;
-        self.unheard.retain(|connection| {
-            shard.handle(Input::Disconnected { connection: *connection }, now) == Handled::Later
-        });
+        self.unheard
+            .retain(|connection| shard.handle(Input::Disconnected { connection: *connection }, now) == Handled::Later);
         before - self.unheard.len()
     }
 
@@ -143,7 +142,11 @@ impl Service for Doors {
             Request::Health => http::append_health(answer, true),
             Request::Echo(_) if !self.echo_open => http::append_not_found(answer),
             Request::Upgrade(_) | Request::Echo(_) if self.draining => {
-                http::append_unavailable(answer, 1, "the server is going down: connect again, everything durable is kept");
+                http::append_unavailable(
+                    answer,
+                    1,
+                    "the server is going down: connect again, everything durable is kept",
+                );
             }
             Request::Upgrade(_) | Request::Echo(_) if full => {
                 http::append_unavailable(answer, 2, "too many connections: try again later");
@@ -220,8 +223,7 @@ impl Service for Doors {
     }
 
     fn closed(&mut self, id: ConnectionId, door: Door) {
-        if door == Door::Events
-            && self.shard.handle(Input::Disconnected { connection: id }, self.now) == Handled::Later
+        if door == Door::Events && self.shard.handle(Input::Disconnected { connection: id }, self.now) == Handled::Later
         {
             self.unheard.push(id);
         }

@@ -20,6 +20,7 @@ mod post;
 mod turn;
 mod wind_down;
 
+pub use echo::ECHO_ASSEMBLY_BYTES_MAX;
 pub use identity::random_u64;
 pub use post::Frames;
 
@@ -32,7 +33,6 @@ use clock::Clock;
 use control::{Control, Peer, Report};
 use doors::Doors;
 use pace::Pace;
-use post::Frames as FrameCache;
 use shards::Shard;
 use shards::ids::ShardId;
 use shards::limits::Limits;
@@ -53,6 +53,8 @@ pub struct ReactorConfig {
     pub echo_open: bool,
     /// Longest spin before parking, microseconds; 0 where shards share a core.
     pub spin_us_max: u64,
+    /// A checkpoint is taken this often while there is something new, microseconds.
+    pub checkpoint_interval_us: u64,
     /// From [`Control::Drain`] until connections are cut off, microseconds.
     pub drain_us_max: u64,
 }
@@ -82,7 +84,7 @@ pub struct Reactor {
     net: Net,
     doors: Doors,
     disk: Executor<Desk>,
-    frames: FrameCache,
+    frames: Frames,
     clock: Clock,
     pace: Pace,
     batch: Vec<Completion>,
@@ -92,6 +94,8 @@ pub struct Reactor {
     shard: ShardId,
     phase: Phase,
     drain_us_max: u64,
+    checkpoint_interval_us: u64,
+    checkpoint_at_us: u64,
     poisoned: Option<DiskFault>,
 }
 
@@ -125,7 +129,7 @@ impl Reactor {
             net,
             doors: Doors::new(config.shard, shard, config.limits, config.echo_open),
             disk,
-            frames: FrameCache::new(),
+            frames: Frames::new(),
             clock,
             pace: Pace::new(config.spin_us_max),
             batch: Vec::with_capacity(turn::COMPLETIONS_PER_TURN_MAX),
@@ -135,6 +139,8 @@ impl Reactor {
             shard: config.shard,
             phase: Phase::Serving,
             drain_us_max: config.drain_us_max,
+            checkpoint_interval_us: config.checkpoint_interval_us,
+            checkpoint_at_us: clock.read().mono_us + config.checkpoint_interval_us,
             poisoned: None,
         })
     }
@@ -167,9 +173,5 @@ impl Reactor {
 /// What the wire says when connections end for the sockets' own reasons.
 pub fn close_table() -> CloseTable {
     let words = |close: Close| (close.code(), close.reason());
-    CloseTable {
-        idle: words(Close::Idle),
-        too_slow: words(Close::TooSlow),
-        unavailable: words(Close::Unavailable),
-    }
+    CloseTable { idle: words(Close::Idle), too_slow: words(Close::TooSlow), unavailable: words(Close::Unavailable) }
 }

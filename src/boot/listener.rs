@@ -1,0 +1,130 @@
+//! Listening sockets: one per shard on the same port, so that the kernel deals connections out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Connections the kernel holds for each shard until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// A port that cannot be had: one line with the cure.
+#[derive(Debug)]
+pub(super) struct BindError(String);
+
+impl std::fmt::Display for BindError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Binds `count` sockets to one address; port 0 picks a free one. Returns the address they share.
+pub(super) fn bind(address: SocketAddr, count: u16) -> Result<(SocketAddr, Vec<OwnedFd>), BindError> {
+    let explain = |error: io::Error| {
+        BindError(match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => {
+                format!("{address} is in use: stop the process that listens there, or give another --listen")
+            }
+            Some(libc::EADDRNOTAVAIL) => format!("{address} is no address of this machine: give another --listen"),
+            Some(libc::EACCES) => format!("{address} may not be used ({error}): give a port from 1024 on to --listen"),
+            _ => format!("cannot listen on {address}: {error}"),
+        })
+    };
+    // With SO_REUSEPORT alone a second server of the same user would silently share the port: ask without it first.
+    drop(bound(address, false).map_err(explain)?);
+    let first = bound(address, true).map_err(explain)?;
+    let address = local_address(&first).map_err(explain)?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(bound(address, true).map_err(explain)?);
+    }
+    for socket in &sockets {
+        // SAFETY: a valid descriptor and a plain number.
+        check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) }).map_err(explain)?;
+    }
+    Ok((address, sockets))
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointers are passed; the result is checked before it is owned.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: `fd` was just created and is owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    if shared {
+        set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT)?;
+    }
+    // Accepted sockets inherit it.
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY)?;
+    match address {
+        SocketAddr::V4(v4) => {
+            let name = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            bind_to(&socket, &name)?;
+        }
+        SocketAddr::V6(v6) => {
+            let name = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            bind_to(&socket, &name)?;
+        }
+    }
+    if !shared {
+        // Two that are bound but do not listen yet are both let in; to listen is what collides.
+        // SAFETY: a valid descriptor and a plain number.
+        check(unsafe { libc::listen(socket.as_raw_fd(), 1) })?;
+    }
+    Ok(socket)
+}
+
+fn bind_to<T>(socket: &OwnedFd, name: &T) -> io::Result<()> {
+    // SAFETY: `name` is a socket address of the length that is passed.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const *name).cast(), size_of::<T>() as u32) }).map(drop)
+}
+
+fn set(socket: &OwnedFd, level: i32, option: i32) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is an int of the length that is passed.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), size_of::<libc::c_int>() as u32)
+    })
+    .map(drop)
+}
+
+fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    std::net::TcpListener::from(socket.try_clone()?).local_addr()
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_a_port_and_nobody_else_does() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (address, sockets) = bind(any, 3).unwrap();
+        assert_eq!(sockets.len(), 3);
+        let line = bind(address, 2).unwrap_err().to_string();
+        assert!(line.contains("is in use") && line.contains("--listen"), "{line}");
+        // A connection that was closed by us leaves the port in TIME_WAIT; a restart must not stumble over it.
+        let client = std::net::TcpStream::connect(address).unwrap();
+        drop(sockets);
+        drop(client);
+        bind(address, 1).unwrap();
+        bind("[::1]:0".parse().unwrap(), 2).unwrap();
+        let line = bind("203.0.113.1:7777".parse().unwrap(), 1).unwrap_err().to_string();
+        assert!(line.contains("no address of this machine"), "{line}");
+    }
+}

@@ -1,0 +1,53 @@
+//! What the operating system lets this process do.
+
+use tracing_subscriber::EnvFilter;
+
+/// Sends log lines to stderr; stdout is for what programs read.
+pub(super) fn log_to_stderr(filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second server in one process (tests) keeps the first one's.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Raises the limit of open files as far as it may go, and returns it.
+pub(super) fn raise_open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a writable rlimit structure.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 1024;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+    // SAFETY: `raised` is a readable rlimit structure.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        raised.rlim_cur
+    } else {
+        limit.rlim_cur
+    }
+}
+
+/// Cores this process may run on.
+pub(super) fn cores() -> Vec<usize> {
+    // SAFETY: a zeroed cpu_set_t is valid, and the call writes at most its size into it.
+    let set = unsafe {
+        let mut set = std::mem::zeroed::<libc::cpu_set_t>();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
+            return Vec::new();
+        }
+        set
+    };
+    // SAFETY: `core` < CPU_SETSIZE, the number of bits of the set.
+    (0..libc::CPU_SETSIZE as usize).filter(|core| unsafe { libc::CPU_ISSET(*core, &set) }).collect()
+}
+
+/// Binds the calling thread to one core. Where that is not allowed it runs where it may.
+pub(super) fn pin_to(core: usize) {
+    // SAFETY: a zeroed cpu_set_t is valid; `core` comes from a set of the same size; the call only reads it.
+    let failed = unsafe {
+        let mut set = std::mem::zeroed::<libc::cpu_set_t>();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    if failed != 0 {
+        tracing::warn!(core, "the shard's thread could not be bound to its core");
+    }
+}
