@@ -48,7 +48,7 @@ impl Filter {
         let Some(block) = self.block(key) else { return };
         let mut bits = key as u64;
         for _ in 0..PROBES {
-            // 64 × 8 bits = 2^9 places: 8 probes eat 72 bits, so the low half is stirred after seven.
+            // A block has 2^9 places; 8 × 9 bits are more than the half has, so it is stirred as they are used up.
             let bit = (bits & 511) as usize;
             self.bytes[block + bit / 8] |= 1 << (bit % 8);
             bits = bits.rotate_right(9).wrapping_mul(0x9E37_79B9_7F4A_7C15);

@@ -19,4 +19,5 @@ pub mod recluster;
 pub mod recovery;
 pub mod retention;
 pub mod segment;
+pub mod shelf;
 pub mod sidecar;

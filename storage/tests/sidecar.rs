@@ -1,184 +1,17 @@
 //! Sidecars and clustered segments: every lookup against a scan, every reader the same before and after.
 
+mod support;
+
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use storage::disk::FileId;
-use storage::group::{BLOCK_BYTES, GROUP_HEAD_BYTES, GroupHeader, group_bytes};
-use storage::ids::{HashKey, LogId, PartitionId, SegmentId, SliceId};
-use storage::jobs::{Job, JobDone, JobRun, Step};
+use storage::ids::{LogId, PartitionId, SegmentId, SliceId};
+use storage::jobs::{Job, JobDone};
 use storage::recluster::{CLUSTERED, ReclusterJob, ReclusterLimits, SegmentMap, Source, covers, plan};
 use storage::record::*;
 use storage::segment::{SegmentExpect, SegmentHeader, SegmentKind, Verdict, scan_segment};
 use storage::sidecar::{BadSidecar, BlockAt, SealJob, SidecarIndex};
-
-const KEY: HashKey = HashKey(1, 2);
-const LOG: LogId = LogId(3);
-
-fn segment(number: u32) -> SegmentId {
-    SegmentId { log: LOG, number }
-}
-
-/// A data folder in memory, and the one way a job may change it.
-#[derive(Clone, Default)]
-struct Folder {
-    files: BTreeMap<FileId, Vec<u8>>,
-    published: Vec<FileId>,
-}
-
-impl Folder {
-    fn run(&mut self, job: Job) -> JobDone {
-        let mut run = JobRun::new(job);
-        let (mut input, mut temporary) = (vec![], BTreeMap::<FileId, Vec<u8>>::new());
-        loop {
-            match run.step(&input) {
-                Step::Read { file, at, len } => {
-                    let bytes = &self.files[&file];
-                    input = bytes[at as usize..(at as usize + len).min(bytes.len())].to_vec();
-                    continue;
-                }
-                Step::Append { file, bytes } => temporary.entry(file).or_default().extend_from_slice(bytes),
-                Step::Publish { file } => {
-                    self.files.insert(file, temporary.remove(&file).unwrap());
-                    self.published.push(file);
-                }
-                Step::Zero { file, bytes } => drop(self.files.insert(file, vec![0; bytes as usize])),
-                Step::Remove { file } => drop(self.files.remove(&file)),
-                Step::Done(done) => return done,
-            }
-            input.clear();
-        }
-    }
-
-    fn block(&self, at: BlockAt) -> &[u8] {
-        &self.files[&at.file][at.at as usize..at.at as usize + at.len]
-    }
-
-    fn record(&self, segment: SegmentId, position: u32) -> RecordView<'_> {
-        RecordView::checked(&self.files[&FileId::Segment(segment)][position as usize..]).unwrap()
-    }
-}
-
-/// What a record of the test holds.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    session: u8,
-    events: u8,
-    marker: bool,
-    numbered: bool,
-    restart: bool,
-}
-
-#[derive(Clone, Default)]
-struct Session {
-    epoch: u64,
-    tail: u64,
-}
-
-/// An appending log: sessions, slices and the segment being filled.
-#[derive(Default)]
-struct Writer {
-    sessions: BTreeMap<String, Session>,
-    slices: BTreeMap<SliceId, u64>,
-    log_seq: u64,
-    group: u64,
-    messages: u64,
-}
-
-impl Writer {
-    fn record(&mut self, wanted: Wanted) -> Vec<u8> {
-        let name = format!("s{}", wanted.session);
-        let partition = KEY.partition("t", &name);
-        let session = self.sessions.entry(name.clone()).or_insert(Session { epoch: 1, tail: 0 });
-        if wanted.restart {
-            *session = Session { epoch: session.epoch + 1, tail: 0 };
-        }
-        let slice_seq = self.slices.entry(partition.slice()).or_insert(1);
-        let ids: Vec<String> = (0..wanted.events).map(|n| format!("m{}", self.messages + u64::from(n))).collect();
-        let events: Vec<EventBody<'_>> = ids
-            .iter()
-            .map(|message_id| {
-                let key = if wanted.numbered { 0 } else { KEY.dedupe(partition, session.epoch, "c", message_id) };
-                EventBody {
-                    topic: "chat.message",
-                    client_id: "c",
-                    message_id: if wanted.numbered { "" } else { message_id },
-                    traceparent: "",
-                    data: message_id.as_bytes(),
-                    data_kind: 0,
-                    prev_offset: NO_OFFSET,
-                    expires_ms: 0,
-                    producer_epoch: 1,
-                    producer_seq: if wanted.numbered { 1 } else { NO_OFFSET },
-                    dedupe_low: key as u64,
-                    dedupe_high: (key >> 64) as u64,
-                    body_hash: key as u64 ^ 7,
-                }
-            })
-            .collect();
-        let markers = [MarkerBody { name: "m", offset: session.tail }];
-        let markers = if wanted.marker || wanted.events == 0 { &markers[..] } else { &[] };
-        let body = CommitBody { tenant: "t", session: &name, events: &events, markers };
-        let head = RecordHead {
-            length: 0,
-            kind: Kind::Commit,
-            slice: partition.slice(),
-            count: 0,
-            slice_seq: *slice_seq,
-            partition,
-            offset: session.tail,
-            epoch: session.epoch,
-            time_ms: 1000 + self.log_seq,
-            log_seq: self.log_seq,
-            body_bytes: 0,
-        };
-        let mut out = vec![0; commit_bytes_max(&body)];
-        encode_commit(&head, &body, &mut out);
-        session.tail += u64::from(wanted.events);
-        *slice_seq += u64::from(wanted.events);
-        self.log_seq += 1;
-        self.messages += u64::from(wanted.events);
-        out
-    }
-
-    /// A sealed segment with these records, some to a group.
-    fn segment(&mut self, number: u32, wanted: &[Wanted]) -> Vec<u8> {
-        let (segment, salt) = (segment(number), KEY.segment_salt(segment(number)));
-        let mut out = vec![0; BLOCK_BYTES];
-        let header = SegmentHeader {
-            segment,
-            kind: SegmentKind::Appended,
-            unsynced: false,
-            previous: None,
-            bytes: 1 << 20,
-            first_group: self.group + 1,
-            first_log_seq: self.log_seq,
-            salt,
-        };
-        header.put(&mut out);
-        for group in wanted.chunks(9) {
-            let first_log_seq = self.log_seq;
-            let records: Vec<u8> = group.iter().flat_map(|wanted| self.record(*wanted)).collect();
-            self.group += 1;
-            let header = GroupHeader {
-                group_bytes: group_bytes(records.len()) as u32,
-                records_bytes: records.len() as u32,
-                count: group.len() as u32,
-                segment,
-                position: out.len() as u64,
-                group: self.group,
-                first_log_seq,
-                durable_through: self.group - 1,
-                salt,
-            };
-            let start = out.len();
-            out.resize(start + GROUP_HEAD_BYTES, 0);
-            header.put(&mut out[start..]);
-            out.extend_from_slice(&records);
-            out.resize(start + header.group_bytes as usize, 0);
-        }
-        out
-    }
-}
+use support::{Folder, KEY, LOG, Wanted, Writer, segment};
 
 fn seal(folder: &mut Folder, number: u32) -> SidecarIndex {
     let (segment, salt) = (segment(number), KEY.segment_salt(segment(number)));
@@ -444,42 +277,53 @@ fn small() -> (Folder, SidecarIndex, Vec<Wanted>) {
     (folder, index, records)
 }
 
+/// A whole sidecar and the right answers.
+struct Good {
+    bytes: Vec<u8>,
+    rows: BTreeMap<(PartitionId, u64), Vec<(u64, u32, u32)>>,
+    slices: BTreeMap<SliceId, Vec<(u64, u32, u32)>>,
+    keys: Vec<(u128, u64)>,
+}
+
+fn good() -> Good {
+    let (folder, index, _) = small();
+    let ids: Vec<_> = (0..5).map(|n| KEY.partition("t", &format!("s{n}"))).collect();
+    let questions = ids.iter().flat_map(|id| (0..12).map(|offset| (*id, offset)));
+    let records = scan(&folder.files[&FileId::Segment(segment(4))], segment(4));
+    let events = records.iter().flat_map(|(_, record)| record.events());
+    Good {
+        bytes: folder.files[&FileId::Sidecar(segment(4))].clone(),
+        rows: questions.map(|(id, offset)| ((id, offset), partition_rows(&folder, &index, id, offset))).collect(),
+        slices: ids.iter().map(|id| (id.slice(), slice_rows(&folder, &index, id.slice(), 1))).collect(),
+        keys: events.filter_map(|event| Some((event.dedupe_key()?, event.offset()))).collect(),
+    }
+}
+
 /// Asks everything of a damaged sidecar: each answer is the right one or an error. True if nothing was amiss.
-fn never_wrong(good: &(Folder, SidecarIndex), bad: &[u8]) -> bool {
-    let (folder, right) = good;
+fn never_wrong(good: &Good, bad: &[u8]) -> bool {
+    let Good { rows, slices, keys, .. } = good;
     let Ok(index) = SidecarIndex::parse(segment(4), bad) else { return false };
     let mut whole = true;
     let block = |at: BlockAt| bad.get(at.at as usize..at.at as usize + at.len).unwrap_or(&[]);
-    for n in 0..5 {
-        let id = KEY.partition("t", &format!("s{n}"));
-        for offset in 0..12 {
-            match index.partition_block(id, offset).map(|at| index.partition_rows(at, block(at), id, offset)) {
-                Some(Ok(rows)) => {
-                    let found: Vec<_> = rows.map(|row| (row.at, row.position, row.count)).collect();
-                    assert_eq!(found, partition_rows(folder, right, id, offset));
-                }
-                Some(Err(_)) => whole = false,
-                None => panic!("the tables verified, so they name the block"),
-            }
-        }
-        let slice = id.slice();
-        match index.slice_block(slice, 1).map(|at| index.slice_rows(at, block(at), slice, 1)) {
-            Some(Ok(rows)) => assert_eq!(
-                rows.map(|row| (row.at, row.position, row.count)).collect::<Vec<_>>(),
-                slice_rows(folder, right, slice, 1)
-            ),
+    for ((id, offset), right) in rows {
+        match index.partition_block(*id, *offset).map(|at| index.partition_rows(at, block(at), *id, *offset)) {
+            Some(Ok(rows)) => assert!(rows.map(|row| (row.at, row.position, row.count)).eq(right.iter().copied())),
             Some(Err(_)) => whole = false,
             None => panic!("the tables verified, so they name the block"),
         }
     }
-    for (_, record) in scan(&folder.files[&FileId::Segment(segment(4))], segment(4)) {
-        for event in record.events() {
-            let Some(key) = event.dedupe_key() else { continue };
-            let at = index.dedupe_block(key).expect("no false negatives");
-            match index.dedupe_row(at, block(at), key) {
-                Ok(row) => assert_eq!(row.unwrap().offset, event.offset()),
-                Err(_) => whole = false,
-            }
+    for (slice, right) in slices {
+        match index.slice_block(*slice, 1).map(|at| index.slice_rows(at, block(at), *slice, 1)) {
+            Some(Ok(rows)) => assert!(rows.map(|row| (row.at, row.position, row.count)).eq(right.iter().copied())),
+            Some(Err(_)) => whole = false,
+            None => panic!("the tables verified, so they name the block"),
+        }
+    }
+    for (key, offset) in keys {
+        let at = index.dedupe_block(*key).expect("no false negatives");
+        match index.dedupe_row(at, block(at), *key) {
+            Ok(row) => assert_eq!(row.map(|row| row.offset), Some(*offset)),
+            Err(_) => whole = false,
         }
     }
     whole
@@ -487,9 +331,8 @@ fn never_wrong(good: &(Folder, SidecarIndex), bad: &[u8]) -> bool {
 
 #[test]
 fn no_flipped_byte_gives_a_wrong_row() {
-    let (folder, index, _) = small();
-    let good = (folder, index);
-    let mut bytes = good.0.files[&FileId::Sidecar(segment(4))].clone();
+    let good = good();
+    let mut bytes = good.bytes.clone();
     assert!(never_wrong(&good, &bytes));
     for at in 0..bytes.len() {
         let flip = 1 << (at % 8);
@@ -501,11 +344,9 @@ fn no_flipped_byte_gives_a_wrong_row() {
 
 #[test]
 fn no_truncation_gives_a_wrong_row() {
-    let (folder, index, _) = small();
-    let good = (folder, index);
-    let bytes = good.0.files[&FileId::Sidecar(segment(4))].clone();
-    for end in 0..bytes.len() {
-        assert!(!never_wrong(&good, &bytes[..end]), "cut at {end}");
+    let good = good();
+    for end in 0..good.bytes.len() {
+        assert!(!never_wrong(&good, &good.bytes[..end]), "cut at {end}");
     }
 }
 

@@ -41,8 +41,8 @@ const FOOTER_MAGIC: [u8; 8] = *b"TGCKEND1";
 const PAGE_REF_BYTES: usize = 24;
 const SLICE_TABLE_BYTES: usize = SLICES as usize * 8;
 
-// A page must fit the arithmetic of its u32 length field, and a chunk must hold the largest page or a merge would stall.
-const _: () = assert!(PAGE_BYTES_MAX <= CHUNK_BYTES);
+// A chunk must hold the largest page, or a merge would wait for bytes that never come. FORMAT names the 17.
+const _: () = assert!(PAGE_BYTES_MAX <= CHUNK_BYTES && PAGE_BYTES_MAX == 17 * BLOCK_BYTES);
 
 /// A place in one log from which replay can start: the beginning of a CommitGroup.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
