@@ -72,7 +72,7 @@ fn run(config: &Config) -> Result<(), Failure> {
     let connections = connections_per_shard(config, shards)?;
     let plan = Plan::of(config, plan::memory_bytes());
     plan.check().map_err(refused)?;
-    log_config(config, shards).check().map_err(refused)?;
+    config.log_config().check().map_err(refused)?;
 
     shutdown::hold_signals();
     let folder = Arc::new(DataFolder::open(&config.data).map_err(refused)?);
@@ -92,7 +92,7 @@ fn run(config: &Config) -> Result<(), Failure> {
         let seat = Seat {
             config: reactor_config(config, shard, connections, spin_us_max),
             shard: ShardConfig { shard, shards, limits: config.limits(), seed: random_u64() },
-            log: log_config(config, shards),
+            log: config.log_config(),
             recovered: log,
             mail,
             folder: Arc::clone(&folder),
@@ -191,28 +191,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
         limits,
         echo_open: config.echo,
         spin_us_max,
-        checkpoint_interval_us: us(config.checkpoint_interval_ms),
         drain_us_max: us(config.stop_timeout_ms) / 2,
-    }
-}
-
-fn log_config(config: &Config, shards: u16) -> LogConfig {
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    LogConfig {
-        sync: config.sync == Switch::On,
-        segment_bytes: config.segment_bytes,
-        commit_bytes_max: config.commit_bytes_max as usize,
-        groups_in_flight_max: config.groups_in_flight_max as usize,
-        no_space_retry_us: config.no_space_retry_ms.saturating_mul(1000),
-        hot_tail_bytes: size(config.hot_tail_bytes),
-        partitions_resident_max: config.partitions_resident_max as usize,
-        dedupe_hot_bytes_max: size(config.dedupe_hot_bytes_max),
-        dedupe_filter_bytes_max: size(config.dedupe_filter_bytes_max),
-        index_resident_bytes_max: size(config.index_resident_bytes_max),
-        retention_ms: config.retention_age_ms,
-        // The bound is the folder's; sessions spread evenly over its logs.
-        retention_bytes: config.retention_bytes.div_ceil(u64::from(shards)),
-        ..LogConfig::default()
     }
 }
 

@@ -103,6 +103,8 @@ settings! {
     mailbox_slots: u32 = "1024";
     /// Payload bytes of each mailbox lane between two shards.
     mailbox_bytes: u32 = "4MiB";
+    /// Bytes of records that a page of history, or of catch-up for another shard, aims at.
+    page_bytes: u32 = "128KiB";
     /// Mail taken from one peer in one turn.
     mail_per_peer_per_turn_max: u32 = "64";
     /// Effects of a shard that may wait for the reactor.
@@ -198,6 +200,7 @@ impl Config {
             connection_send_bytes_max: size(self.connection_send_bytes_max),
             mailbox_slots: size(self.mailbox_slots),
             mailbox_bytes: size(self.mailbox_bytes),
+            page_bytes: size(self.page_bytes),
             mail_per_peer_per_turn_max: size(self.mail_per_peer_per_turn_max),
             effects_max: size(self.effects_max),
             parked_bytes_max: usize::try_from(self.parked_bytes_max).unwrap_or(usize::MAX),

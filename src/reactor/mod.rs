@@ -53,8 +53,6 @@ pub struct ReactorConfig {
     pub echo_open: bool,
     /// Longest spin before parking, microseconds; 0 where shards share a core.
     pub spin_us_max: u64,
-    /// A checkpoint is taken this often while there is something new, microseconds.
-    pub checkpoint_interval_us: u64,
     /// From [`Control::Drain`] until connections are cut off, microseconds.
     pub drain_us_max: u64,
 }
@@ -94,8 +92,6 @@ pub struct Reactor {
     shard: ShardId,
     phase: Phase,
     drain_us_max: u64,
-    checkpoint_interval_us: u64,
-    checkpoint_at_us: u64,
     poisoned: Option<DiskFault>,
 }
 
@@ -139,8 +135,6 @@ impl Reactor {
             shard: config.shard,
             phase: Phase::Serving,
             drain_us_max: config.drain_us_max,
-            checkpoint_interval_us: config.checkpoint_interval_us,
-            checkpoint_at_us: clock.read().mono_us + config.checkpoint_interval_us,
             poisoned: None,
         })
     }

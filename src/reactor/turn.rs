@@ -97,12 +97,6 @@ impl Reactor {
     }
 
     fn expire(&mut self, now: Now) -> usize {
-        if now.mono_us >= self.checkpoint_at_us {
-            self.checkpoint_at_us = now.mono_us + self.checkpoint_interval_us;
-            if self.doors.shard.log().stats().partitions_dirty > 0 {
-                self.doors.shard.log_mut().checkpoint_now();
-            }
-        }
         self.net.expire(now, &mut self.ring, &mut self.doors) + self.doors.shard.expire(now)
     }
 
