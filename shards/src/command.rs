@@ -146,3 +146,16 @@ pub enum Command<'a> {
     /// Answered at once.
     Ping,
 }
+
+impl<'a> Command<'a> {
+    /// The session whose owner carries the command out; `None` where the client's shard does.
+    pub fn session(&self) -> Option<&'a str> {
+        match *self {
+            Command::Publish { session, .. }
+            | Command::Commit { session, .. }
+            | Command::Mark { session, .. }
+            | Command::History { session, .. } => Some(session),
+            _ => None,
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Mail taken in: replies first, then requests, a bounded number from each peer in each turn.
 
 use crate::commands::subscribe::{Attached, attached};
-use crate::commands::{Outcome, subscribe_patterns};
+use crate::commands::{Call, Outcome, subscribe_patterns};
 use crate::delivery::patterns::Covered;
 use crate::delivery::{ReaderState, SubscriptionId};
 use crate::gather::{Gather, GatherFor, Page, PageEnd};
@@ -62,11 +62,16 @@ impl Shard {
                 let origin = Origin::Remote(peer, get_connection(&mut r), reply_bytes);
                 let asker = Asker { origin, id: get_id(&mut r), tenant: r.text().into(), client_id: r.text().into() };
                 let encoded = r.0;
-                let outcome = with_command(&mut r, |command| self.execute(&asker, &command, &Known::default(), now));
+                let (partition, outcome) = with_command(&mut r, |command| {
+                    let session = command.session().unwrap_or_default();
+                    let partition = self.log.partition_id(&asker.tenant, session);
+                    let call = Call { asker: &asker, partition, session, known: &Known::default(), now };
+                    (partition, self.execute(call, &command))
+                });
                 match outcome {
                     Outcome::Done => true,
                     Outcome::Later => false,
-                    Outcome::Park => self.park(asker, Work::Command(encoded.into())),
+                    Outcome::Park => self.park(asker, partition, Work::Command(encoded.into())),
                 }
             }
             request::ATTACH => {

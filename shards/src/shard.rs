@@ -12,7 +12,7 @@
 use crate::behind::ReadFor;
 use crate::command::{Command, Durability, From};
 use crate::commands::{
-    Outcome, acknowledge, commit, hello, history, mark, ping, publish, subscribe, subscribe_patterns, unsubscribe,
+    Call, Outcome, acknowledge, commit, hello, history, mark, ping, publish, subscribe, subscribe_patterns, unsubscribe,
 };
 use crate::delivery::patterns::PatternFeed;
 use crate::delivery::{Readers, SubscriptionId};
@@ -108,6 +108,7 @@ pub struct Shard {
     pub(crate) batches: Vec<Batch>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) reply_scratch: Vec<u8>,
+    pub(crate) checked: publish::Checked,
     pub(crate) counters: Counters,
     pub(crate) first_peer: u16,
     pattern_generation: u32,
@@ -150,6 +151,7 @@ impl Shard {
             batches: (0..config.shards).map(|_| Batch::default()).collect(),
             scratch: Vec::new(),
             reply_scratch: Vec::new(),
+            checked: publish::Checked::default(),
             counters: Counters::default(),
             first_peer: 0,
             pattern_generation: 0,
@@ -229,13 +231,14 @@ impl Shard {
             return self.forward(owner, &asker, connection, command);
         }
         self.begin(connection);
-        let handled = match self.execute(&asker, command, &Known::default(), now) {
+        let call = Call { asker: &asker, partition, session, known: &Known::default(), now };
+        let handled = match self.execute(call, command) {
             Outcome::Done => Handled::Done,
             Outcome::Later => Handled::Later,
             Outcome::Park => {
                 let mut bytes = Vec::new();
                 put_command(&mut Writer(&mut bytes), command);
-                if self.park(asker, Work::Command(bytes.into())) { Handled::Done } else { Handled::Later }
+                if self.park(asker, partition, Work::Command(bytes.into())) { Handled::Done } else { Handled::Later }
             }
         };
         if handled == Handled::Later {
@@ -267,35 +270,24 @@ impl Shard {
         }
     }
 
-    /// Carries out a session command on its owner's shard. `known` holds lookups it was parked for.
-    pub(crate) fn execute(&mut self, asker: &Asker, command: &Command<'_>, known: &Known, now: Now) -> Outcome {
-        let (Command::Publish { session, .. }
-        | Command::Commit { session, .. }
-        | Command::Mark { session, .. }
-        | Command::History { session, .. }) = *command
-        else {
-            return Outcome::Done;
-        };
+    /// Carries out a session command on its owner's shard.
+    pub(crate) fn execute(&mut self, call: Call<'_>, command: &Command<'_>) -> Outcome {
         if !self.has_effect_room(1) {
             return Outcome::Later;
         }
         // Commands of a partition that has parked ones queue behind them; a parked one itself was taken out first.
-        if self.parked.holds(self.log.partition_id(&asker.tenant, session)) {
+        if self.parked.holds(call.partition) {
             return Outcome::Park;
         }
-        self.execute_now(asker, command, known, now)
+        self.execute_now(call, command)
     }
 
-    fn execute_now(&mut self, asker: &Asker, command: &Command<'_>, known: &Known, now: Now) -> Outcome {
+    fn execute_now(&mut self, call: Call<'_>, command: &Command<'_>) -> Outcome {
         match *command {
-            Command::Publish { session, event, durability } => {
-                publish::run(self, asker, session, &event, durability, known, now)
-            }
-            Command::Commit { session, events, markers } => {
-                commit::run(self, asker, session, events, markers, known, now)
-            }
-            Command::Mark { session, marker } => mark::run(self, asker, session, &marker, now),
-            Command::History { session, from, limit } => history::run(self, asker, session, from, limit),
+            Command::Publish { event, durability, .. } => publish::run(self, call, &event, durability),
+            Command::Commit { events, markers, .. } => commit::run(self, call, events, markers),
+            Command::Mark { marker, .. } => mark::run(self, call, &marker),
+            Command::History { from, limit, .. } => history::run(self, call, from, limit),
             _ => Outcome::Done,
         }
     }
@@ -320,20 +312,10 @@ impl Shard {
     // ---- parked commands ------------------------------------------------------------------------------------------
 
     /// Parks a command behind its partition; `false` if there is no room for it.
-    pub(crate) fn park(&mut self, asker: Asker, work: Work) -> bool {
+    pub(crate) fn park(&mut self, asker: Asker, partition: PartitionId, work: Work) -> bool {
         if !self.parked.has_room(self.config.limits.parked_bytes_max) {
             return false;
         }
-        let partition = match &work {
-            Work::Attach { session, .. } => self.log.partition_id(&asker.tenant, session),
-            Work::Command(bytes) => with_command(&mut Reader(bytes), |command| match command {
-                Command::Publish { session, .. }
-                | Command::Commit { session, .. }
-                | Command::Mark { session, .. }
-                | Command::History { session, .. } => self.log.partition_id(&asker.tenant, session),
-                _ => PartitionId(0),
-            }),
-        };
         self.parked.push(partition, Parked { asker, work, known: Known::default() });
         true
     }
@@ -353,7 +335,8 @@ impl Shard {
         let mut bytes = Vec::new();
         put_from(&mut Writer(&mut bytes), from);
         let work = Work::Attach { subscription, session: session.into(), from: bytes.into() };
-        let parked = self.park(asker, work);
+        let partition = self.log.partition_id(&asker.tenant, session);
+        let parked = self.park(asker, partition, work);
         debug_assert!(parked, "room to park was seen before");
     }
 
@@ -370,7 +353,9 @@ impl Shard {
                 }
                 let outcome = match &parked.work {
                     Work::Command(bytes) => with_command(&mut Reader(bytes), |command| {
-                        self.execute_now(&parked.asker, &command, &parked.known, now)
+                        let session = command.session().unwrap_or_default();
+                        let call = Call { asker: &parked.asker, partition, session, known: &parked.known, now };
+                        self.execute_now(call, &command)
                     }),
                     Work::Attach { subscription, session, from } => {
                         subscribe::attach_now(self, &parked.asker, *subscription, session, get_from(&mut Reader(from)))

@@ -1,22 +1,21 @@
 //! `history`: one page of a session, read on its owner's shard and sent as one reply.
 
-use super::Outcome;
+use super::{Call, Outcome};
 use crate::gather::{Gather, GatherFor};
 use crate::refusal::{Refusal, Refused};
-use crate::sessions::Asker;
 use crate::shard::{Opened, Shard};
 
 /// Events of a page.
 pub(crate) const HISTORY_EVENTS_MAX: u32 = 256;
 
-pub(crate) fn run(shard: &mut Shard, asker: &Asker, session: &str, from: Option<u64>, limit: u32) -> Outcome {
+pub(crate) fn run(shard: &mut Shard, call: Call<'_>, from: Option<u64>, limit: u32) -> Outcome {
+    let Call { asker, partition, session, .. } = call;
     if limit == 0 || limit > HISTORY_EVENTS_MAX {
         return shard.refuse(asker, Refused::field(Refusal::OutOfRange, "limit"));
     }
     if !shard.gathers_have_room() {
         return Outcome::Later;
     }
-    let partition = shard.log.partition_id(&asker.tenant, session);
     let slot = match shard.open(partition, &asker.tenant, session, None) {
         Opened::Ready(slot) => slot,
         Opened::Park => return Outcome::Park,

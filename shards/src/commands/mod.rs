@@ -20,6 +20,21 @@ pub(crate) mod subscribe;
 pub(crate) mod subscribe_patterns;
 pub(crate) mod unsubscribe;
 
+use crate::ids::{Now, PartitionId};
+use crate::sessions::Asker;
+use crate::sessions::parked::Known;
+
+/// A session command in the hands of its session's owner: what all of them need.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub asker: &'a Asker,
+    pub partition: PartitionId,
+    pub session: &'a str,
+    /// Lookups it was parked for.
+    pub known: &'a Known,
+    pub now: Now,
+}
+
 /// How a command ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Outcome {

@@ -8,10 +8,10 @@
 //!             on disk, maybe ──► parked until the table was read
 //! ```
 
-use super::Outcome;
+use super::{Call, Outcome};
 use crate::command::{Durability, NewEvent, NewMarker};
 use crate::effect::Reply;
-use crate::ids::{Epoch, Now, Offset, PartitionId};
+use crate::ids::{Epoch, Now, Offset};
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::Asker;
 use crate::sessions::parked::{Found, Known};
@@ -22,22 +22,14 @@ use storage::log::Seen;
 use storage::record::{EventBody, MarkerBody, NO_OFFSET};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-pub(crate) fn run(
-    shard: &mut Shard,
-    asker: &Asker,
-    session: &str,
-    event: &NewEvent<'_>,
-    durability: Durability,
-    known: &Known,
-    now: Now,
-) -> Outcome {
+pub(crate) fn run(shard: &mut Shard, call: Call<'_>, event: &NewEvent<'_>, durability: Durability) -> Outcome {
     if durability == Durability::Volatile {
-        return volatile(shard, asker, session, event, now);
+        return volatile(shard, call, event);
     }
     if let Err(refused) = check_event(shard, event) {
-        return shard.refuse(asker, refused);
+        return shard.refuse(call.asker, refused);
     }
-    append(shard, asker, session, std::slice::from_ref(event), &[], Form::Publish(durability), known, now)
+    append(shard, call, std::slice::from_ref(event), &[], Form::Publish(durability))
 }
 
 /// How the appended record was asked for, hence how it is answered.
@@ -60,17 +52,31 @@ pub(crate) fn check_event(shard: &Shard, event: &NewEvent<'_>) -> Result<(), Ref
 }
 
 /// Appends events and markers of one session as one record, or answers why not.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn append(
     shard: &mut Shard,
-    asker: &Asker,
-    session: &str,
+    call: Call<'_>,
     events: &[NewEvent<'_>],
     markers: &[NewMarker<'_>],
     form: Form,
-    known: &Known,
-    now: Now,
 ) -> Outcome {
+    // Reused from command to command: the steady path allocates nothing.
+    let mut checked = std::mem::take(&mut shard.checked);
+    checked.new.clear();
+    checked.repeats.clear();
+    let outcome = append_if_sound(shard, call, events, markers, form, &mut checked);
+    shard.checked = checked;
+    outcome
+}
+
+fn append_if_sound(
+    shard: &mut Shard,
+    call: Call<'_>,
+    events: &[NewEvent<'_>],
+    markers: &[NewMarker<'_>],
+    form: Form,
+    checked: &mut Checked,
+) -> Outcome {
+    let Call { asker, partition, session, .. } = call;
     let bytes = record_bytes_max(asker, session, events, markers);
     if !shard.log.room(bytes) {
         if shard.log.no_space() {
@@ -81,7 +87,6 @@ pub(crate) fn append(
         }
         return Outcome::Later;
     }
-    let partition = shard.log.partition_id(&asker.tenant, session);
     let slot = match shard.open(partition, &asker.tenant, session, None) {
         Opened::Ready(slot) => slot,
         Opened::Park => return Outcome::Park,
@@ -98,9 +103,8 @@ pub(crate) fn append(
             }
         }
     };
-    let mut checked = Checked::default();
     for event in events {
-        match check(shard, asker, slot, partition, session, event, &checked, known) {
+        match check(shard, call, slot, event, checked) {
             Verdict::New(one) => checked.new.push(one),
             Verdict::Repeat(offset) => checked.repeats.push(offset),
             Verdict::Refused(refused) => return shard.refuse(asker, refused),
@@ -109,14 +113,14 @@ pub(crate) fn append(
     }
     if !checked.repeats.is_empty() {
         if checked.new.is_empty() && checked.repeats.windows(2).all(|w| w[1] == w[0] + 1 || w[0] == NO_OFFSET) {
-            return repeat(shard, asker, slot, session, checked.repeats[0], events.len() as u32, form);
+            return repeat(shard, call, slot, checked.repeats[0], events.len() as u32, form);
         }
         return shard.refuse(asker, Refused::field(Refusal::MessageIdReused, "message_id"));
     }
     if let Some(refused) = check_markers(shard, slot, markers, events.len() as u64) {
         return shard.refuse(asker, refused);
     }
-    shard.append_checked(asker, slot, events, markers, &checked.new, form, now);
+    shard.append_checked(call, slot, events, markers, &checked.new, form);
     Outcome::Done
 }
 
@@ -125,7 +129,7 @@ const NO_SPACE_RETRY_MS: u32 = 1000;
 
 /// Verdicts over the events of one record so far.
 #[derive(Default)]
-struct Checked {
+pub(crate) struct Checked {
     new: Vec<New>,
     repeats: Vec<Offset>,
 }
@@ -153,17 +157,8 @@ fn first_needs_no_past(events: &[NewEvent<'_>], markers: &[NewMarker<'_>]) -> Op
     events.iter().find(|e| e.prev_event_id.is_some()).map(|_| Refused::field(Refusal::CausalGap, "prev_event_id"))
 }
 
-#[allow(clippy::too_many_arguments)]
-fn check(
-    shard: &mut Shard,
-    asker: &Asker,
-    slot: PartitionSlot,
-    partition: PartitionId,
-    session: &str,
-    event: &NewEvent<'_>,
-    before: &Checked,
-    known: &Known,
-) -> Verdict {
+fn check(shard: &mut Shard, call: Call<'_>, slot: PartitionSlot, event: &NewEvent<'_>, before: &Checked) -> Verdict {
+    let Call { asker, partition, session, known, .. } = call;
     let (epoch, tail) = {
         let p = shard.log.partition(slot);
         (p.epoch(), p.tail())
@@ -288,15 +283,8 @@ fn check_markers(shard: &Shard, slot: PartitionSlot, markers: &[NewMarker<'_>], 
 }
 
 /// A repeat: answered with the first one's id, once that is committed.
-fn repeat(
-    shard: &mut Shard,
-    asker: &Asker,
-    slot: PartitionSlot,
-    session: &str,
-    offset: Offset,
-    count: u32,
-    form: Form,
-) -> Outcome {
+fn repeat(shard: &mut Shard, call: Call<'_>, slot: PartitionSlot, offset: Offset, count: u32, form: Form) -> Outcome {
+    let Call { asker, session, .. } = call;
     let (epoch, committed) = {
         let p = shard.log.partition(slot);
         (p.epoch(), p.committed())
@@ -367,17 +355,16 @@ fn body<'a>(asker: &'a Asker, event: &NewEvent<'a>, new: &New, now: Now) -> Even
 }
 
 impl Shard {
-    #[allow(clippy::too_many_arguments)]
     fn append_checked(
         &mut self,
-        asker: &Asker,
+        call: Call<'_>,
         slot: PartitionSlot,
         events: &[NewEvent<'_>],
         markers: &[NewMarker<'_>],
         new: &[New],
         form: Form,
-        now: Now,
     ) {
+        let Call { asker, now, .. } = call;
         let appended = if let ([event], [new], []) = (events, new, markers) {
             self.log.append(slot, &[body(asker, event, new, now)], &[], now.wall_ms)
         } else {
@@ -410,14 +397,14 @@ impl Shard {
 }
 
 /// An event that is not logged: for those who listen now.
-fn volatile(shard: &mut Shard, asker: &Asker, session: &str, event: &NewEvent<'_>, _now: Now) -> Outcome {
+fn volatile(shard: &mut Shard, call: Call<'_>, event: &NewEvent<'_>) -> Outcome {
+    let Call { asker, partition, session, .. } = call;
     if event.data.len() > shard.config.limits.event_bytes_max {
         return shard.refuse(asker, Refused::field(Refusal::EventTooLarge, "data"));
     }
     if !shard.volatiles.has_room() {
         return Outcome::Later;
     }
-    let partition = shard.log.partition_id(&asker.tenant, session);
     let after_offset = match shard.open(partition, &asker.tenant, session, None) {
         Opened::Ready(slot) => shard.log.partition(slot).committed(),
         Opened::Absent => 0,
