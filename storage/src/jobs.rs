@@ -225,3 +225,41 @@ impl JobRun {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::LogId;
+
+    /// The names of the steps a job asks for, none of which reads.
+    fn steps(job: Job) -> Vec<String> {
+        let mut run = JobRun::new(job);
+        let mut steps = vec![];
+        loop {
+            let step = run.step(&[]);
+            steps.push(format!("{step:?}"));
+            if matches!(step, Step::Done(_)) {
+                return steps;
+            }
+        }
+    }
+
+    #[test]
+    fn plain_jobs_are_steps_in_the_order_of_durability() {
+        let segment = SegmentId { log: LogId(1), number: 2 };
+        let [zero, done] = &steps(Job::Prepare { segment, bytes: 8192 })[..] else { panic!() };
+        assert!(zero.starts_with("Zero") && zero.contains("8192") && done.contains("Prepared"));
+
+        let replaced = steps(Job::Replace { file: FileId::Manifest, bytes: vec![7] });
+        let [append, publish, done] = &replaced[..] else { panic!("{replaced:?}") };
+        assert!(append.starts_with("Append") && append.contains("[7]"));
+        assert!(publish.starts_with("Publish") && done.contains("Replaced"));
+
+        let files = vec![FileId::Segment(segment), FileId::Sidecar(segment)];
+        let removed = steps(Job::Remove { files });
+        let [first, second, done] = &removed[..] else { panic!("{removed:?}") };
+        assert!(first.contains("Remove") && first.contains("Segment(") && second.contains("Sidecar("));
+        assert!(done.contains("Removed"));
+        assert_eq!(steps(Job::Remove { files: vec![] }).len(), 1);
+    }
+}

@@ -123,6 +123,11 @@ impl Shelf {
         self.indexes.get(&self.map.resolve(original)?)
     }
 
+    /// Which file holds what was appended to an original segment.
+    pub fn map(&self) -> &SegmentMap {
+        &self.map
+    }
+
     /// The sidecar of this very file.
     pub fn index(&self, file: SegmentId) -> Option<&SidecarIndex> {
         self.indexes.get(&file)

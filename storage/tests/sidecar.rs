@@ -261,7 +261,7 @@ fn tables_of_many_blocks() {
     let JobDone::Reclustered { mut index, .. } = folder.run(Job::Recluster(job)) else { panic!() };
     assert!(index.contents.end > 2 << 20, "{}", index.contents.end);
     check_index(&folder, &index, 101);
-    let strangers = (0..20_000u128).filter(|n| index.dedupe_block(n << 64 | n * n).is_some()).count();
+    let strangers = (0..20_000u128).filter(|n| index.dedupe_block((n << 64) | (n * n)).is_some()).count();
     assert!(strangers < 400, "{strangers} of 20000");
     index.drop_filter();
     check_index(&folder, &index, 1009);
@@ -277,11 +277,14 @@ fn small() -> (Folder, SidecarIndex, Vec<Wanted>) {
     (folder, index, records)
 }
 
+/// (at, position, count) of rows.
+type Rows = Vec<(u64, u32, u32)>;
+
 /// A whole sidecar and the right answers.
 struct Good {
     bytes: Vec<u8>,
-    rows: BTreeMap<(PartitionId, u64), Vec<(u64, u32, u32)>>,
-    slices: BTreeMap<SliceId, Vec<(u64, u32, u32)>>,
+    rows: BTreeMap<(PartitionId, u64), Rows>,
+    slices: BTreeMap<SliceId, Rows>,
     keys: Vec<(u128, u64)>,
 }
 

@@ -16,16 +16,20 @@
 //! Memory: `partitions_resident_max` × about 250 bytes + markers and producers in use, + the tables of the checkpoint
 //! (see [`CheckpointIndex::memory_bytes`]), + 8 KiB for the slices.
 
+mod collect;
 mod partition;
+mod replay;
 
 pub use partition::{
     ENTRY_BYTES_MAX, MARKERS_MAX, Marker, NAME_BYTES_MAX, PRODUCERS_MAX, Partition, Place, Producer, ProducerStep,
     RUNS_MAX, Run,
 };
+pub use replay::{REPLAY_RESIDENT_MAX, Replay, ReplayFault, Replayed};
 
-use crate::checkpoint::{self, CheckpointIndex, Draft, LogPosition, PageAt};
+use crate::checkpoint::{self, CheckpointIndex, PageAt};
 use crate::disk::FileId;
 use crate::ids::{Epoch, LogId, LogSeq, Offset, PartitionId, SLICES, SegmentId, SliceId, SliceSeq};
+use collect::Collecting;
 use hashbrown::HashMap;
 use slab::Slab;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -96,60 +100,6 @@ pub struct Appended {
     pub slice_seq: SliceSeq,
 }
 
-/// A record met in replay.
-#[derive(Clone, Copy, Debug)]
-pub struct Replayed<'a> {
-    /// Segment it is in; its log is the log of the record.
-    pub segment: SegmentId,
-    /// Its head.
-    pub log_seq: LogSeq,
-    /// Partition.
-    pub partition: PartitionId,
-    /// Tenant name.
-    pub tenant: &'a str,
-    /// Session name.
-    pub session: &'a str,
-    /// Incarnation.
-    pub epoch: Epoch,
-    /// First offset.
-    pub offset: Offset,
-    /// Offsets covered.
-    pub count: u32,
-    /// Slice sequence of the first event.
-    pub slice_seq: SliceSeq,
-}
-
-/// What a replayed record did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Replay {
-    /// It is in the state now.
-    Applied(PartitionSlot),
-    /// The state held it already.
-    Known,
-}
-
-/// Why a record cannot be replayed. Its bytes verified, so either the log lost a record before it or the code is wrong:
-/// boot stops for a human.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ReplayFault {
-    /// Offsets are not dense.
-    Hole {
-        /// Tail before the record.
-        expected: Offset,
-        /// Offset of the record.
-        found: Offset,
-    },
-    /// See [`Lookup::Collision`].
-    Collision,
-    /// A name is longer than any the server accepts.
-    Names,
-    /// The checkpoint's page does not verify.
-    Checkpoint {
-        /// Byte position.
-        at: u64,
-    },
-}
-
 /// Memory in use and work to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CatalogStats {
@@ -175,9 +125,6 @@ enum List {
 }
 
 const NONE: u32 = u32::MAX;
-
-/// "No bound": what a replay's catalog is made with.
-pub const REPLAY_RESIDENT_MAX: usize = NONE as usize - 1;
 
 #[derive(Debug)]
 struct Resident {
@@ -229,14 +176,6 @@ pub struct Catalog {
     slice_next: Vec<SliceSeq>,
     collecting: Option<Collecting>,
     evicted: u64,
-}
-
-/// A draft in the making.
-#[derive(Debug)]
-struct Collecting {
-    draft: Draft,
-    /// Partitions at the front of the dirty list that were dirty when the collection began.
-    left: usize,
 }
 
 impl Catalog {
@@ -413,110 +352,6 @@ impl Catalog {
         self.resident_mut(slot).partition.drop_gone_runs(gone)
     }
 
-    /// Takes a record of the log's tail into the state, where it is not there yet. `page` gives bytes of the checkpoint.
-    ///
-    /// A replay must not run out of room: make its catalog with [`REPLAY_RESIDENT_MAX`] and set the real bound with
-    /// [`Catalog::recovered`] afterwards. It holds what changed since the checkpoint, about what was dirty at the crash.
-    ///
-    /// # Errors
-    /// The record does not continue what is known.
-    pub fn replay<'a, 'p>(
-        &mut self,
-        record: Replayed<'_>,
-        markers: impl IntoIterator<Item = (&'a str, Offset)>,
-        producers: impl IntoIterator<Item = ProducerStep<'a>>,
-        page: impl FnOnce(PageAt) -> &'p [u8],
-    ) -> Result<Replay, ReplayFault> {
-        let Replayed { partition: id, tenant, session, epoch, .. } = record;
-        if tenant.len() > NAME_BYTES_MAX || session.len() > NAME_BYTES_MAX {
-            return Err(ReplayFault::Names);
-        }
-        let found = match self.lookup(id, tenant, session) {
-            Lookup::NeedsPage(at) => match self.load(id, tenant, session, at, page(at)) {
-                Load::Resident(slot) => Some(slot),
-                Load::Absent => None,
-                Load::Collision => return Err(ReplayFault::Collision),
-                Load::Corrupt { at, .. } => return Err(ReplayFault::Checkpoint { at }),
-                Load::Stale | Load::Full => unreachable!("replay has one checkpoint and no bound"),
-            },
-            Lookup::Resident(slot) => Some(slot),
-            Lookup::Absent => None,
-            Lookup::Collision => return Err(ReplayFault::Collision),
-        };
-        let next = &mut self.slice_next[usize::from(id.slice().0)];
-        *next = (*next).max(record.slice_seq.saturating_add(record.count.into()));
-        let slot = match found {
-            Some(slot) => slot,
-            None => self.create(id, tenant, session, epoch).unwrap_or_else(|_| unreachable!("replay has no bound")),
-        };
-        let place = Place { log: record.segment.log, log_seq: record.log_seq };
-        let partition = &mut self.resident_mut(slot).partition;
-        if partition.changed.is_some_and(|changed| changed >= place) {
-            return Ok(Replay::Known);
-        }
-        if partition.epoch != epoch {
-            // Deleted and made again: the new life counts from 0.
-            partition.restart(epoch, 0);
-        }
-        if partition.tail != record.offset || record.offset.checked_add(record.count.into()).is_none() {
-            return Err(ReplayFault::Hole { expected: partition.tail, found: record.offset });
-        }
-        let change = Change { segment: record.segment, log_seq: record.log_seq, count: record.count };
-        apply(partition, place, change, markers, producers);
-        // What recovery replays is durable by definition.
-        partition.committed = partition.tail;
-        self.dirtied(slot.index);
-        Ok(Replay::Applied(slot))
-    }
-
-    /// Begins a checkpoint: everything dirty now will be in it. `position` is where a replay over it must start: the
-    /// beginning of the CommitGroup now open. One at a time.
-    pub fn collect_begin(&mut self, position: LogPosition) {
-        assert!(self.collecting.is_none() && self.lists[List::Collected as usize].len == 0, "one checkpoint at a time");
-        let left = self.lists[List::Dirty as usize].len;
-        self.collecting = Some(Collecting { draft: Draft { position, ..Draft::default() }, left });
-    }
-
-    /// Collects up to `limit` partitions; true when none is left. Call it once a turn.
-    pub fn collect(&mut self, limit: usize) -> bool {
-        let mut collecting = self.collecting.take().expect("collect follows collect_begin");
-        for _ in 0..limit.min(collecting.left) {
-            let index = self.lists[List::Dirty as usize].front;
-            let partition = &self.residents[index as usize].partition;
-            let start = collecting.draft.bytes.len();
-            partition.encode(&mut collecting.draft.bytes);
-            collecting.draft.entries.push((partition.id(), start..collecting.draft.bytes.len()));
-            self.move_to(index, List::Collected);
-            collecting.left -= 1;
-        }
-        let done = collecting.left == 0;
-        self.collecting = Some(collecting);
-        done
-    }
-
-    /// Finishes the draft. `log_next` is the next record the log will append: the checkpoint may be made durable only
-    /// when all before it is committed.
-    pub fn collect_end(&mut self, log_next: LogSeq, clean_stop: bool) -> Draft {
-        let Collecting { mut draft, left } = self.collecting.take().expect("collect_end follows collect");
-        assert_eq!(left, 0, "the collection is not complete");
-        draft.slice_next.clone_from(&self.slice_next);
-        (draft.through, draft.clean_stop) = (log_next, clean_stop);
-        draft
-    }
-
-    /// The draft's checkpoint is durable: lookups go there from now on, and what did not change since is clean.
-    pub fn checkpoint_installed(&mut self, index: CheckpointIndex) {
-        self.checkpoint = Some(index);
-        self.release_collected(|pins| if pins > 0 { List::Pinned } else { List::Idle });
-        while self.residents.len() > self.resident_max && self.evict_one() {}
-    }
-
-    /// The draft's checkpoint could not be made: all it held is dirty again.
-    pub fn checkpoint_failed(&mut self) {
-        self.collecting = None;
-        self.release_collected(|_| List::Dirty);
-    }
-
     /// Memory in use, and how much a checkpoint would save.
     pub fn stats(&self) -> CatalogStats {
         CatalogStats {
@@ -582,16 +417,6 @@ impl Catalog {
     fn dirtied(&mut self, index: u32) {
         if self.residents[index as usize].list != List::Dirty {
             self.move_to(index, List::Dirty);
-        }
-    }
-
-    fn release_collected(&mut self, to: impl Fn(u32) -> List) {
-        loop {
-            let index = self.lists[List::Collected as usize].front;
-            if index == NONE {
-                return;
-            }
-            self.move_to(index, to(self.residents[index as usize].pins));
         }
     }
 

@@ -1,0 +1,97 @@
+//! Files of format version 1, kept: what this build writes is what they are, and it reads what they hold.
+//!
+//! A difference means that the format changed. Then it gets a new version, the old files stay as they are and are read by the
+//! reader for the version before. `TIDEGATE_GOLDEN=write` makes files that do not exist yet.
+
+mod support;
+
+use std::path::PathBuf;
+use storage::catalog::{Catalog, Change, Load, Lookup, ProducerStep};
+use storage::checkpoint::{CheckpointIndex, CheckpointJob, LogPosition, merge, verify_pages};
+use storage::disk::FileId;
+use storage::jobs::{Job, JobDone};
+use storage::recluster::{CLUSTERED, ReclusterJob, Source, covers};
+use storage::segment::{SegmentExpect, SegmentHeader, Verdict, scan_segment};
+use storage::sidecar::{SealJob, SidecarIndex};
+use support::{Folder, KEY, LOG, Wanted, Writer, segment};
+
+fn golden(name: &str, written: &[u8]) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var("TIDEGATE_GOLDEN").as_deref() == Ok("write") && !path.exists() {
+        std::fs::write(&path, written).unwrap();
+    }
+    let kept = std::fs::read(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()));
+    let first = kept.iter().zip(written).position(|(kept, written)| kept != written);
+    assert!(
+        kept == written,
+        "{name}: {} bytes kept, {} written, first difference at {first:?}",
+        kept.len(),
+        written.len()
+    );
+    kept
+}
+
+#[test]
+fn checkpoint() {
+    let mut catalog = Catalog::new(LOG, 100, None);
+    for n in 0..5u64 {
+        let (session, number) = (format!("session-{n}"), n as u32);
+        let id = KEY.partition("acme", &session);
+        let slot = catalog.create(id, "acme", &session, 0xabc + n).unwrap();
+        for log_seq in [n * 2, n * 2 + 1] {
+            let change = Change { segment: segment(number + log_seq as u32 % 2), log_seq, count: 3 };
+            let step = ProducerStep { client_id: "worker", epoch: 1, seq: log_seq, offset: 3 };
+            catalog.append(slot, change, [("seen", n)], [step].into_iter().take(number as usize % 2));
+        }
+    }
+    let position = LogPosition { segment: 4, at: 8192, group: 17, log_seq: 10 };
+    catalog.collect_begin(position);
+    assert!(catalog.collect(100));
+    let draft = catalog.collect_end(10, true);
+    let (written, _) = merge(CheckpointJob { log: LOG, number: 9, draft, previous: None }, &[]).unwrap();
+    let kept = golden("checkpoint.ckp", &written);
+
+    let index = CheckpointIndex::parse(LOG, 9, &kept).unwrap();
+    assert_eq!(verify_pages(&index, &kept), Ok(()));
+    assert_eq!((index.position, index.clean_stop, index.entries), (position, true, 5));
+    let mut catalog = Catalog::new(LOG, 100, Some(index));
+    let id = KEY.partition("acme", "session-3");
+    let Lookup::NeedsPage(at) = catalog.lookup(id, "acme", "session-3") else { panic!() };
+    let page = &kept[at.at as usize..at.at as usize + at.len];
+    let Load::Resident(slot) = catalog.load(id, "acme", "session-3", at, page) else { panic!() };
+    let partition = catalog.get(slot).unwrap();
+    assert_eq!((partition.epoch(), partition.tail(), partition.committed()), (0xabf, 6, 6));
+    assert_eq!((partition.marker("seen"), partition.runs().len()), (Some(3), 2));
+    assert_eq!(partition.producer("worker").map(|p| (p.epoch, p.seq, p.offset)), Some((1, 7, 3)));
+    assert_eq!(catalog.slice_next(id.slice()), 7);
+}
+
+#[test]
+fn sidecar_and_clustered_segment() {
+    let (mut folder, mut writer, mut sources) = (Folder::default(), Writer::default(), vec![]);
+    for number in 0..2 {
+        let wanted = |n: u8| Wanted { session: n % 3, events: n % 4, marker: n % 5 == 0, numbered: n == 7, restart: false };
+        let wanted: Vec<Wanted> = (0..20).map(wanted).collect();
+        let (file, salt) = (segment(number), KEY.segment_salt(segment(number)));
+        let bytes = writer.segment(number, &wanted);
+        let end = bytes.len() as u64;
+        folder.files.insert(FileId::Segment(file), bytes);
+        sources.push(Source { segment: file, salt, end });
+    }
+    let Source { segment: file, salt, end } = sources[0];
+    let JobDone::Sealed { index } = folder.run(Job::Seal(SealJob { segment: file, salt, end })) else { panic!() };
+    let kept = golden("sidecar.idx", &folder.files[&FileId::Sidecar(file)]);
+    assert_eq!(SidecarIndex::parse(file, &kept), Ok(*index));
+
+    let target = segment(CLUSTERED);
+    let job = ReclusterJob { target, salt: KEY.segment_salt(target), covers: (0, 1), sources };
+    let JobDone::Reclustered { index, .. } = folder.run(Job::Recluster(job)) else { panic!() };
+    let kept = golden("clustered.log", &folder.files[&FileId::Segment(target)]);
+    assert_eq!(SegmentHeader::get(&kept).map(|header| covers(&header)), Ok(Some((0, 1))));
+    let (salt, end) = (KEY.segment_salt(target), kept.len() as u64);
+    let expect = SegmentExpect { segment: target, salt, first: None, fixed_end: Some(end), durable_end: end };
+    let mut records = 0;
+    let scan = scan_segment(&kept, expect, |_, _| records += 1);
+    assert_eq!((scan.verdict, records, index.contents.records), (Verdict::Clean, 40, 40));
+    golden("clustered.idx", &folder.files[&FileId::Sidecar(target)]);
+}
