@@ -178,6 +178,8 @@ pub struct Pipeline {
     /// What the next segment's header says of its predecessor.
     previous: Option<(u32, u64)>,
     prepared: Option<SegmentId>,
+    /// The segment is to be left before it is full.
+    roll: bool,
     preparing: bool,
     next_segment: u32,
     next_group: GroupNumber,
@@ -217,6 +219,7 @@ impl Pipeline {
             writing: None,
             previous: start.previous,
             prepared: None,
+            roll: false,
             preparing: false,
             next_segment: start.next_segment,
             next_group: start.next_group,
@@ -247,7 +250,8 @@ impl Pipeline {
     }
 
     fn segment_takes_group(&self) -> bool {
-        self.writing.as_ref().is_some_and(|writing| {
+        !self.roll
+            && self.writing.as_ref().is_some_and(|writing| {
             writing.end + self.config.group_bytes_max as u64 <= self.config.segment_bytes
                 && writing.records < self.config.segment_records_max
         })
@@ -289,6 +293,7 @@ impl Pipeline {
                 self.filled = Some(Filled { segment: full.id, end: full.end });
             }
             let id = self.prepared.take().expect("room() saw a prepared segment");
+            self.roll = false;
             self.writing = Some(Writing { id, salt: self.key.segment_salt(id), end: 0, records: 0 });
         }
         let writing = self.writing.as_mut().expect("set above");
@@ -461,6 +466,13 @@ impl Pipeline {
         self.filled.take()
     }
 
+    /// Leaves the segment for good, if nothing is open or in flight: no record follows in this life of the log.
+    pub fn leave_segment(&mut self) -> Option<Filled> {
+        let full = if self.idle() { self.writing.take() } else { None }?;
+        self.previous = Some((full.id.number, full.end));
+        Some(Filled { segment: full.id, end: full.end })
+    }
+
     /// Segment to prepare, one ahead of the one in use; answered by [`Pipeline::handle_prepared`].
     pub fn poll_prepare(&mut self) -> Option<SegmentId> {
         if self.prepared.is_some() || self.preparing || self.poisoned.is_some() {
@@ -522,6 +534,21 @@ impl Pipeline {
         };
         let log_seq = self.open.as_ref().map_or(self.next_log_seq, |open| open.group.first_log_seq);
         LogPosition { segment, at, group: self.next_group, log_seq }
+    }
+
+    /// Leaves the segment after the group that is open, full or not.
+    pub fn roll(&mut self) {
+        self.roll = self.writing.is_some();
+    }
+
+    /// Segment the next record goes to (once there is room for it).
+    pub fn next_segment(&self) -> SegmentId {
+        match (&self.open, &self.writing, self.prepared) {
+            (Some(open), ..) => open.group.segment,
+            (None, Some(writing), _) if self.segment_takes_group() => writing.id,
+            (None, _, Some(prepared)) => prepared,
+            (None, _, None) => SegmentId { log: self.log, number: self.next_segment },
+        }
     }
 
     /// Whether the next append begins a segment.

@@ -8,7 +8,7 @@ use storage::log::{Log, LogConfig, LogEvent, Read, RecoveredLog, Scan, Seen};
 use world::{Files, KEY, TENANT, World};
 
 fn fresh() -> World {
-    let config = LogConfig { segments_unindexed_max: 1000, ..LogConfig::small() };
+    let config = LogConfig::small();
     World::new(Log::new(config, RecoveredLog::empty(KEY, LogId(0))), Files::default())
 }
 

@@ -52,6 +52,8 @@ pub struct LogConfig {
     pub retention_ms: u64,
     /// Bytes of sealed segments above which the oldest go. 0 = no bound.
     pub retention_bytes: u64,
+    /// Sealed segments rewritten together by partition, sum of their bytes; the job holds them in memory twice. 0 = never.
+    pub recluster_bytes_max: u64,
 }
 
 impl Default for LogConfig {
@@ -66,18 +68,19 @@ impl Default for LogConfig {
             group_close_us: 200,
             no_space_retry_us: 500_000,
             hot_tail_bytes: 32 << 20,
-            segments_unindexed_max: 64,
+            segments_unindexed_max: 4,
             read_buffers: 32,
             read_buffer_bytes: 512 << 10,
             read_ahead_bytes: 64 << 10,
             partitions_resident_max: 64 << 10,
             partition_loads_max: 1024,
             checkpoint_bytes: 64 << 20,
-            dedupe_hot_bytes_max: 16 << 20,
+            dedupe_hot_bytes_max: 36 << 20,
             dedupe_filter_bytes_max: 32 << 20,
             index_resident_bytes_max: 16 << 20,
             retention_ms: 7 * 24 * 3600 * 1000,
             retention_bytes: 10 << 30,
+            recluster_bytes_max: 128 << 20,
         }
     }
 }
@@ -115,6 +118,7 @@ impl LogConfig {
             index_resident_bytes_max: 256 << 10,
             retention_ms: 0,
             retention_bytes: 0,
+            recluster_bytes_max: 0,
             ..LogConfig::default()
         }
     }

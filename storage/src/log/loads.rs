@@ -5,7 +5,7 @@
 //! ```
 //! One load per session, however many commands wait for it; the commands are parked above.
 
-use super::reader::ReadFault;
+use super::reader::{Purpose, ReadFault};
 use super::{Log, LogEvent, Open};
 use crate::catalog::{KeyMap, Load, Lookup, PartitionSlot};
 use crate::checkpoint::PageAt;
@@ -104,8 +104,8 @@ impl Log {
             match self.catalog.lookup(*id, tenant, session) {
                 Lookup::NeedsPage(page) => {
                     self.loads.waiting[load as usize].page = Some(page);
-                    let wanted = self.reader.begin_page(load, page.file, page.at, page.len).expect("a buffer is free");
-                    self.ask(wanted);
+                    let wanted = self.reader.begin(Purpose::Page { load }, page.file, page.at, page.len);
+                    self.ask(wanted.expect("a buffer is free"));
                 }
                 // It came into memory, or a new checkpoint knows that it does not exist: the open that follows sees it.
                 Lookup::Resident(_) | Lookup::Absent | Lookup::Collision => self.loaded(load, None),

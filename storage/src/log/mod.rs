@@ -16,6 +16,7 @@
 mod background;
 mod config;
 mod loads;
+mod lookups;
 mod names;
 mod reader;
 mod scan;
@@ -26,19 +27,24 @@ pub use scan::{Scan, ScanCursor};
 
 pub use crate::catalog::{Partition, PartitionSlot};
 
-use crate::catalog::{Catalog, Change, KeyMap, ProducerStep, REPLAY_RESIDENT_MAX};
+use crate::catalog::{Catalog, Change, ProducerStep, REPLAY_RESIDENT_MAX};
 use crate::commit::{CommitEvent, CommitStart, Pipeline};
-use crate::disk::{DiskDone, DiskFault, DiskOp, OpId};
+use crate::dedupe::{HotKeys, SeenEvent};
+use crate::disk::{DiskDone, DiskFault, DiskOp, FileId, OpId};
 use crate::ids::{Epoch, HashKey, LogId, LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq};
 use crate::live::LiveIndex;
-use crate::recluster::CLUSTERED;
-use crate::record::{CommitBody, EventBody, Kind, MarkerBody, NO_OFFSET, RecordHead, RecordView, commit_bytes_max, encode_commit};
-use crate::sidecar::SidecarIndex;
+use crate::recluster::{CLUSTERED, SegmentMap};
+use crate::record::{
+    CommitBody, EventBody, Kind, MarkerBody, NO_OFFSET, RECORD_EVENTS_MAX, RecordHead, RecordView, commit_bytes_max,
+    encode_commit,
+};
+use crate::sidecar::{BlockAt, Contents, SidecarIndex};
 use background::Background;
 use config::{LOAD_BUFFERS, READ_RECORDS_MAX};
 use loads::Loads;
+use lookups::Lookups;
 use reader::{Filled, Purpose, Reader, Wanted};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What [`Log::open`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -212,7 +218,13 @@ pub struct Log {
     reader: Reader,
     loads: Loads,
     background: Background,
-    recent: KeyMap<u128, (PartitionId, Offset, u64)>,
+    lookups: Lookups,
+    hot_keys: HotKeys,
+    /// Which file holds what was appended to a segment, for all sealed ones this shard reads.
+    map: SegmentMap,
+    sealed: BTreeMap<SegmentId, SidecarIndex>,
+    shard: u16,
+    shards: u16,
     ops: VecDeque<DiskOp>,
     events: VecDeque<LogEvent>,
     next_op: u64,
@@ -237,10 +249,16 @@ impl Log {
         if let Err(fault) = config.check() {
             panic!("{fault}");
         }
-        let RecoveredLog { key, start, mut catalog, next_checkpoint, .. } = recovered;
+        let RecoveredLog { key, shard, shards, start, mut catalog, next_checkpoint, next_clustered, segments } = recovered;
         catalog.recovered(start.log, config.partitions_resident_max);
         catalog.reserve();
-        Log {
+        let mut map = SegmentMap::default();
+        let mut sealed = BTreeMap::new();
+        for index in segments {
+            map.insert(index.contents.segment, index.contents.covers);
+            sealed.insert(index.contents.segment, index);
+        }
+        let mut log = Log {
             config,
             key,
             log: start.log,
@@ -250,13 +268,20 @@ impl Log {
             spare: (0..2).map(|_| LiveIndex::new(config.segment_records_max)).collect(),
             reader: Reader::new(config.read_buffers, config.read_buffer_bytes),
             loads: Loads::new(config.partition_loads_max),
-            background: Background::new(next_checkpoint),
-            recent: KeyMap::default(),
+            background: Background::new(next_checkpoint, next_clustered),
+            lookups: Lookups::new(),
+            hot_keys: HotKeys::new(config.dedupe_hot_bytes_max),
+            map,
+            sealed,
+            shard,
+            shards,
             ops: VecDeque::with_capacity(config.read_buffers + 8),
             events: VecDeque::with_capacity(64),
             next_op: 0,
             stats: LogStats::default(),
-        }
+        };
+        log.bound_filters();
+        log
     }
 
     // ---- commands: sessions ----------------------------------------------------------------------------------------------
@@ -287,13 +312,7 @@ impl Log {
 
     /// Whether the event with this dedupe key was appended before (in this incarnation of the session, within retention).
     pub fn dedupe(&mut self, slot: PartitionSlot, key: u128) -> Seen {
-        let partition = self.partition(slot);
-        match self.recent.get(&key) {
-            Some(&(id, offset, body_hash)) if id == partition.id() => {
-                Seen::Yes { offset, body_hash, committed: offset < partition.committed() }
-            }
-            _ => Seen::No,
-        }
+        self.seen(slot, key)
     }
 
     // ---- commands: append ------------------------------------------------------------------------------------------------
@@ -311,6 +330,7 @@ impl Log {
             && self.pipeline.room(bytes)
             && !self.background.stopping()
             && (self.live.len() < self.config.segments_unindexed_max || !self.pipeline.rolls_next())
+            && self.hot_keys.room(self.pipeline.next_segment(), RECORD_EVENTS_MAX)
     }
 
     /// Appends one record: its events and markers become durable together or not at all. [`Log::room`] said yes to
@@ -355,10 +375,13 @@ impl Log {
         for (offset, event) in (numbers.offset..).zip(events) {
             let key = u128::from(event.dedupe_low) | u128::from(event.dedupe_high) << 64;
             if key != 0 {
-                self.recent.insert(key, (id, offset, event.body_hash));
+                self.hot_keys.insert(place.segment, key, SeenEvent { offset, body_hash: event.body_hash });
             }
         }
-        self.background.appended(bytes);
+        if self.hot_keys.wants_roll() {
+            self.pipeline.roll();
+        }
+        self.background.appended(bytes, time_ms);
         self.stats.records += 1;
         self.stats.record_bytes += bytes as u64;
         Appended { offset: numbers.offset, slice_seq: numbers.slice_seq, log_seq }
@@ -390,33 +413,49 @@ impl Log {
             return Read::Gap { to: partition.first_offset() };
         }
         let id = partition.id();
-        let segment = partition.run_of(from).map(|run| partition.runs()[run].segment);
-        let Some(live) = self.live.iter().position(|live| Some(live.segment()) == segment) else {
+        let Some(segment) = partition.run_of(from).map(|run| partition.runs()[run].segment) else {
             return Read::Gap { to: self.gap_end(slot) };
         };
-        let Some(found) = self.live[live].partition_record(id, from) else {
-            return Read::Fault(ReadFault::Gone);
+        let purpose = Purpose::Partition { partition: id, from };
+        if let Some(live) = self.live.iter().position(|live| live.segment() == segment) {
+            let Some(found) = self.live[live].partition_record(id, from) else {
+                return Read::Fault(ReadFault::Corrupt { file: FileId::Segment(segment), at: 0 });
+            };
+            // Asked twice, since a borrow of the record would last over the cold branch.
+            if self.pipeline.hot_record(found.log_seq, found.position).is_some() {
+                let record = self.pipeline.hot_record(found.log_seq, found.position);
+                return Read::Hot(record.expect("asked just now"));
+            }
+            return self.read_live(live, purpose).map_or(Read::Busy, Read::Cold);
+        }
+        let file = self.map.resolve(segment);
+        let Some(index) = file.and_then(|file| self.sealed.get(&file)) else {
+            return Read::Gap { to: self.gap_end(slot) };
         };
-        // Asked twice, since a borrow of the record would last over the cold branch.
-        if self.pipeline.hot_record(found.log_seq, found.position).is_some() {
-            let record = self.pipeline.hot_record(found.log_seq, found.position);
-            return Read::Hot(record.expect("asked just now"));
+        let segment = index.contents.segment;
+        let Some(block) = index.partition_block(id, from) else {
+            return Read::Fault(ReadFault::Corrupt { file: index.file(), at: 0 });
+        };
+        if self.reader.free() <= LOAD_BUFFERS {
+            return Read::Busy;
         }
-        match self.read_live(live, Purpose::Partition { partition: id, from }, found.position) {
-            Some(ticket) => Read::Cold(ticket),
-            None => Read::Busy,
-        }
+        let purpose = Purpose::PartitionIndex { partition: id, from, segment, block };
+        let Some(wanted) = self.reader.begin(purpose, block.file, block.at, block.len) else { return Read::Busy };
+        self.stats.cold_reads += 1;
+        Read::Cold(self.ask(wanted))
     }
 
     /// Drops runs whose segment is gone; where reading may go on.
     fn gap_end(&mut self, slot: PartitionSlot) -> Offset {
-        let live = &self.live;
-        self.catalog.drop_gone_runs(slot, |segment| !live.iter().any(|live| live.segment() == segment));
+        let (live, map) = (&self.live, &self.map);
+        self.catalog.drop_gone_runs(slot, |segment| {
+            map.resolve(segment).is_none() && !live.iter().any(|live| live.segment() == segment)
+        });
         self.partition(slot).first_offset()
     }
 
-    /// Begins a cold read of records in a segment without sidecar: their places are known, hence also where each ends.
-    fn read_live(&mut self, live: usize, purpose: Purpose, first: u32) -> Option<ReadTicket> {
+    /// Begins a cold read of records in a segment without sidecar: their places are known.
+    fn read_live(&mut self, live: usize, purpose: Purpose) -> Option<ReadTicket> {
         if self.reader.free() <= LOAD_BUFFERS {
             return None;
         }
@@ -424,7 +463,7 @@ impl Log {
         let mut next = match purpose {
             Purpose::Partition { partition, from } => index.partition_record(partition, from),
             Purpose::Log { log_seq } => index.log_record(log_seq),
-            Purpose::Page { .. } => None,
+            _ => None,
         };
         let committed = self.pipeline.committed();
         let positions = std::iter::from_fn(|| {
@@ -433,15 +472,47 @@ impl Log {
                 Purpose::Partition { partition, .. } => {
                     index.partition_record(partition, found.offset + u64::from(found.count))
                 }
-                Purpose::Log { .. } => index.log_record(found.log_seq + 1),
-                Purpose::Page { .. } => None,
+                _ => index.log_record(found.log_seq + 1),
             };
             Some(found.position)
         });
-        debug_assert!(first > 0);
         let wanted = self.reader.begin_records(purpose, index.segment(), self.config.read_ahead_bytes, positions)?;
         self.stats.cold_reads += 1;
         Some(self.ask(wanted))
+    }
+
+    /// A block of a sidecar is there: find the records in it and read them into the same buffer.
+    fn index_read(&mut self, purpose: Purpose, slot: u16, result: Result<usize, DiskFault>) {
+        let (segment, block) = match purpose {
+            Purpose::PartitionIndex { segment, block, .. } | Purpose::SliceIndex { segment, block, .. } => (segment, block),
+            _ => return,
+        };
+        let next = match (result, self.sealed.get(&segment)) {
+            (Ok(bytes), Some(index)) => follow_index(&mut self.reader, index, purpose, slot, bytes, self.config.read_ahead_bytes),
+            (Err(DiskFault::Missing), _) | (_, None) => Err(ReadFault::Gone),
+            (Err(fault), _) => Err(ReadFault::Disk(fault)),
+        };
+        if next == Err(ReadFault::Gone) {
+            self.segment_gone(block.file);
+        }
+        match next {
+            Ok(wanted) => {
+                self.ask(wanted);
+            }
+            Err(fault) => {
+                if let Filled::Ready(ticket) = self.reader.finish(slot, Err(fault)) {
+                    self.events.push_back(LogEvent::ReadReady(ticket));
+                }
+            }
+        }
+    }
+
+    /// Another shard's retention removed a segment of an old log.
+    fn segment_gone(&mut self, file: FileId) {
+        let (FileId::Segment(segment) | FileId::Sidecar(segment)) = file else { return };
+        if segment.log != self.log && self.sealed.remove(&segment).is_some() {
+            self.map.remove(segment);
+        }
     }
 
     fn ask(&mut self, wanted: Wanted) -> ReadTicket {
@@ -499,15 +570,28 @@ impl Log {
             }
             DiskDone::Read { op: OpId(op), result } => {
                 let (slot, generation) = ((op >> 40) as u16, op as u32);
-                match self.reader.handle_done(slot, generation, result) {
+                let (shard, shards) = (self.shard, self.shards);
+                let owns = |slice: SliceId| slice.0 % shards == shard;
+                let file = self.reader.file(slot);
+                if result == Err(DiskFault::Missing) {
+                    self.segment_gone(file);
+                }
+                match self.reader.handle_done(slot, generation, result, owns) {
                     Filled::Ready(ticket) => self.events.push_back(LogEvent::ReadReady(ticket)),
-                    Filled::Page { load, slot, result } => self.page_read(load, slot, result),
+                    Filled::Table { purpose: Purpose::Page { load }, slot, result, .. } => {
+                        self.page_read(load, slot, result);
+                    }
+                    Filled::Table { purpose: Purpose::KeyIndex { lookup }, slot, result, .. } => {
+                        self.key_block_read(lookup, slot, result);
+                    }
+                    Filled::Table { purpose, slot, result, .. } => self.index_read(purpose, slot, result),
                     Filled::Again(wanted) => {
                         self.ask(wanted);
                     }
                     Filled::Nothing => {}
                 }
                 self.begin_loads();
+                self.begin_lookups();
             }
             DiskDone::Job { op: OpId(op), result } => self.job_done(op >> 40 & 0xffff, result),
         }
@@ -608,7 +692,7 @@ impl Log {
         LogStats {
             partitions: catalog.resident,
             partitions_dirty: catalog.dirty,
-            segments: self.live.len(),
+            segments: self.live.len() + self.sealed.len(),
             segments_unindexed: self.live.len(),
             ..self.stats
         }
@@ -619,9 +703,62 @@ impl Log {
         self.catalog.residents()
     }
 
-    /// Whether the log still has this segment.
-    pub fn has_segment(&self, segment: SegmentId) -> bool {
-        self.live.iter().any(|live| live.segment() == segment)
+    /// What each sealed segment this shard reads holds, by log and number.
+    pub fn sealed(&self) -> impl Iterator<Item = &Contents> {
+        self.sealed.values().map(|index| &index.contents)
+    }
+}
+
+/// From a block of a sidecar to the records it names, or to the next block.
+fn follow_index(
+    reader: &mut Reader,
+    index: &SidecarIndex,
+    purpose: Purpose,
+    slot: u16,
+    bytes: usize,
+    read_ahead_bytes: usize,
+) -> Result<Wanted, ReadFault> {
+    let corrupt = |block: BlockAt| ReadFault::Corrupt { file: block.file, at: block.at };
+    let (then, more, block) = match purpose {
+        Purpose::PartitionIndex { partition, from, segment, block } => {
+            let more = index.next_partition_block(block, partition);
+            let more = more.map(|block| (Purpose::PartitionIndex { partition, from, segment, block }, block));
+            (Purpose::Partition { partition, from }, more, block)
+        }
+        Purpose::SliceIndex { at, slice, from, segment, block } => {
+            let more = index.next_slice_block(block, slice);
+            let more = more.map(|block| (Purpose::SliceIndex { at, slice, from, segment, block }, block));
+            (Purpose::Slice { at, slice, from }, more, block)
+        }
+        _ => return Err(ReadFault::Gone),
+    };
+    let mut bad = None;
+    let segment = index.contents.segment;
+    let wanted = reader.go_to_records(slot, then, segment, read_ahead_bytes, |buffer, records| {
+        let buffer = &buffer[..bytes.min(buffer.len())];
+        let rows = match then {
+            Purpose::Partition { partition, from } => index.partition_rows(block, buffer, partition, from),
+            Purpose::Slice { slice, from, .. } => index.slice_rows(block, buffer, slice, from),
+            _ => return,
+        };
+        let from = match then {
+            Purpose::Partition { from, .. } | Purpose::Slice { from, .. } => from,
+            _ => return,
+        };
+        match rows {
+            Ok(rows) => {
+                let reached = rows.skip_while(|row| row.at.saturating_add(row.count.into()) <= from);
+                records.extend(reached.take(READ_RECORDS_MAX).map(|row| row.position));
+            }
+            Err(_) => bad = Some(corrupt(block)),
+        }
+    });
+    match (bad, wanted, more) {
+        (Some(fault), ..) => Err(fault),
+        (None, Some(wanted), _) => Ok(wanted),
+        (None, None, Some((purpose, block))) => Ok(reader.again(slot, purpose, block)),
+        // The index said that the record is in this segment.
+        (None, None, None) => Err(corrupt(block)),
     }
 }
 

@@ -1,20 +1,22 @@
-//! Cold reads: a pool of aligned buffers, each filled by one disk read and then lent, checked, to one reader.
+//! Cold reads: a pool of aligned buffers, each filled by disk reads and then lent, checked, to one reader.
 //!
 //! ```text
 //!   Free ──begin──► Reading ──done──► Ready ──release──► Free
-//!                     │  ▲  └─ first record longer than what was asked: read again, longer
-//!                     │  └────┘
+//!                     │  ▲  └─ a block of an index: the log looks up where the records are, and reads on
+//!                     │  └──── first record longer than what was asked: read again, longer
 //!                     └─released meanwhile──► Abandoned ──done──► Free
 //! ```
 //! Nothing in a buffer is looked at before it verified: length, checksum, archive, and that the record is the one that
 //! the index promised at that place.
 
 use super::config::READ_RECORDS_MAX;
+use super::scan::{At, ScanCursor};
 use crate::arena::Arena;
 use crate::disk::{DiskFault, FileId};
-use crate::group::BLOCK_BYTES;
-use crate::ids::{LogSeq, Offset, PartitionId, SegmentId};
+use crate::group::{BLOCK_BYTES, GROUP_HEAD_BYTES, GroupHeader};
+use crate::ids::{LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq};
 use crate::record::{HEAD_BYTES, RecordFault, RecordView};
+use crate::sidecar::BlockAt;
 use std::fmt;
 
 /// A cold read, until it is released. Spent afterwards: the generation tells.
@@ -34,7 +36,7 @@ pub enum ReadFault {
         /// Byte position.
         at: u64,
     },
-    /// Retention removed the segment meanwhile: read again, the answer will be a gap.
+    /// Retention or re-clustering took the segment meanwhile: read again, the answer will be a gap or another file.
     Gone,
     /// The disk did not answer.
     Disk(DiskFault),
@@ -57,6 +59,17 @@ pub(crate) enum Purpose {
     Partition { partition: PartitionId, from: Offset },
     /// Records in log order, the first of which is `log_seq`.
     Log { log_seq: LogSeq },
+    /// Records of an appended segment from a place on; `left` bytes of records remain in the group (0: its header is there);
+    /// valid bytes end at `end`.
+    Walk { at: ScanCursor, position: u32, left: u32, end: u64 },
+    /// Records of one slice of a clustered segment, the first of which covers `from`.
+    Slice { at: ScanCursor, slice: SliceId, from: SliceSeq },
+    /// A block of a sidecar, to find the records of a partition.
+    PartitionIndex { partition: PartitionId, from: Offset, segment: SegmentId, block: BlockAt },
+    /// A block of a sidecar, to find the records of a slice.
+    SliceIndex { at: ScanCursor, slice: SliceId, from: SliceSeq, segment: SegmentId, block: BlockAt },
+    /// A block of a sidecar, for the look-up of a dedupe key at this place.
+    KeyIndex { lookup: u32 },
     /// A page of the checkpoint for the load at this place.
     Page { load: u32 },
 }
@@ -77,8 +90,12 @@ struct Slot {
     file: FileId,
     /// File position of the buffer's first byte.
     at: u64,
-    /// Places of records in the buffer; file positions until the read is done. Never grows beyond its first capacity.
+    /// Places of records: file positions until the read is done, then places in the memory. Never grows beyond its first
+    /// capacity.
     records: Vec<u32>,
+    /// For scans: the cursor behind each record, and behind all that was looked at.
+    after: Vec<ScanCursor>,
+    end: Option<ScanCursor>,
 }
 
 /// A read to be asked for.
@@ -96,8 +113,8 @@ pub(crate) struct Wanted {
 pub(crate) enum Filled {
     /// For a reader: tell it.
     Ready(ReadTicket),
-    /// A page of the checkpoint is in the buffer (this many bytes); release the slot when it was used.
-    Page { load: u32, slot: u16, result: Result<usize, DiskFault> },
+    /// A block or page for the log itself is in the buffer (so many bytes).
+    Table { purpose: Purpose, slot: u16, generation: u32, result: Result<usize, DiskFault> },
     /// Read again.
     Again(Wanted),
     /// Nobody waits for it any more.
@@ -120,6 +137,8 @@ impl Reader {
             file: FileId::Manifest,
             at: 0,
             records: Vec::with_capacity(READ_RECORDS_MAX),
+            after: Vec::with_capacity(READ_RECORDS_MAX),
+            end: None,
         };
         Reader {
             memory: Arena::new(buffers * buffer_bytes),
@@ -141,145 +160,296 @@ impl Reader {
         self.memory.bytes(usize::from(slot) * self.buffer_bytes, self.buffer_bytes)
     }
 
-    /// Reads whole blocks `at..at + len` of `file`.
-    pub(crate) fn begin_page(&mut self, load: u32, file: FileId, at: u64, len: usize) -> Option<Wanted> {
-        debug_assert!(len <= self.buffer_bytes);
-        self.begin(Purpose::Page { load }, file, at, len, |_| {})
+    /// File that a buffer is being filled from.
+    pub(crate) fn file(&self, slot: u16) -> FileId {
+        self.slots.get(usize::from(slot)).map_or(FileId::Manifest, |slot| slot.file)
     }
 
-    /// Reads the records at `positions` of a segment, ascending; as many as `len` bytes hold, at least the first.
+    /// Reads whole blocks `at..at + len` of `file`.
+    pub(crate) fn begin(&mut self, purpose: Purpose, file: FileId, at: u64, len: usize) -> Option<Wanted> {
+        debug_assert!(len <= self.buffer_bytes && at.is_multiple_of(BLOCK_BYTES as u64));
+        let index = self.free.pop()?;
+        let slot = &mut self.slots[usize::from(index)];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.state = State::Reading;
+        (slot.purpose, slot.file, slot.at, slot.end) = (purpose, file, at, None);
+        slot.records.clear();
+        slot.after.clear();
+        Some(Wanted { slot: index, generation: slot.generation, file, at, len })
+    }
+
+    /// Reads the records at `positions` of a segment; as many as `len` bytes hold, at least the first.
     pub(crate) fn begin_records(
         &mut self,
         purpose: Purpose,
         segment: SegmentId,
         len: usize,
-        mut positions: impl Iterator<Item = u32>,
+        positions: impl Iterator<Item = u32>,
     ) -> Option<Wanted> {
-        let first = positions.next()?;
-        let at = first as usize / BLOCK_BYTES * BLOCK_BYTES;
-        self.begin(purpose, FileId::Segment(segment), at as u64, len, |records| {
-            records.push(first);
-            records.extend(
-                positions.take(READ_RECORDS_MAX - 1).take_while(|position| *position as usize + HEAD_BYTES <= at + len),
-            );
-        })
+        let wanted = self.begin(purpose, FileId::Segment(segment), 0, len)?;
+        let slot = &mut self.slots[usize::from(wanted.slot)];
+        slot.records.extend(positions.take(READ_RECORDS_MAX));
+        match self.aim(wanted.slot, len) {
+            Some(wanted) => Some(wanted),
+            None => {
+                self.put_back(wanted.slot);
+                None
+            }
+        }
     }
 
-    fn begin(
-        &mut self,
-        purpose: Purpose,
-        file: FileId,
-        at: u64,
-        len: usize,
-        fill: impl FnOnce(&mut Vec<u32>),
-    ) -> Option<Wanted> {
-        let index = self.free.pop()?;
+    /// Goes on with another block of an index in the same buffer.
+    pub(crate) fn again(&mut self, index: u16, purpose: Purpose, block: BlockAt) -> Wanted {
         let slot = &mut self.slots[usize::from(index)];
-        slot.generation = slot.generation.wrapping_add(1);
-        slot.state = State::Reading;
-        (slot.purpose, slot.file, slot.at) = (purpose, file, at);
-        slot.records.clear();
-        fill(&mut slot.records);
-        Some(Wanted { slot: index, generation: slot.generation, file, at, len })
+        (slot.purpose, slot.file, slot.at) = (purpose, block.file, block.at);
+        Wanted { slot: index, generation: slot.generation, file: block.file, at: block.at, len: block.len }
     }
 
-    /// A read came back with so many bytes.
-    pub(crate) fn handle_done(&mut self, slot: u16, generation: u32, result: Result<usize, DiskFault>) -> Filled {
+    /// Goes on from a block of an index to the records it named.
+    pub(crate) fn go_to_records(
+        &mut self,
+        index: u16,
+        purpose: Purpose,
+        segment: SegmentId,
+        len: usize,
+        fill: impl FnOnce(&[u8], &mut Vec<u32>),
+    ) -> Option<Wanted> {
+        let slot = &mut self.slots[usize::from(index)];
+        (slot.purpose, slot.file) = (purpose, FileId::Segment(segment));
+        slot.records.clear();
+        fill(self.memory.bytes(usize::from(index) * self.buffer_bytes, BLOCK_BYTES), &mut slot.records);
+        self.aim(index, len)
+    }
+
+    /// Chooses what to read so that the first record and as many as possible of those behind it are in the buffer; drops
+    /// the rest of the list. Positions of a slice in a clustered segment are not ascending.
+    fn aim(&mut self, index: u16, len: usize) -> Option<Wanted> {
+        let buffer_bytes = self.buffer_bytes;
+        let slot = &mut self.slots[usize::from(index)];
+        let first = *slot.records.first()? as usize;
+        let (mut low, mut high) = (first, first);
+        let kept = slot.records.iter().take_while(|position| {
+            let position = **position as usize;
+            let (lower, higher) = (low.min(position), high.max(position));
+            // Those behind the first are taken along as far as one read of the ordinary length reaches.
+            let fits = higher + HEAD_BYTES - lower / BLOCK_BYTES * BLOCK_BYTES <= len;
+            if fits {
+                (low, high) = (lower, higher);
+            }
+            fits || position == first
+        });
+        let kept = kept.count();
+        slot.records.truncate(kept.max(1));
+        slot.at = (low / BLOCK_BYTES * BLOCK_BYTES) as u64;
+        let len = len.min(buffer_bytes);
+        Some(Wanted { slot: index, generation: slot.generation, file: slot.file, at: slot.at, len })
+    }
+
+    /// A read came back with so many bytes. `owns` tells which slices a scan shows.
+    pub(crate) fn handle_done(
+        &mut self,
+        slot: u16,
+        generation: u32,
+        result: Result<usize, DiskFault>,
+        owns: impl Fn(SliceId) -> bool,
+    ) -> Filled {
         let Some(state) = self.slots.get(usize::from(slot)).filter(|found| found.generation == generation) else {
             return Filled::Nothing;
         };
-        match (state.state, state.purpose) {
+        let purpose = state.purpose;
+        match (state.state, purpose) {
+            // Tables are the log's own business, whether or not somebody still waits.
+            (State::Reading, Purpose::Page { .. } | Purpose::KeyIndex { .. }) => {
+                return Filled::Table { purpose, slot, generation, result };
+            }
             (State::Abandoned, _) => {
                 self.put_back(slot);
-                Filled::Nothing
+                return Filled::Nothing;
             }
-            (State::Reading, Purpose::Page { load }) => Filled::Page { load, slot, result },
-            (State::Reading, _) => {
-                let checked = match result {
-                    Ok(bytes) => self.check(slot, bytes),
-                    Err(DiskFault::Missing) => Err(Unusable::Fault(ReadFault::Gone)),
-                    Err(fault) => Err(Unusable::Fault(ReadFault::Disk(fault))),
-                };
-                let state = &mut self.slots[usize::from(slot)];
-                state.state = State::Ready(match checked {
-                    Ok(()) => Ok(()),
-                    Err(Unusable::Fault(fault)) => Err(fault),
-                    Err(Unusable::Longer(len)) => {
-                        return Filled::Again(Wanted { slot, generation, file: state.file, at: state.at, len });
-                    }
-                });
-                Filled::Ready(ReadTicket { slot, generation })
+            (State::Reading, Purpose::PartitionIndex { .. } | Purpose::SliceIndex { .. }) => {
+                return Filled::Table { purpose, slot, generation, result };
             }
-            (State::Free | State::Ready(_), _) => Filled::Nothing,
+            (State::Reading, _) => {}
+            (State::Free | State::Ready(_), _) => return Filled::Nothing,
         }
+        let checked = match result {
+            Ok(bytes) => match purpose {
+                Purpose::Walk { at, position, left, end } => self.walk(slot, bytes, at, position, left, end, owns),
+                _ => self.check(slot, bytes),
+            },
+            Err(DiskFault::Missing) => Err(Unusable::Fault(ReadFault::Gone)),
+            Err(fault) => Err(Unusable::Fault(ReadFault::Disk(fault))),
+        };
+        match checked {
+            Ok(()) => self.finish(slot, Ok(())),
+            Err(Unusable::Fault(fault)) => self.finish(slot, Err(fault)),
+            Err(Unusable::Longer(len)) => {
+                let Slot { file, at, .. } = self.slots[usize::from(slot)];
+                Filled::Again(Wanted { slot, generation, file, at, len })
+            }
+        }
+    }
+
+    /// The read is ready for its reader, or failed.
+    pub(crate) fn finish(&mut self, index: u16, result: Result<(), ReadFault>) -> Filled {
+        let slot = &mut self.slots[usize::from(index)];
+        slot.state = State::Ready(result);
+        Filled::Ready(ReadTicket { slot: index, generation: slot.generation })
     }
 
     /// Verifies the records in the buffer, of which `bytes` were read, and keeps the places of those that are whole.
     fn check(&mut self, index: u16, bytes: usize) -> Result<(), Unusable> {
         let bytes = bytes.min(self.buffer_bytes);
-        let buffer = self.memory.bytes(usize::from(index) * self.buffer_bytes, bytes);
+        let start = usize::from(index) * self.buffer_bytes;
+        let buffer = self.memory.bytes(start, bytes);
         let slot = &mut self.slots[usize::from(index)];
-        let corrupt = |position: u32| {
-            Unusable::Fault(ReadFault::Corrupt { file: slot.file, at: u64::from(position) })
+        let (file, file_at) = (slot.file, slot.at);
+        let corrupt = |position: u32| Unusable::Fault(ReadFault::Corrupt { file, at: u64::from(position) });
+        let mut expect = match slot.purpose {
+            Purpose::Partition { from, .. } | Purpose::Slice { from, .. } => from,
+            Purpose::Log { log_seq } => log_seq,
+            _ => return Err(corrupt(0)),
         };
-        let (mut expect_offset, mut expect_seq) = match slot.purpose {
-            Purpose::Partition { from, .. } => (Some(from), None),
-            Purpose::Log { log_seq } => (None, Some(log_seq)),
-            Purpose::Page { .. } => (None, None),
-        };
-        let mut whole = 0;
+        let (mut whole, mut kept) = (0, 0);
         while let Some(&position) = slot.records.get(whole) {
-            let at = (u64::from(position) - slot.at) as usize;
+            let at = (u64::from(position) - file_at) as usize;
             let rest = buffer.get(at..).unwrap_or_default();
             let record = match RecordView::checked(rest) {
                 Ok(record) => record,
-                Err(RecordFault::Length) => {
-                    let length = rest.first_chunk::<4>().map(|raw| u32::from_le_bytes(*raw) as usize);
-                    let end = (at + length.unwrap_or(0)).next_multiple_of(BLOCK_BYTES);
-                    let cut_off = length.is_none() || (end > bytes && end <= self.buffer_bytes);
-                    match (whole, cut_off) {
-                        // It lies across the end of what was read; the reader asks for it with its next read.
-                        (1.., true) => break,
-                        (0, true) if length.is_some() => return Err(Unusable::Longer(end)),
-                        _ => return Err(corrupt(position)),
-                    }
-                }
+                Err(RecordFault::Length) => match cut_off(rest, at, bytes, self.buffer_bytes) {
+                    // It lies across the end of what was read; the reader asks for it with its next read.
+                    Some(_) if whole > 0 => break,
+                    Some(len) => return Err(Unusable::Longer(len)),
+                    None => return Err(corrupt(position)),
+                },
                 Err(_) => return Err(corrupt(position)),
             };
-            let promised = match slot.purpose {
+            let (own, first, end) = match slot.purpose {
                 Purpose::Partition { partition, .. } => {
-                    let next = expect_offset.replace(record.next_offset());
-                    record.partition() == partition
-                        && next.is_some_and(|next| {
-                            if whole == 0 {
-                                record.offset() <= next && next < record.next_offset()
-                            } else {
-                                record.offset() == next
-                            }
-                        })
+                    (record.partition() == partition, record.offset(), record.next_offset())
                 }
-                Purpose::Log { .. } => expect_seq.replace(record.log_seq() + 1) == Some(record.log_seq()),
-                Purpose::Page { .. } => false,
+                Purpose::Slice { slice, .. } => {
+                    let first = record.slice_seq();
+                    (record.slice() == slice, first, first + u64::from(record.count()))
+                }
+                _ => (true, record.log_seq(), record.log_seq() + 1),
             };
-            if !promised {
+            let continues = if whole == 0 { first <= expect && expect < end } else { first == expect };
+            if !own || !continues {
                 return Err(corrupt(position));
             }
+            expect = end;
             whole += 1;
+            let after = match slot.purpose {
+                Purpose::Slice { at, slice, .. } => Some(at.in_clustered(slice, end)),
+                Purpose::Log { .. } => Some(ScanCursor { log_seq: end, ..ScanCursor::default() }),
+                _ => None,
+            };
+            slot.end = after;
+            // A scan that met its segment again in another shape has seen part of it.
+            if matches!(slot.purpose, Purpose::Slice { at, .. } if record.log_seq() < at.log_seq) {
+                continue;
+            }
+            slot.after.extend(after);
+            slot.records[kept] = (start + at) as u32;
+            kept += 1;
         }
-        slot.records.truncate(whole);
+        slot.records.truncate(kept);
+        Ok(())
+    }
+
+    /// Goes over the groups of an appended segment from `position` on, verifies their records and keeps those the scan shows.
+    #[allow(clippy::too_many_arguments, reason = "the fields of one purpose")]
+    fn walk(
+        &mut self,
+        index: u16,
+        bytes: usize,
+        mut cursor: ScanCursor,
+        mut position: u32,
+        mut left: u32,
+        end: u64,
+        owns: impl Fn(SliceId) -> bool,
+    ) -> Result<(), Unusable> {
+        let bytes = bytes.min(self.buffer_bytes);
         let start = usize::from(index) * self.buffer_bytes;
-        for record in &mut slot.records {
-            *record = (start + (u64::from(*record) - slot.at) as usize) as u32;
+        let buffer = self.memory.bytes(start, bytes);
+        let slot = &mut self.slots[usize::from(index)];
+        let (file, file_at) = (slot.file, slot.at);
+        let corrupt = |position: u32| Unusable::Fault(ReadFault::Corrupt { file, at: u64::from(position) });
+        let first = position;
+        slot.records.clear();
+        slot.after.clear();
+        while slot.records.len() < READ_RECORDS_MAX && (left > 0 || u64::from(position) < end) {
+            let at = (u64::from(position) - file_at) as usize;
+            let rest = buffer.get(at..).unwrap_or_default();
+            if left == 0 {
+                if rest.len() < GROUP_HEAD_BYTES {
+                    if position == first {
+                        return Err(corrupt(position));
+                    }
+                    break;
+                }
+                let group = GroupHeader::get(rest).ok_or(corrupt(position))?;
+                if FileId::Segment(group.segment) != file || group.position != u64::from(position) {
+                    return Err(corrupt(position));
+                }
+                left = group.records_bytes;
+                position = if left == 0 { position + group.group_bytes } else { position + GROUP_HEAD_BYTES as u32 };
+                continue;
+            }
+            let rest = &rest[..rest.len().min(left as usize)];
+            let record = match RecordView::checked(rest) {
+                Ok(record) => record,
+                Err(RecordFault::Length) => match cut_off(rest, at, bytes, self.buffer_bytes) {
+                    Some(_) if position > first + GROUP_HEAD_BYTES as u32 => break,
+                    Some(len) => return Err(Unusable::Longer(len)),
+                    None => return Err(corrupt(position)),
+                },
+                Err(_) => return Err(corrupt(position)),
+            };
+            let shown = record.log_seq() >= cursor.log_seq && owns(record.slice());
+            let length = record.bytes().len() as u32;
+            (position, left) = (position + length, left.saturating_sub(length));
+            if left == 0 {
+                position = position.next_multiple_of(BLOCK_BYTES as u32);
+            }
+            cursor.log_seq = cursor.log_seq.max(record.log_seq() + 1);
+            cursor = cursor.in_appended(position, left);
+            if shown {
+                slot.records.push((start + at) as u32);
+                slot.after.push(cursor);
+            }
         }
+        slot.end = Some(cursor.in_appended(position, left));
         Ok(())
     }
 
     /// Records of a finished read.
     pub(crate) fn records(&self, ticket: ReadTicket) -> Result<impl Iterator<Item = RecordView<'_>>, ReadFault> {
+        let slot = self.ready(ticket)?;
+        Ok(slot.records.iter().map(|at| self.memory.record(*at as usize)))
+    }
+
+    /// Records of a finished scan, each with the cursor behind it.
+    pub(crate) fn scanned(
+        &self,
+        ticket: ReadTicket,
+    ) -> Result<impl Iterator<Item = (RecordView<'_>, ScanCursor)>, ReadFault> {
+        let slot = self.ready(ticket)?;
+        Ok(slot.records.iter().zip(&slot.after).map(|(at, after)| (self.memory.record(*at as usize), *after)))
+    }
+
+    /// Cursor behind all that a finished scan looked at, if none of it was for the reader.
+    pub(crate) fn scanned_nothing(&self, ticket: ReadTicket) -> Option<ScanCursor> {
+        let slot = self.ready(ticket).ok()?;
+        slot.end.filter(|_| slot.records.is_empty())
+    }
+
+    fn ready(&self, ticket: ReadTicket) -> Result<&Slot, ReadFault> {
         let slot = &self.slots[usize::from(ticket.slot)];
         assert_eq!(slot.generation, ticket.generation, "the ticket was released");
         match slot.state {
-            State::Ready(Ok(())) => Ok(slot.records.iter().map(|at| self.memory.record(*at as usize))),
+            State::Ready(Ok(())) => Ok(slot),
             State::Ready(Err(fault)) => Err(fault),
             State::Free | State::Reading | State::Abandoned => panic!("the read is not finished"),
         }
@@ -309,4 +479,30 @@ enum Unusable {
     Fault(ReadFault),
     /// The first record needs this many bytes.
     Longer(usize),
+}
+
+/// Whether a record that begins at `at` of a buffer is only cut off by the end of what was read: bytes to read instead.
+fn cut_off(rest: &[u8], at: usize, bytes: usize, buffer_bytes: usize) -> Option<usize> {
+    let length = match rest.first_chunk::<4>() {
+        Some(raw) => u32::from_le_bytes(*raw) as usize,
+        None => HEAD_BYTES,
+    };
+    let end = at.checked_add(length)?.next_multiple_of(BLOCK_BYTES);
+    (length >= HEAD_BYTES && end > bytes && end <= buffer_bytes).then_some(end)
+}
+
+impl ScanCursor {
+    fn in_clustered(self, slice: SliceId, slice_seq: SliceSeq) -> ScanCursor {
+        match self.at {
+            At::Clustered { number, .. } => ScanCursor { at: At::Clustered { number, slice, slice_seq }, ..self },
+            _ => self,
+        }
+    }
+
+    fn in_appended(self, position: u32, left: u32) -> ScanCursor {
+        match self.at {
+            At::Appended { number, .. } => ScanCursor { at: At::Appended { number, position, left }, ..self },
+            _ => self,
+        }
+    }
 }
