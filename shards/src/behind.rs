@@ -608,6 +608,10 @@ impl Shard {
         };
         let mut batch = Vec::new();
         let mut blocked = false;
+        if let Some(next) = self.log.scan_nothing(ticket) {
+            // Only records of slices that other shards own now.
+            scan.cursor = next;
+        }
         match self.log.scan_records(ticket) {
             Ok(records) => {
                 for (record, next) in records {
