@@ -10,6 +10,9 @@ use super::{Catalog, List, NONE};
 use crate::checkpoint::{CheckpointIndex, Draft, LogPosition};
 use crate::ids::LogSeq;
 
+/// Bytes of an entry with a few runs and markers.
+const ENTRY_BYTES_USUAL: usize = 192;
+
 /// A draft in the making.
 #[derive(Debug)]
 pub(super) struct Collecting {
@@ -24,7 +27,9 @@ impl Catalog {
     pub fn collect_begin(&mut self, position: LogPosition) {
         assert!(self.collecting.is_none() && self.lists[List::Collected as usize].len == 0, "one checkpoint at a time");
         let left = self.lists[List::Dirty as usize].len;
-        self.collecting = Some(Collecting { draft: Draft { position, ..Draft::default() }, left });
+        // Asked for at once: a buffer that doubles would stop a turn for a copy of all that was collected.
+        let (bytes, entries) = (Vec::with_capacity(left * ENTRY_BYTES_USUAL), Vec::with_capacity(left));
+        self.collecting = Some(Collecting { draft: Draft { bytes, entries, position, ..Draft::default() }, left });
     }
 
     /// Collects up to `limit` partitions; true when none is left. Call it once a turn.

@@ -13,7 +13,7 @@
 //! longest unused first. Pinned ones (with subscribers or waiters) stay whatever their age. All four are lists threaded
 //! through one slab, so every move is O(1) and a steady publish allocates nothing.
 //!
-//! Memory: `partitions_resident_max` × about 250 bytes + markers and producers in use, + the tables of the checkpoint
+//! Memory: `partitions_resident_max` × about 400 bytes + markers and producers in use, + the tables of the checkpoint
 //! (see [`CheckpointIndex::memory_bytes`]), + 8 KiB for the slices.
 
 mod collect;
