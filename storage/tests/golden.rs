@@ -70,7 +70,8 @@ fn checkpoint() {
 fn sidecar_and_clustered_segment() {
     let (mut folder, mut writer, mut sources) = (Folder::default(), Writer::default(), vec![]);
     for number in 0..2 {
-        let wanted = |n: u8| Wanted { session: n % 3, events: n % 4, marker: n % 5 == 0, numbered: n == 7, restart: false };
+        let wanted =
+            |n: u8| Wanted { session: n % 3, events: n % 4, marker: n % 5 == 0, numbered: n == 7, restart: false };
         let wanted: Vec<Wanted> = (0..20).map(wanted).collect();
         let (file, salt) = (segment(number), KEY.segment_salt(segment(number)));
         let bytes = writer.segment(number, &wanted);

@@ -82,7 +82,7 @@ pub fn find_in_page(page: &[u8], at: u64, id: PartitionId) -> Result<Option<Entr
     Ok(None)
 }
 
-/// Every entry of a whole checkpoint file, in order, each page verified: for `log verify`, `log dump` and [`reshape`].
+/// Every entry of a whole checkpoint file, in order, each page verified: for `log verify`, `log dump` and [`reshape`](super::reshape()).
 /// After an error there is nothing more.
 pub fn entries<'a>(index: &CheckpointIndex, bytes: &'a [u8]) -> Entries<'a> {
     let end = usize::try_from(index.pages_end()).unwrap_or(usize::MAX).min(bytes.len());

@@ -28,10 +28,19 @@ pub struct Folder {
 
 impl Folder {
     pub fn run(&mut self, job: Job) -> JobDone {
+        self.run_until(job, &mut { usize::MAX }).expect("no crash was asked for")
+    }
+
+    /// Runs a job until `steps` are used up: then the process dies, and temporaries with it. `None` if it did.
+    pub fn run_until(&mut self, job: Job, steps: &mut usize) -> Option<JobDone> {
         let mut run = JobRun::new(job);
         let (mut input, mut temporary) = (vec![], BTreeMap::<FileId, Vec<u8>>::new());
         loop {
-            match run.step(&input) {
+            let step = run.step(&input);
+            if !matches!(step, Step::Done(_)) {
+                *steps = steps.checked_sub(1)?;
+            }
+            match step {
                 Step::Read { file, at, len } => {
                     let bytes = &self.files[&file];
                     input = bytes[at as usize..(at as usize + len).min(bytes.len())].to_vec();
@@ -44,7 +53,7 @@ impl Folder {
                 }
                 Step::Zero { file, bytes } => drop(self.files.insert(file, vec![0; bytes as usize])),
                 Step::Remove { file } => drop(self.files.remove(&file)),
-                Step::Done(done) => return done,
+                Step::Done(done) => return Some(done),
             }
             input.clear();
         }
