@@ -1,7 +1,7 @@
 //! Files of format version 1, kept: what this build writes is what they are, and it reads what they hold.
 //!
 //! A difference means that the format changed. Then it gets a new version, the old files stay as they are and are read by the
-//! reader for the version before. `TIDEGATE_GOLDEN=write` makes files that do not exist yet.
+//! reader for the version before. Compiled with `TIDEGATE_GOLDEN=write`, it makes files that do not exist yet.
 
 mod support;
 
@@ -17,7 +17,7 @@ use support::{Folder, KEY, LOG, Wanted, Writer, segment};
 
 fn golden(name: &str, written: &[u8]) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var("TIDEGATE_GOLDEN").as_deref() == Ok("write") && !path.exists() {
+    if option_env!("TIDEGATE_GOLDEN") == Some("write") && !path.exists() {
         std::fs::write(&path, written).unwrap();
     }
     let kept = std::fs::read(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()));
