@@ -32,7 +32,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use storage::ids::HashKey;
 use storage::log::{Log, LogConfig, RecoveredLog};
+use storage::recovery;
 
 mod listener;
 mod process;
@@ -77,7 +79,7 @@ fn run(config: &Config) -> Result<(), Failure> {
     shutdown::hold_signals();
     let folder = Arc::new(DataFolder::open(&config.data).map_err(refused)?);
     let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
-    let logs = recover(config, &folder, shards)?;
+    let logs = recover(&folder, shards)?;
     let background = BackgroundThread::start(Arc::clone(&folder)).map_err(refused)?;
 
     let (reports_in, reports) = flume::unbounded(); // a handful of messages per shard in its whole life
@@ -198,10 +200,23 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
 /// Frames of full size that may be coming in parts at once, per shard.
 const ASSEMBLIES: usize = 64;
 
-fn recover(config: &Config, folder: &DataFolder, shards: u16) -> Result<Vec<RecoveredLog>, Failure> {
-    let _ = (config, folder);
-    let key = storage::ids::HashKey(random_u64(), random_u64());
-    Ok((0..shards).map(|n| RecoveredLog::empty(key, storage::ids::LogId(n.into()))).collect())
+/// Makes logs that go on of whatever the last process left.
+fn recover(folder: &DataFolder, shards: u16) -> Result<Vec<RecoveredLog>, Failure> {
+    let mut view = folder;
+    let fresh_key = HashKey(random_u64(), random_u64());
+    let recovered = recovery::recover(&mut view, shards, fresh_key).map_err(|why| {
+        // The report has a line for each file; the refusal itself stays one line.
+        let why = why.to_string();
+        let mut lines = why.lines();
+        let first = lines.next().unwrap_or_default().to_owned();
+        lines.for_each(|line| eprintln!("{line}"));
+        refused(format!("data folder {}: {first}", folder.path().display()))
+    })?;
+    if recovered.report.torn() > 0 {
+        tracing::info!(torn = recovered.report.torn(), "tails that a crash left unfinished were cut");
+    }
+    tracing::debug!(report = %recovered.report, "recovered");
+    Ok(recovered.logs)
 }
 
 /// All that a shard's thread takes with it.

@@ -31,7 +31,18 @@ fn command(data: &PathBuf, listen: &str, flags: &[&str]) -> Command {
 
 impl Server {
     fn start(name: &str, flags: &[&str]) -> Self {
-        let data = fresh_folder(name);
+        Self::over(fresh_folder(name), flags)
+    }
+
+    /// Another process over the same folder; the one before has ended.
+    fn restart(&mut self, flags: &[&str]) {
+        let fresh = Self::over(self.data.clone(), flags);
+        // The old value must not take the folder with it.
+        let mut old = std::mem::replace(self, fresh);
+        old.data = PathBuf::new();
+    }
+
+    fn over(data: PathBuf, flags: &[&str]) -> Self {
         let mut child = command(&data, "127.0.0.1:0", flags).spawn().unwrap();
         let mut said = String::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -211,6 +222,44 @@ fn events_published_on_one_shard_reach_subscribers_on_others() {
     drop(subscribers);
     let (status, log) = server.stop();
     assert_eq!(status, Some(0), "{log}");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill_and_with_another_number_of_shards() {
+    let mut server = Server::start("kill", &["--shards", "2"]);
+    for round in 0..3u32 {
+        let mut publishers: Vec<_> = (0..4).map(|n| server.connect(&format!("/v1/ws?session=s{n}"))).collect();
+        for (session, publisher) in publishers.iter_mut().enumerate() {
+            next_text(publisher);
+            for n in 0..50 {
+                let n = round * 50 + n;
+                let text = format!(
+                    "{{\"type\":\"publish\",\"session\":\"s{session}\",\"topic\":\"chat.message\",\"message_id\":\"m{n}\",\"data\":{n}}}"
+                );
+                publisher.send(Message::text(text)).unwrap();
+            }
+            for n in 0..50 {
+                let reply = next_text(publisher);
+                let offset = format!(":{}\"", round * 50 + n);
+                assert!(reply.contains(&offset), "{offset} {reply}");
+            }
+        }
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        server.restart(&["--shards", if round == 1 { "3" } else { "2" }]);
+        for session in 0..4 {
+            let mut reader = server.connect("/v1/ws");
+            next_text(&mut reader);
+            let text = format!("{{\"type\":\"subscribe\",\"session\":\"s{session}\",\"from\":\"earliest\"}}");
+            reader.send(Message::text(text)).unwrap();
+            next_text(&mut reader);
+            for n in 0..(round + 1) * 50 {
+                let event = next_text(&mut reader);
+                assert!(event.contains(&format!("\"data\":{n}}}")), "{session} {n}: {event}");
+            }
+        }
+    }
+    assert_eq!(server.stop().0, Some(0));
 }
 
 #[test]

@@ -106,9 +106,7 @@ pub fn main() -> ExitCode {
             Ok(config) => return crate::boot::serve(config),
             Err(why) => Err(Failure::wrong(why)),
         },
-        Command::CheckConfig(args) => {
-            args.load().map_err(Failure::wrong).and_then(|config| check_config::run(&config))
-        }
+        Command::CheckConfig(args) => args.load().map_err(Failure::wrong).and_then(|config| check_config::run(&config)),
         Command::Pub(args) => publish::run(&args),
         Command::Sub(args) => subscribe::run(&args),
     };

@@ -160,6 +160,8 @@ settings! {
     retention_ms: u64 = "7d";
     /// Oldest sealed files are removed while the logs of all shards together are bigger than this; 0 = never.
     retention_bytes: u64 = "10GiB";
+    /// Sealed files that are rewritten together in the order of their sessions, sum of their bytes; 0 = never.
+    recluster_bytes_max: u64 = "128MiB";
 }
 
 impl Config {
@@ -231,6 +233,7 @@ impl Config {
             dedupe_filter_bytes_max: size(self.dedupe_filter_bytes_max),
             index_resident_bytes_max: size(self.index_resident_bytes_max),
             retention_ms: self.retention_ms,
+            recluster_bytes_max: self.recluster_bytes_max,
             // A share each, and never 0 from rounding: 0 would keep everything.
             retention_bytes: match self.retention_bytes {
                 0 => 0,

@@ -9,14 +9,15 @@
 //!     *.tmp                   half-made files of a crashed process; removed at boot
 //! ```
 
-use super::BLOCK_BYTES;
+use super::{BLOCK_BYTES, fault_of_error};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use storage::disk::FileId;
+use storage::disk::{DiskFault, FileId};
 use storage::ids::{LogId, SegmentId};
+use storage::recovery::Folder;
 
 const LOCK_NAME: &str = "LOCK";
 const TEMPORARY_SUFFIX: &str = ".tmp";
@@ -85,7 +86,7 @@ pub struct DataFolder {
     path: PathBuf,
     directory: File,
     /// Held for the life of the process; `None` when only looking.
-    _lock: Option<File>,
+    lock: Option<File>,
     direct: bool,
 }
 
@@ -115,7 +116,7 @@ impl DataFolder {
                 "this file system refuses O_DIRECT: writes go through the page cache; commits are durable but slower"
             );
         }
-        Ok(Self { path: path.clone(), directory, _lock: Some(lock), direct })
+        Ok(Self { path: path.clone(), directory, lock: Some(lock), direct })
     }
 
     /// Opens the folder to look at it: nothing is made, locked or removed, and nothing can be written.
@@ -125,7 +126,7 @@ impl DataFolder {
         if !directory.metadata().map_err(failed)?.is_dir() {
             return Err(failed(io::Error::from_raw_os_error(libc::ENOTDIR)));
         }
-        Ok(Self { path: path.to_owned(), directory, _lock: None, direct: false })
+        Ok(Self { path: path.to_owned(), directory, lock: None, direct: false })
     }
 
     /// Where it is.
@@ -153,12 +154,97 @@ impl DataFolder {
         self.directory.as_raw_fd()
     }
 
+    fn writable(&self) -> Result<(), DiskFault> {
+        if self.lock.is_some() { Ok(()) } else { Err(DiskFault::Io { errno: libc::EROFS }) }
+    }
+
     /// Makes entries added to or removed from the folder durable. A true fsync: an fdatasync of a directory need
     /// not commit an entry that left the directory's size as it was.
     pub fn sync_entries(&self) -> io::Result<()> {
         self.directory.sync_all()
     }
 }
+
+/// A whole file, mapped; an empty one has no map.
+pub struct FileBytes(Option<memmap2::Mmap>);
+
+impl std::ops::Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+/// For boot and tools, before and without a shard: a page fault may wait here, which would stop a core later.
+impl Folder for &DataFolder {
+    type Bytes = FileBytes;
+
+    fn list(&self) -> Result<Vec<FileId>, DiskFault> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(|e| fault_of_error(&e))? {
+            let name = entry.map_err(|e| fault_of_error(&e))?.file_name();
+            files.extend(name.to_str().and_then(file_id));
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    fn read(&self, file: FileId) -> Result<FileBytes, DiskFault> {
+        let map = || {
+            let file = File::open(self.path_of(file))?;
+            if file.metadata()?.len() == 0 {
+                return Ok(None);
+            }
+            // SAFETY: the folder is locked, so only this process changes its files, and during boot it writes to a
+            // mapped file nothing but the bytes that are there already (`harden`). A tool that looks at a folder
+            // without the lock may see a file grow or vanish, not shrink: segments are written in place at full size.
+            unsafe { memmap2::Mmap::map(&file) }.map(Some)
+        };
+        map().map(FileBytes).map_err(|error| fault_of_error(&error))
+    }
+
+    fn write_atomic(&mut self, file: FileId, bytes: &[u8]) -> Result<(), DiskFault> {
+        let temporary = self.temporary_path_of(file);
+        let write = || {
+            let mut options = OpenOptions::new();
+            let mut out = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            out.write_all(bytes)?;
+            out.sync_all()?;
+            std::fs::rename(&temporary, self.path_of(file))?;
+            self.sync_entries()
+        };
+        self.writable()?;
+        write().map_err(|error| fault_of_error(&error))
+    }
+
+    fn harden(&mut self, file: FileId, at: u64, bytes: &[u8]) -> Result<(), DiskFault> {
+        // By way of a buffer: `bytes` may be a map of the very pages that are written.
+        let write = || {
+            let out = OpenOptions::new().write(true).open(self.path_of(file))?;
+            let mut at = at;
+            for chunk in bytes.chunks(HARDEN_BYTES) {
+                out.write_all_at(&chunk.to_vec(), at)?;
+                at += chunk.len() as u64;
+            }
+            out.sync_all()
+        };
+        self.writable()?;
+        write().map_err(|error| fault_of_error(&error))
+    }
+
+    fn remove(&mut self, file: FileId) -> Result<(), DiskFault> {
+        self.writable()?;
+        match std::fs::remove_file(self.path_of(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault_of_error(&error)),
+            // Not synced: a file that comes back is removed again by the next boot.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Bytes of one write of [`Folder::harden`].
+const HARDEN_BYTES: usize = 1 << 20;
 
 /// File of a name; `None` for names that are not ours.
 pub fn file_id(name: &str) -> Option<FileId> {
