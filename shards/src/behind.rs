@@ -381,6 +381,11 @@ impl Shard {
             return 1;
         }
         let generation = feed.generation;
+        if !self.readers.pay_pattern_gap(connection, source, out) {
+            return 1;
+        }
+        let Some(client) = self.readers.clients.get(connection) else { return 1 };
+        let Some(feed) = &client.patterns else { return 1 };
         if source == self.config.shard {
             if !at.by_position {
                 let scan = self.scans.take(source, connection).filter(|scan| scan.generation == generation);
@@ -445,7 +450,12 @@ impl Shard {
                         break;
                     }
                 }
-                LogScan::Skip(next) => scan.cursor = next,
+                LogScan::Skip(next) => {
+                    if !self.readers.push_pattern_gap(connection, own, GapReason::Retention, out) {
+                        return used;
+                    }
+                    scan.cursor = next;
+                }
                 LogScan::Cold(ticket) => {
                     self.reads.insert(ticket, ReadFor::Scan { shard: own, connection, generation, reply_bytes: 0 });
                     self.set_source(connection, own, |at| at.state = ReaderState::Reading);
@@ -463,6 +473,9 @@ impl Shard {
                 }
                 LogScan::Fault(_) => {
                     self.counters.damaged_reads += 1;
+                    if !self.readers.push_pattern_gap(connection, own, GapReason::Damaged, out) {
+                        return used;
+                    }
                     scan.cursor = self.log.scan_past(cursor);
                 }
             }
@@ -522,7 +535,7 @@ impl Shard {
         let Some(scan) = self.scans.get_mut(shard, connection) else { return };
         let generation = scan.generation;
         scan.begin_batch();
-        let mut ended = None;
+        let (mut ended, mut gap) = (None, None);
         for _ in 0..SCAN_RECORDS_PER_STEP_MAX {
             match self.log.scan(scan.cursor) {
                 LogScan::Hot(record, next) => match scan.wants(record) {
@@ -534,8 +547,20 @@ impl Shard {
                     }
                     Wanted::No => scan.cursor = next,
                 },
-                LogScan::Skip(next) => scan.cursor = next,
-                LogScan::Cold(ticket) if batch.is_empty() => {
+                // A gap comes before all records of its batch.
+                LogScan::Skip(_) | LogScan::Fault(_) if !batch.is_empty() => break,
+                LogScan::Skip(next) => {
+                    gap = Some(GapReason::Retention);
+                    scan.cursor = next;
+                    scan.begin_batch();
+                }
+                LogScan::Fault(_) => {
+                    self.counters.damaged_reads += 1;
+                    gap = Some(GapReason::Damaged);
+                    scan.cursor = self.log.scan_past(scan.cursor);
+                    scan.begin_batch();
+                }
+                LogScan::Cold(ticket) if batch.is_empty() && gap.is_none() => {
                     self.reads.insert(ticket, ReadFor::Scan { shard, connection, generation, reply_bytes });
                     return;
                 }
@@ -548,21 +573,18 @@ impl Shard {
                     break;
                 }
                 LogScan::Busy => break,
-                LogScan::Fault(_) => {
-                    self.counters.damaged_reads += 1;
-                    scan.cursor = self.log.scan_past(scan.cursor);
-                }
             }
         }
-        if ended.is_some() && batch.is_empty() {
+        if ended.is_some() && batch.is_empty() && gap.is_none() {
             self.scans.remove(shard, connection);
         } else {
             // What is in the batch may not be taken whole: the end is said when nothing is left.
             ended = None;
         }
-        self.send_scanned(shard, connection, generation, reply_bytes, ended, &batch);
+        self.send_scanned(shard, connection, generation, reply_bytes, ended, gap, &batch);
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn send_scanned(
         &mut self,
         shard: ShardId,
@@ -570,6 +592,7 @@ impl Shard {
         generation: u32,
         reply_bytes: u32,
         ended: Option<u64>,
+        gap: Option<GapReason>,
         batch: &[u8],
     ) {
         let mut message = std::mem::take(&mut self.scratch);
@@ -577,7 +600,11 @@ impl Shard {
         let mut w = Writer(&mut message);
         w.u8(reply::SCANNED).u32(reply_bytes);
         put_connection(&mut w, connection);
-        w.u32(generation).option(ended);
+        w.u32(generation).option(ended).u8(match gap {
+            None => 0,
+            Some(GapReason::Damaged) => 2,
+            Some(_) => 1,
+        });
         message.extend_from_slice(batch);
         self.mail.reply(shard, &message);
         self.wake(shard);
@@ -602,12 +629,12 @@ impl Shard {
         let Some(scan) = scan else {
             self.log.release(ticket);
             if !own {
-                self.send_scanned(shard, connection, generation, reply_bytes, None, &[]);
+                self.send_scanned(shard, connection, generation, reply_bytes, None, None, &[]);
             }
             return;
         };
         let mut batch = Vec::new();
-        let mut blocked = false;
+        let (mut blocked, mut gap) = (false, None);
         if let Some(next) = self.log.scan_nothing(ticket) {
             // Only records of slices that other shards own now.
             scan.cursor = next;
@@ -638,11 +665,16 @@ impl Shard {
             Err(_) => {
                 self.counters.damaged_reads += 1;
                 scan.cursor = self.log.scan_past(scan.cursor);
+                scan.begin_batch();
+                gap = Some(GapReason::Damaged);
             }
         }
         self.log.release(ticket);
+        if own && let Some(reason) = gap {
+            self.readers.owe_pattern_gap(connection, reason);
+        }
         if !own {
-            self.send_scanned(shard, connection, generation, reply_bytes, None, &batch);
+            self.send_scanned(shard, connection, generation, reply_bytes, None, gap, &batch);
         } else if !blocked {
             self.set_source(connection, shard, |at| at.state = ReaderState::Queued);
             self.readers.queued.push_back(Reader::Pattern(connection, shard));
@@ -654,9 +686,20 @@ impl Shard {
         let connection = get_connection(r);
         let generation = r.u32();
         let ended = r.option();
+        let gap = match r.u8() {
+            0 => None,
+            2 => Some(GapReason::Damaged),
+            _ => Some(GapReason::Retention),
+        };
         let Some(feed) = self.readers.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()) else { return };
         if feed.generation != generation {
             return;
+        }
+        if let Some(reason) = gap {
+            self.readers.owe_pattern_gap(connection, reason);
+            if !self.readers.pay_pattern_gap(connection, peer, out) {
+                return self.set_source(connection, peer, |at| at.taken = 0);
+            }
         }
         let mut taken = 0;
         let mut rest = r.0;

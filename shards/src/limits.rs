@@ -85,6 +85,9 @@ impl Limits {
         if self.mailbox_bytes < 2 * (record_bytes_max.max(self.page_bytes) + 1024) {
             return Err("mailbox_bytes must hold two replies of record_bytes_max or page_bytes");
         }
+        if self.mailbox_bytes < 64 << 10 {
+            return Err("mailbox_bytes must be at least 64 KiB: the positions of every slice travel at once");
+        }
         if self.connection_send_bytes_max < 4 * self.event_bytes_max {
             return Err("connection_send_bytes_max must hold four events of event_bytes_max, base64 included");
         }

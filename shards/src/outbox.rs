@@ -1,7 +1,7 @@
 //! Where deliveries go: the edge's send queues, seen from the core. The core asks for room and pushes; it never
 //! queues a delivery itself, so a slow reader costs a cursor and nothing else.
 
-use crate::ids::{CommandId, ConnectionId, Epoch, Offset};
+use crate::ids::{CommandId, ConnectionId, Epoch, Offset, SliceId, SliceSeq};
 use storage::record::{DataKind, EventView};
 
 /// Why offsets were skipped.
@@ -30,6 +30,15 @@ pub struct Gap<'a> {
     pub from: Offset,
     /// One past the last.
     pub to: Offset,
+    /// Why.
+    pub reason: GapReason,
+}
+
+/// Events that a pattern feed will not deliver, because they are gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PatternGap {
+    /// Slice, first and one past the last slice sequence; `None` where a reader was overtaken and only that is known.
+    pub slice: Option<(SliceId, SliceSeq, SliceSeq)>,
     /// Why.
     pub reason: GapReason,
 }
@@ -81,6 +90,9 @@ pub trait Outbox {
 
     /// Queues a gap frame.
     fn gap(&mut self, connection: ConnectionId, gap: &Gap<'_>);
+
+    /// Queues a gap frame of a pattern feed.
+    fn pattern_gap(&mut self, connection: ConnectionId, gap: &PatternGap);
 
     /// Queues the reply to `history`: one frame of events.
     fn history(

@@ -53,7 +53,9 @@ impl Scan {
         seen: &[(u16, SliceSeq)],
         own: impl Fn(SliceId) -> bool,
     ) -> Self {
-        let mut by_slice = vec![0; usize::from(SLICES)];
+        // What this shard does not own counts as seen: its owner delivers it.
+        let mut by_slice: Vec<SliceSeq> =
+            (0..SLICES).map(|slice| if own(SliceId(slice)) { 0 } else { SliceSeq::MAX }).collect();
         for (slice, seq) in seen {
             by_slice[usize::from(*slice)] = *seq;
         }

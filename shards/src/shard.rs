@@ -459,7 +459,7 @@ impl Shard {
     /// Returns 0 only if nothing was done, and nothing can be done before something else happens.
     pub fn deliver(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
         self.drain_log_events();
-        self.readers.settle_attached(self.config.shard, self.announced);
+        self.readers.settle_attached(self.config.shard, self.announced, out);
         let mut done = self.announce(now, out);
         done += self.send_volatiles(out);
         done += self.tell_missed();

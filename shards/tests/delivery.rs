@@ -140,7 +140,7 @@ fn a_slow_reader_keeps_its_cursor_and_gets_everything_when_it_reads_again() {
         }
     }
     assert!(offsets(&world.queues[0].got[&2], "demo").len() < 10);
-    for _ in 0..200 {
+    for _ in 0..2000 {
         for shard in 0..2 {
             for slot in [2, 3] {
                 world.drained(shard, slot, 3000);

@@ -9,7 +9,7 @@ use crate::net::websocket::{Opcode, append_with};
 use crate::net::{Class, Sends};
 use crate::wire::encode;
 use shards::ids::{CommandId, ConnectionId};
-use shards::outbox::{Gap, HistoryHead, Outbox, VolatileEvent};
+use shards::outbox::{Gap, HistoryHead, Outbox, PatternGap, VolatileEvent};
 use storage::record::EventView;
 
 /// Frames kept. Subscribers of one event are served close together, so few suffice.
@@ -20,9 +20,6 @@ const FRAME_BYTES_MAX: usize = 128 << 10;
 /// Frames of recent events. One per shard, touched only by its thread.
 pub struct Frames {
     slots: Vec<Frame>,
-    /// Volatile events have no number of their own in the log; the last one is kept under its session and count.
-    volatile: Frame,
-    volatile_session: String,
     scratch: Vec<u8>,
 }
 
@@ -40,8 +37,6 @@ impl Frames {
     pub fn new() -> Self {
         Self {
             slots: (0..FRAMES).map(|_| Frame::default()).collect(),
-            volatile: Frame::default(),
-            volatile_session: String::new(),
             scratch: Vec::new(),
         }
     }
@@ -85,23 +80,25 @@ impl Outbox for Post<'_> {
     }
 
     fn volatile(&mut self, connection: ConnectionId, event: &VolatileEvent<'_>) -> usize {
-        let frame = &mut self.frames.volatile;
-        // The count begins at 1 with every start, so session and count name one event of this process.
-        if frame.seq != event.counter || self.frames.volatile_session != event.session {
-            frame.bytes.clear();
-            frame.payload_bytes = append_with(&mut frame.bytes, Opcode::Text, |out| encode::volatile(out, event));
-            frame.seq = event.counter;
-            self.frames.volatile_session.clear();
-            self.frames.volatile_session.push_str(event.session);
-        }
-        self.sends.push(connection, &frame.bytes, Class::Delivery);
-        frame.payload_bytes
+        // Not kept: it has no name of its own that is unique over tenants, and a frame must never meet another's name.
+        let out = &mut self.frames.scratch;
+        out.clear();
+        let payload_bytes = append_with(out, Opcode::Text, |out| encode::volatile(out, event));
+        self.sends.push(connection, out, Class::Delivery);
+        payload_bytes
     }
 
     fn gap(&mut self, connection: ConnectionId, gap: &Gap<'_>) {
         let out = &mut self.frames.scratch;
         out.clear();
         append_with(out, Opcode::Text, |out| encode::gap(out, gap));
+        self.sends.push(connection, out, Class::Delivery);
+    }
+
+    fn pattern_gap(&mut self, connection: ConnectionId, gap: &PatternGap) {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        append_with(out, Opcode::Text, |out| encode::pattern_gap(out, gap));
         self.sends.push(connection, out, Class::Delivery);
     }
 

@@ -14,7 +14,7 @@ use shards::command::{DataKind, Durability};
 use shards::effect::Reply;
 use shards::ids::{CommandId, Epoch, Offset};
 use shards::limits::{FRAME_COMMANDS_MAX, Limits};
-use shards::outbox::{Gap, GapReason, HistoryHead, VolatileEvent};
+use shards::outbox::{Gap, GapReason, HistoryHead, PatternGap, VolatileEvent};
 use shards::refusal::Refused;
 use storage::record::{EventView, NO_OFFSET};
 
@@ -186,6 +186,22 @@ pub fn gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
     number(out, gap.from);
     text(out, ",\"to\":");
     number(out, gap.to);
+    text(out, ",\"reason\":\"");
+    text(out, gap_reason(gap.reason));
+    text(out, "\"}");
+}
+
+/// Events of a slice, or of some slices, that a pattern feed will never deliver.
+pub fn pattern_gap(out: &mut Vec<u8>, gap: &PatternGap) {
+    text(out, "{\"type\":\"gap\",\"patterns\":true");
+    if let Some((slice, from, to)) = gap.slice {
+        text(out, ",\"slice\":");
+        number(out, u64::from(slice.0));
+        text(out, ",\"from\":");
+        number(out, from);
+        text(out, ",\"to\":");
+        number(out, to);
+    }
     text(out, ",\"reason\":\"");
     text(out, gap_reason(gap.reason));
     text(out, "\"}");

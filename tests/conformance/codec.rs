@@ -8,7 +8,7 @@ use shards::command::{Command, DataKind, Durability};
 use shards::effect::Reply;
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
-use shards::outbox::{Gap, GapReason, HistoryHead, VolatileEvent, event_bytes_max};
+use shards::outbox::{Gap, GapReason, HistoryHead, PatternGap, VolatileEvent, event_bytes_max};
 use shards::refusal::{Refusal, Refused};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -301,6 +301,10 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
                 "epoch" => GapReason::Epoch,
                 _ => GapReason::Damaged,
             };
+            if value.get("patterns").is_some() {
+                let slice = value.get("slice").map(|_| (SliceId(int("slice") as u16), int("from"), int("to")));
+                return encode::pattern_gap(out, &PatternGap { slice, reason });
+            }
             let gap = Gap { session: str("session"), epoch, from: int("from"), to: int("to"), reason };
             return encode::gap(out, &gap);
         }

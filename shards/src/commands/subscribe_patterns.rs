@@ -7,7 +7,7 @@
 
 use crate::command::PatternFrom;
 use crate::delivery::ReaderState;
-use crate::delivery::patterns::{PatternFeed, Source};
+use crate::delivery::patterns::{PatternFeed, SliceGap, Source};
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, ShardId, SliceSeq};
 use crate::input::Handled;
@@ -21,8 +21,8 @@ use crate::shard::Shard;
 use std::fmt::Write as _;
 use storage::ids::{LogSeq, SLICES, SliceId};
 
-/// Room for a source's answer: every slice's position.
-pub(crate) const PATTERNS_REPLY_BYTES_MAX: usize = SLICES as usize * 10 + 256;
+/// Room for a source's answer: every slice's position, and a gap in each.
+pub(crate) const PATTERNS_REPLY_BYTES_MAX: usize = SLICES as usize * (10 + 18) + 256;
 
 /// Where a client starts, as told to each source.
 const FROM_LATEST: u8 = 0;
@@ -35,6 +35,8 @@ struct PatternsAttached {
     /// The client starts here; with `by_position` the source remembers a finer place.
     seq: LogSeq,
     by_position: bool,
+    /// Slices of which less is retained than the client has yet to see.
+    gaps: Vec<SliceGap>,
 }
 
 pub(crate) fn run(
@@ -98,6 +100,8 @@ pub(crate) fn run(
         attaching: shard.config.shards,
         id,
         position: String::new(),
+        gaps: Vec::new(),
+        gap_owed: None,
     };
     if let Some(client) = shard.readers.clients.get_mut(connection) {
         client.patterns = Some(Box::new(feed));
@@ -113,7 +117,7 @@ pub(crate) fn run(
     let seen = seen.map(|seen| of_slices(&seen, |slice| shard.owner_of_slice(slice) == own));
     let owned: Vec<&str> = patterns.to_vec();
     let (found, positions) = attach(shard, own, connection, generation, &tenant, &owned, seen);
-    attached(shard, own, connection, generation, &found, positions.iter().copied());
+    attached(shard, own, connection, generation, found, positions.iter().copied());
     Handled::Done
 }
 
@@ -140,14 +144,19 @@ fn attach(
                 .map(|slice| (slice, shard.announced_slices[usize::from(slice)]))
                 .filter(|(_, seq)| *seq > 0)
                 .collect();
-            (PatternsAttached { live, seq: announced, by_position: false }, positions)
+            (PatternsAttached { live, seq: announced, by_position: false, gaps: Vec::new() }, positions)
         }
         Some(seen) => {
             let scan = Scan::from_position(&shard.log, generation, tenant, patterns, &seen, |slice| {
                 shard.owner_of_slice(slice) == shard.config.shard
             });
             shard.scans.insert(client_shard, connection, scan);
-            (PatternsAttached { live, seq: announced, by_position: true }, seen)
+            let gap = |(slice, seq): &(u16, SliceSeq)| {
+                let first = shard.log.slice_first(SliceId(*slice));
+                (seq + 1 < first).then_some((SliceId(*slice), seq + 1, first))
+            };
+            let gaps = seen.iter().filter_map(gap).collect();
+            (PatternsAttached { live, seq: announced, by_position: true, gaps }, seen)
         }
     }
 }
@@ -158,7 +167,7 @@ fn attached(
     source: ShardId,
     connection: ConnectionId,
     generation: u32,
-    found: &PatternsAttached,
+    found: PatternsAttached,
     positions: impl Iterator<Item = (u16, SliceSeq)>,
 ) {
     let readers = &mut shard.readers;
@@ -177,6 +186,7 @@ fn attached(
     }
     feed.sources[usize::from(source.0)] =
         Source { seq: found.seq, skip: 0, state: ReaderState::Attaching, by_position: found.by_position, taken: 0 };
+    feed.gaps.extend(found.gaps);
     feed.attaching -= 1;
     if feed.attaching == 0 {
         let (id, position) = (feed.id, std::mem::take(&mut feed.position));
@@ -202,6 +212,10 @@ pub(crate) fn attach_from(shard: &mut Shard, peer: ShardId, r: &mut Reader<'_>) 
     for (slice, seq) in &positions {
         w.u16(*slice).u64(*seq);
     }
+    w.u16(found.gaps.len() as u16);
+    for (slice, from, to) in &found.gaps {
+        w.u16(slice.0).u64(*from).u64(*to);
+    }
     shard.mail.reply(peer, &message);
     shard.wake(peer);
     shard.scratch = message;
@@ -211,10 +225,13 @@ pub(crate) fn attach_from(shard: &mut Shard, peer: ShardId, r: &mut Reader<'_>) 
 pub(crate) fn attached_from(shard: &mut Shard, peer: ShardId, r: &mut Reader<'_>) {
     let connection = get_connection(r);
     let generation = r.u32();
-    let found = PatternsAttached { live: r.u64(), seq: r.u64(), by_position: r.u8() == 1 };
+    let (live, seq, by_position) = (r.u64(), r.u64(), r.u8() == 1);
     let count = r.u16();
     let positions: Vec<(u16, SliceSeq)> = (0..count).map(|_| (r.u16(), r.u64())).collect();
-    attached(shard, peer, connection, generation, &found, positions.into_iter());
+    let count = r.u16();
+    let gaps = (0..count).map(|_| (SliceId(r.u16()), r.u64(), r.u64())).collect();
+    let found = PatternsAttached { live, seq, by_position, gaps };
+    attached(shard, peer, connection, generation, found, positions.into_iter());
 }
 
 fn of_slices(seen: &[(u16, SliceSeq)], of: impl Fn(SliceId) -> bool) -> Vec<(u16, SliceSeq)> {

@@ -376,12 +376,12 @@ impl Readers {
     }
 
     /// Cursors whose replies have left begin to move.
-    pub fn settle_attached(&mut self, own: ShardId, announced: LogSeq) {
+    pub fn settle_attached(&mut self, own: ShardId, announced: LogSeq, out: &mut impl Outbox) {
         while let Some(id) = self.attached.pop() {
             self.settle(id);
         }
         while let Some(connection) = self.patterns_attached.pop() {
-            self.settle_patterns(connection, own, announced);
+            self.settle_patterns(connection, own, announced, out);
         }
     }
 

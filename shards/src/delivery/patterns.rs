@@ -11,9 +11,9 @@
 
 use super::client::{Client, NONE};
 use super::{ByPartition, Feed, Pushed, Reader, ReaderState, Readers, Subscription, block, is_expired};
-use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId};
+use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
 use crate::names::pattern_matches;
-use crate::outbox::{Outbox, event_bytes_max};
+use crate::outbox::{GAP_FRAME_BYTES_MAX, GapReason, Outbox, PatternGap, event_bytes_max};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use storage::ids::LogSeq;
@@ -31,7 +31,14 @@ pub(crate) struct PatternFeed {
     pub id: CommandId,
     /// Their positions so far, `slice.seq,…`.
     pub position: String,
+    /// What is gone of the slices it had seen in part; said right after the reply.
+    pub gaps: Vec<SliceGap>,
+    /// A gap of which only its reason is known, to be said before anything else.
+    pub gap_owed: Option<GapReason>,
 }
+
+/// Slice, first and one past the last slice sequence that are gone.
+pub(crate) type SliceGap = (SliceId, SliceSeq, SliceSeq);
 
 /// One source shard of a pattern client.
 #[derive(Clone, Copy, Debug)]
@@ -133,9 +140,24 @@ impl Readers {
     }
 
     /// All sources have answered and the reply has left: each source's cursor is live, or behind.
-    pub fn settle_patterns(&mut self, connection: ConnectionId, own: ShardId, announced: LogSeq) {
+    pub fn settle_patterns(
+        &mut self,
+        connection: ConnectionId,
+        own: ShardId,
+        announced: LogSeq,
+        out: &mut impl Outbox,
+    ) {
         let Some(client) = self.clients.get_mut(connection) else { return };
         let Some(feed) = client.patterns.as_mut().filter(|feed| feed.attaching == 0) else { return };
+        let reason = GapReason::Retention;
+        if out.room(connection) >= feed.gaps.len() * GAP_FRAME_BYTES_MAX {
+            for slice in feed.gaps.drain(..) {
+                out.pattern_gap(connection, &PatternGap { slice: Some(slice), reason });
+            }
+        } else {
+            feed.gaps.clear();
+            out.pattern_gap(connection, &PatternGap { slice: None, reason });
+        }
         let live = self.tenants.get(&client.tenant);
         for (shard, at) in feed.sources.iter_mut().enumerate() {
             if at.state != ReaderState::Attaching {
@@ -150,6 +172,45 @@ impl Readers {
                 at.state = ReaderState::Live;
             }
         }
+    }
+
+    /// Says that something is gone, of which only that is known. `false`: no room, the source is blocked now.
+    pub fn push_pattern_gap(
+        &mut self,
+        connection: ConnectionId,
+        source: ShardId,
+        reason: GapReason,
+        out: &mut impl Outbox,
+    ) -> bool {
+        let Some(client) = self.clients.get_mut(connection) else { return false };
+        if out.room(connection) < GAP_FRAME_BYTES_MAX {
+            if let Some(feed) = &mut client.patterns {
+                feed.sources[usize::from(source.0)].state = ReaderState::Blocked;
+            }
+            block(client, connection, &mut self.blocked);
+            return false;
+        }
+        out.pattern_gap(connection, &PatternGap { slice: None, reason });
+        true
+    }
+
+    /// Something of the client's is gone: said as soon as there is room.
+    pub fn owe_pattern_gap(&mut self, connection: ConnectionId, reason: GapReason) {
+        if let Some(feed) = self.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()) {
+            feed.gap_owed = Some(reason);
+        }
+    }
+
+    /// Says the gap that is owed, if one is. `false`: no room, the source is blocked now.
+    pub fn pay_pattern_gap(&mut self, connection: ConnectionId, source: ShardId, out: &mut impl Outbox) -> bool {
+        let owed =
+            self.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()).and_then(|feed| feed.gap_owed.take());
+        let Some(reason) = owed else { return true };
+        let said = self.push_pattern_gap(connection, source, reason, out);
+        if !said {
+            self.owe_pattern_gap(connection, reason);
+        }
+        said
     }
 
     /// The next record's first events were seen before the client came.

@@ -5,7 +5,7 @@ use shards::ids::{CommandId, ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
 use shards::mailbox::mesh;
-use shards::outbox::{Gap, HistoryHead, Outbox, VolatileEvent};
+use shards::outbox::{Gap, HistoryHead, Outbox, PatternGap, VolatileEvent};
 use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
 use std::collections::{BTreeMap, VecDeque};
 use storage::disk::{DiskDone, DiskOp, FileId};
@@ -20,6 +20,7 @@ pub enum Got {
     Event { session: String, offset: u64, data: String, slice: u16, slice_seq: u64 },
     Volatile { session: String, counter: u64 },
     Gap { session: String, from: u64, to: u64 },
+    PatternGap,
     History { offsets: Vec<u64>, next: u64, tail: u64 },
     Reply(u64, String),
 }
@@ -59,6 +60,9 @@ impl Outbox for Queues {
     }
     fn gap(&mut self, c: ConnectionId, g: &Gap<'_>) {
         self.put(c, 200, Got::Gap { session: g.session.into(), from: g.from, to: g.to });
+    }
+    fn pattern_gap(&mut self, c: ConnectionId, _: &PatternGap) {
+        self.put(c, 100, Got::PatternGap);
     }
     fn history(
         &mut self,

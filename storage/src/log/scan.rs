@@ -124,6 +124,17 @@ impl Log {
         self.scan_at(first)
     }
 
+    /// First slice sequence of `slice` that is still retained; the next one to come where there is none.
+    pub fn slice_first(&self, slice: SliceId) -> SliceSeq {
+        let in_file = |file: SegmentId| {
+            let range = self.sealed.get(&file)?.slice_ranges().iter().find(|range| range.slice == slice)?;
+            Some(range.first)
+        };
+        let sealed = self.map.files().filter_map(in_file).min();
+        let live = || self.live.iter().find_map(|live| live.slice_record(slice, 0)).map(|found| found.slice_seq);
+        sealed.or_else(live).unwrap_or_else(|| self.slice_next(slice))
+    }
+
     /// The record at the cursor.
     pub fn scan(&mut self, cursor: ScanCursor) -> Scan<'_> {
         let mut cursor = self.known_log(cursor);
