@@ -7,8 +7,8 @@
 //!      ▼
 //!   Plan (ranges) ──► Command<'_> (borrows frame and scratch) ──► each(id, Ok(command) | Err(refused))
 //! ```
-//! The fields of a command may come in any order. A field that is wrong costs its command; a frame that is broken
-//! costs the command it breaks in and all after it, not those before: every command stands for itself.
+//! The fields of a command may come in any order. A command that is wrong is refused alone. A frame that is broken is
+//! refused whole: an array is checked to its end before the first of its commands is handed out.
 
 use super::json::{self, Broken, Kind, Scanner, Span, Value};
 use base64::Engine;
@@ -16,7 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use shards::command::{Command, DataKind, Durability, From, NewEvent, NewMarker, PatternFrom};
 use shards::ids::{CommandId, InlineText, SLICES};
 use shards::limits::{
-    CLIENT_PATTERNS_MAX, COMMIT_EVENTS_MAX, COMMIT_MARKERS_MAX, FRAME_COMMANDS_MAX, Limits, WIRE_INTEGER_MAX,
+    CLIENT_PATTERNS_MAX, COMMIT_EVENTS_MAX, COMMIT_MARKERS_MAX, DATA_DEPTH_MAX, FRAME_COMMANDS_MAX, Limits,
+    WIRE_INTEGER_MAX,
 };
 use shards::names::{is_name, is_pattern, is_topic, is_traceparent};
 use shards::refusal::{Refusal, Refused};
@@ -71,20 +72,19 @@ impl Scratch {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Resume {
     at: u32,
-    /// Commands before.
-    taken: u16,
+    /// The frame is an array, known to be whole.
     in_array: bool,
 }
 
 impl Resume {
     /// As one number, to be kept with the frame. The start is 0.
     pub fn pack(self) -> u64 {
-        u64::from(self.at) | u64::from(self.taken) << 32 | u64::from(self.in_array) << 48
+        u64::from(self.at) | u64::from(self.in_array) << 32
     }
 
     /// Back from [`Resume::pack`].
     pub fn unpack(packed: u64) -> Self {
-        Self { at: packed as u32, taken: (packed >> 32) as u16, in_array: packed >> 48 & 1 == 1 }
+        Self { at: packed as u32, in_array: packed >> 32 & 1 == 1 }
     }
 }
 
@@ -100,18 +100,17 @@ pub fn decode(
     let mut scanner = Scanner::new(frame, resume.at as usize);
     let mut here = resume;
     if here == Resume::default() && scanner.take(b'[') {
-        here.in_array = true;
-        match scanner.element(true) {
-            Ok(true) => {}
-            Ok(false) if scanner.end().is_ok() => return None,
-            _ => scanner = Scanner::new(frame, frame.len()),
+        match check_array(scanner) {
+            Ok(0) => return None,
+            Ok(_) => here.in_array = true,
+            Err(_) => {
+                let flow = each(CommandId::None, Err(BAD_FRAME));
+                return flow.is_break().then_some(resume);
+            }
         }
     }
     loop {
         here.at = scanner.at() as u32;
-        if usize::from(here.taken) == FRAME_COMMANDS_MAX {
-            scanner = Scanner::new(frame, frame.len());
-        }
         let mut reader = Reader { frame, scratch };
         let read = reader.object(&mut scanner, here.in_array);
         let (id, plan) = match read.plan {
@@ -128,8 +127,20 @@ pub fn decode(
         if !read.more {
             return None;
         }
-        here.taken += 1;
     }
+}
+
+/// Checks an array of commands, its `[` taken, to the end of the frame. Returns how many they are.
+fn check_array(mut scanner: Scanner<'_>) -> Result<usize, Broken> {
+    let mut count = 0;
+    while scanner.element(count == 0)? {
+        let is_object = scanner.value()?.kind == Kind::Object;
+        count += 1;
+        if !is_object || count > FRAME_COMMANDS_MAX {
+            return Err(Broken::Syntax);
+        }
+    }
+    scanner.end().map(|()| count)
 }
 
 macro_rules! fields {
@@ -412,7 +423,7 @@ impl Reader<'_, '_> {
                 Err(refused) => fields.events = Err(refused),
             }
         }
-        Ok(Value { kind: Kind::Array, span: Span { start, end: scanner.at() as u32 } })
+        Ok(Value { kind: Kind::Array, depth: 0, span: Span { start, end: scanner.at() as u32 } })
     }
 
     fn id(&mut self, fields: &Fields) -> Result<CommandId, Refused> {
@@ -569,6 +580,9 @@ impl Reader<'_, '_> {
         // Here `null` is a value like any other.
         let value = fields.values[Field::Data as usize];
         let value = value.ok_or_else(|| fields.refused(Refusal::MissingField, Field::Data))?;
+        if usize::from(value.depth) > DATA_DEPTH_MAX {
+            return Err(fields.refused(Refusal::BadData, Field::Data));
+        }
         let place = match (kind, value.kind) {
             (DataKind::Json, Kind::String { .. }) => {
                 // The quotes belong to the data.
@@ -900,7 +914,7 @@ mod tests {
     /// Every command of a frame, in words.
     fn decoded(frame: &str) -> Vec<String> {
         let mut out = Vec::new();
-        let mut scratch = Scratch::new(&Limits { event_bytes_max: 64, ..Limits::default() });
+        let mut scratch = Scratch::new(&Limits { event_bytes_max: 128, ..Limits::default() });
         let rest = decode(frame, Resume::default(), &mut scratch, |id, result| {
             out.push(match result {
                 Ok(command) => format!("{id:?} {command:?}"),
@@ -945,10 +959,11 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_frame_keeps_the_commands_before_it() {
+    fn a_broken_frame_is_refused_whole() {
         assert_eq!(decoded(r#"[{"type":"ping","id":1},{"type":"ping","id":2}]"#), ["1 Ping", "2 Ping"]);
-        assert_eq!(decoded(r#"[{"type":"ping","id":1},{"type":"ping","id":2"#), ["1 Ping", "2 bad_frame "]);
-        assert_eq!(decoded(r#"[{"type":"ping","id":1},7]"#), ["1 Ping", "- bad_frame "]);
+        assert_eq!(decoded(r#"[{"type":"ping","id":1},{"type":"ping","id":2"#), ["- bad_frame "]);
+        assert_eq!(decoded(r#"[{"type":"ping","id":1},7]"#), ["- bad_frame "]);
+        assert_eq!(decoded(r#"[{"type":"ping","id":1},{"type":1}]"#), ["1 Ping", "- wrong_type type"]);
         assert_eq!(decoded("[]"), [""; 0]);
         for frame in ["", "7", "[", "{", "{}x", "[]x", "null", "[[]]", "\u{feff}{}"] {
             assert!(one(frame).ends_with("bad_frame "), "{frame}: {}", one(frame));
@@ -960,8 +975,20 @@ mod tests {
     fn a_frame_holds_at_most_256_commands() {
         let frame = |n: usize| format!("[{}]", vec![r#"{"type":"ping"}"#; n].join(","));
         assert_eq!(decoded(&frame(256)).len(), 256);
-        let over = decoded(&frame(257));
-        assert_eq!((over.len(), over[256].as_str()), (257, "- bad_frame "));
+        assert_eq!(decoded(&frame(257)), ["- bad_frame "]);
+    }
+
+    #[test]
+    fn data_that_is_too_deep_is_refused_alone() {
+        let publish = |depth: usize| {
+            let data = "[".repeat(depth) + &"]".repeat(depth);
+            format!(r#"{{"type":"publish","session":"s","topic":"t","message_id":"m","id":5,"data":{data}}}"#)
+        };
+        assert_eq!(one(&publish(65)), "5 bad_data data");
+        assert_eq!(one(&publish(1000)), "5 bad_data data");
+        let both = decoded(&format!("[{},{}]", publish(65), publish(64).replace("\"id\":5", "\"id\":6")));
+        assert_eq!(both[0], "5 bad_data data");
+        assert!(both[1].starts_with("6 Publish"), "{}", both[1]);
     }
 
     #[test]
@@ -1021,9 +1048,9 @@ mod tests {
         for bad in ["\"A\"", "\"AA\"", "\"AA=\"", "\"A A=\"", "7", "null", "\"__8=\""] {
             assert_eq!(publish(bad), "- bad_data data", "{bad}");
         }
-        let full = STANDARD.encode([7; 64]);
+        let full = STANDARD.encode([7; 128]);
         assert!(publish(&format!("\"{full}\"")).contains("Publish"));
-        let over = STANDARD.encode([7; 65]);
+        let over = STANDARD.encode([7; 129]);
         assert_eq!(publish(&format!("\"{over}\"")), "- event_too_large data");
         assert_eq!(publish(&format!("\"{}\"", over.replace('B', "\\u0042"))), "- event_too_large data");
     }

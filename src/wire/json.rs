@@ -17,7 +17,7 @@ use shards::limits::DATA_DEPTH_MAX;
 pub enum Broken {
     /// Not the grammar, or half a surrogate pair.
     Syntax,
-    /// Containers nested deeper than [`DATA_DEPTH_MAX`].
+    /// Containers nested deeper than the scanner follows.
     TooDeep,
 }
 
@@ -64,6 +64,8 @@ pub enum Kind {
 pub struct Value {
     /// What it is.
     pub kind: Kind,
+    /// Containers inside one another, itself included; 0 for what is none.
+    pub depth: u8,
     /// Where it stands.
     pub span: Span,
 }
@@ -75,7 +77,11 @@ pub struct Scanner<'a> {
     at: usize,
 }
 
-/// Checks that `text` is exactly one JSON value.
+/// Deepest nesting that is followed. More than [`DATA_DEPTH_MAX`], so that data that is too deep is seen to its end
+/// and refused alone.
+const DEPTH_MAX: u8 = 124;
+
+/// Checks that `text` is exactly one JSON value and no deeper than data may be.
 ///
 /// # Errors
 /// Says whether the grammar or the depth is at fault.
@@ -83,7 +89,7 @@ pub fn check(text: &str) -> Result<Value, Broken> {
     let mut scanner = Scanner::new(text, 0);
     let value = scanner.value()?;
     scanner.end()?;
-    Ok(value)
+    if usize::from(value.depth) > DATA_DEPTH_MAX { Err(Broken::TooDeep) } else { Ok(value) }
 }
 
 impl<'a> Scanner<'a> {
@@ -185,11 +191,11 @@ impl<'a> Scanner<'a> {
 
     /// An array or object, without recursion: one bit per open container says which of the two it is.
     fn container(&mut self) -> Result<Value, Broken> {
-        const _: () = assert!(DATA_DEPTH_MAX <= u64::BITS as usize);
+        const _: () = assert!(DATA_DEPTH_MAX < DEPTH_MAX as usize && (DEPTH_MAX as u32) < u128::BITS);
         let start = self.at;
         let kind = if self.bytes.get(start) == Some(&b'{') { Kind::Object } else { Kind::Array };
-        let mut objects = 0u64;
-        let mut depth = 0;
+        let mut objects = 0u128;
+        let (mut depth, mut deepest) = (0, 0);
         'value: loop {
             // At the start of a value.
             match self.peek() {
@@ -197,12 +203,13 @@ impl<'a> Scanner<'a> {
                     self.string()?;
                 }
                 Some(open @ (b'{' | b'[')) => {
-                    if depth == DATA_DEPTH_MAX {
+                    if depth == DEPTH_MAX {
                         return Err(Broken::TooDeep);
                     }
                     depth += 1;
+                    deepest = deepest.max(depth);
                     self.at += 1;
-                    objects = objects << 1 | u64::from(open == b'{');
+                    objects = objects << 1 | u128::from(open == b'{');
                     let more = if open == b'{' { self.key(true)?.is_some() } else { self.element(true)? };
                     if more {
                         continue 'value;
@@ -218,7 +225,7 @@ impl<'a> Scanner<'a> {
             // After a value: close what ends here.
             loop {
                 if depth == 0 {
-                    return Ok(self.since(start, kind));
+                    return Ok(Value { depth: deepest, ..self.since(start, kind) });
                 }
                 let more = if objects & 1 == 1 { self.key(false)?.is_some() } else { self.element(false)? };
                 if more {
@@ -242,7 +249,7 @@ impl<'a> Scanner<'a> {
                 Some(b'"') => {
                     self.at = at + 1;
                     let span = Span { start: start as u32, end: at as u32 };
-                    return Ok(Value { kind: Kind::String { escaped }, span });
+                    return Ok(Value { kind: Kind::String { escaped }, depth: 0, span });
                 }
                 Some(b'\\') => {
                     escaped = true;
@@ -311,7 +318,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn since(&self, start: usize, kind: Kind) -> Value {
-        Value { kind, span: Span { start: start as u32, end: self.at as u32 } }
+        Value { kind, depth: 0, span: Span { start: start as u32, end: self.at as u32 } }
     }
 }
 
