@@ -102,6 +102,44 @@ refusals! {
     RepeatedField = 4230 "repeated_field" "this field is given twice: give it once";
 }
 
+/// Every field that a refusal may name. A refusal travels as bytes, and its field is found here again.
+pub const FIELDS: &[&str] = &[
+    "type",
+    "id",
+    "session",
+    "topic",
+    "message_id",
+    "prev_event_id",
+    "prev_message_id",
+    "data",
+    "data_kind",
+    "ttl_ms",
+    "producer_epoch",
+    "producer_seq",
+    "traceparent",
+    "durability",
+    "events",
+    "markers",
+    "name",
+    "offset",
+    "from",
+    "limit",
+    "patterns",
+    "credit",
+    "bytes",
+    "events[].session",
+    "events[].topic",
+    "events[].message_id",
+    "events[].prev_event_id",
+    "events[].prev_message_id",
+    "events[].data",
+    "events[].data_kind",
+    "events[].ttl_ms",
+    "events[].producer_epoch",
+    "events[].producer_seq",
+    "events[].traceparent",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

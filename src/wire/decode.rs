@@ -151,11 +151,18 @@ macro_rules! fields {
 
         const FIELDS: usize = [$(Field::$variant),*].len();
 
+        #[cfg(test)]
+        const ALL: [Field; FIELDS] = [$(Field::$variant),*];
+
         impl Field {
             #[inline]
-            fn of(key: &[u8]) -> Option<Field> {
-                $(if key == $name.as_bytes() { return Some(Field::$variant); })*
-                None
+            fn of(key: u128) -> Option<Field> {
+                $(#[allow(non_upper_case_globals)]
+                const $variant: u128 = packed($name.as_bytes());)*
+                match key {
+                    $($variant => Some(Field::$variant),)*
+                    _ => None,
+                }
             }
 
             /// Its name at the top of a command, or inside `events`.
@@ -175,6 +182,20 @@ fields! {
     Durability "durability" ProducerEpoch "producer_epoch" ProducerSeq "producer_seq" Traceparent "traceparent"
     Events "events" Markers "markers" From "from" Patterns "patterns" Offset "offset" Name "name" Limit "limit"
     Credit "credit" Bytes "bytes" Epoch "epoch" Marker "marker" Position "position"
+}
+
+/// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.
+const fn packed(key: &[u8]) -> u128 {
+    if key.len() > 15 {
+        return u128::MAX;
+    }
+    let mut number = (key.len() as u128) << 120;
+    let mut i = 0;
+    while i < key.len() {
+        number |= (key[i] as u128) << (8 * i);
+        i += 1;
+    }
+    number
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -385,9 +406,17 @@ impl Reader<'_, '_> {
     fn field(&mut self, key: Value) -> Option<Field> {
         if key.kind == (Kind::String { escaped: true }) {
             let place = self.place(key);
-            return Field::of(place.bytes(self.frame, &self.scratch.bytes));
+            return Field::of(packed(place.bytes(self.frame, &self.scratch.bytes)));
         }
-        Field::of(self.raw(key.span))
+        let (start, length) = (key.span.start as usize, key.span.bytes());
+        match self.frame.as_bytes().get(start..).and_then(<[u8]>::first_chunk::<16>) {
+            // The same as `packed`, of sixteen bytes at once.
+            Some(chunk) if length <= 15 => {
+                let mask = (1u128 << (8 * length)) - 1;
+                Field::of(u128::from_le_bytes(*chunk) & mask | (length as u128) << 120)
+            }
+            _ => Field::of(packed(self.raw(key.span))),
+        }
     }
 
     /// Scans the array of a commit's events into plans.
@@ -1053,6 +1082,25 @@ mod tests {
         let over = STANDARD.encode([7; 129]);
         assert_eq!(publish(&format!("\"{over}\"")), "- event_too_large data");
         assert_eq!(publish(&format!("\"{}\"", over.replace('B', "\\u0042"))), "- event_too_large data");
+    }
+
+    #[test]
+    fn every_field_is_known_to_the_table_of_refusals() {
+        // What is inside `from` is told by `from`.
+        let inner = [Field::Epoch, Field::Marker, Field::Position];
+        for field in ALL.into_iter().filter(|field| !inner.contains(field)) {
+            assert!(shards::refusal::FIELDS.contains(&field.name(Inside::Command)), "{field:?}");
+        }
+        let keys = r#""topic":1,"message_id":1,"prev_event_id":1,"prev_message_id":1,"data_kind":1,"ttl_ms":"","producer_epoch":"","producer_seq":"","traceparent":1,"session":1"#;
+        for key in keys.split(',') {
+            let good = r#""topic":"t","message_id":"m","data":1,"producer_epoch":1,"producer_seq":1"#;
+            let name = key.split('"').nth(1).unwrap();
+            let rest: Vec<&str> = good.split(',').filter(|field| !field.contains(&format!("\"{name}\""))).collect();
+            let refused = one(&format!(r#"{{"type":"commit","session":"s","events":[{{{key},{}}}]}}"#, rest.join(",")));
+            let field = refused.rsplit(' ').next().unwrap();
+            assert_eq!(field, format!("events[].{name}"));
+            assert!(shards::refusal::FIELDS.contains(&field), "{field}");
+        }
     }
 
     proptest! {

@@ -24,7 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const EPOCH: &str = "00f1e2d3c4b5a697";
 
 #[test]
-#[ignore = "waits for `tidegate serve`"]
 fn transcripts_hold_against_a_running_server() {
     let given = std::env::var("TIDEGATE_URL").ok();
     for transcript in transcript::all().iter().filter(|transcript| transcript.live) {

@@ -191,36 +191,15 @@ pub fn put_refused(w: &mut Writer<'_>, refused: &Refused) {
     w.u16(refused.refusal.code()).text(refused.field).option(refused.retry_after_ms.map(u64::from));
 }
 
-/// Reads a refusal. Field names are the few that the core uses; an unknown one reads as none.
+/// Reads a refusal. A field that is not in the table of refusals reads as none.
 pub fn get_refused(r: &mut Reader<'_>) -> Refused {
     let refusal = Refusal::from_code(r.u16()).unwrap_or(Refusal::Unavailable);
     let field = field_name(r.text());
     Refused { refusal, field, retry_after_ms: r.option().map(|ms| ms as u32) }
 }
 
-/// Fields that a session command can be refused for.
-const FIELDS: &[&str] = &[
-    "session",
-    "topic",
-    "message_id",
-    "prev_event_id",
-    "prev_message_id",
-    "data",
-    "producer_epoch",
-    "producer_seq",
-    "events",
-    "markers",
-    "name",
-    "offset",
-    "from",
-    "limit",
-    "epoch",
-    "marker",
-    "ttl_ms",
-];
-
 fn field_name(text: &str) -> &'static str {
-    FIELDS.iter().find(|field| **field == text).copied().unwrap_or("")
+    crate::refusal::FIELDS.iter().find(|field| **field == text).copied().unwrap_or("")
 }
 
 /// Writes a reply.
