@@ -401,7 +401,7 @@ fn inspect<F: Folder>(
         if map.resolve(segment).is_some() {
             appended.remove(&number);
             sidecars.remove(&number);
-            found.remove.extend([FileId::Sidecar(segment), FileId::Segment(segment)]);
+            found.remove.extend([FileId::Segment(segment), FileId::Sidecar(segment)]);
         }
     }
 
@@ -543,7 +543,7 @@ impl<B: Deref<Target = [u8]>> Found<B> {
         }
         let index = &sidecars[&segment.number];
         for gone in map.insert(segment, index.contents.covers) {
-            self.remove.extend([FileId::Sidecar(gone), FileId::Segment(gone)]);
+            self.remove.extend([FileId::Segment(gone), FileId::Sidecar(gone)]);
         }
         if map.resolve(SegmentId { log: segment.log, number: index.contents.covers.0 }) == Some(segment) {
             let index = index.clone();
@@ -741,11 +741,17 @@ fn adopt<B: Deref<Target = [u8]>>(manifest: Manifest, current: Vec<Found<B>>, ol
             catalog: found.catalog,
             next_checkpoint: found.next_checkpoint,
             next_clustered: found.next_clustered,
+            manages: managed(&manifest.old, shard, shards),
             segments: take_needed(&mut old, shard, shards).into_iter().chain(found.sidecars).collect(),
         })
         .collect();
     logs.iter_mut().for_each(|log| log.segments.sort_by_key(|index| (index.contents.segment.log, index.contents.covers)));
     logs
+}
+
+/// Old logs whose segments this shard expires.
+fn managed(old: &[LogId], shard: u16, shards: u16) -> Vec<LogId> {
+    old.iter().copied().filter(|log| log.0 % u32::from(shards) == u32::from(shard)).collect()
 }
 
 /// Sealed segments of old logs that this shard reads, or manages.
@@ -822,6 +828,7 @@ fn reshard<F: Folder>(
             catalog: Catalog::new(logs[usize::from(shard)], REPLAY_RESIDENT_MAX, Some(index)),
             next_checkpoint: 1,
             next_clustered: CLUSTERED,
+            manages: managed(&next.old, shard, shards),
             segments: take_needed(&mut sidecars, shard, shards),
         })
         .collect())

@@ -116,3 +116,92 @@ fn a_repeat_is_seen_before_and_after_its_commit() {
     assert_eq!(world.log.dedupe(slot, key), Seen::Yes { offset: 0, body_hash: 5, committed: true });
     assert_eq!(world.log.dedupe(slot, key + 1), Seen::No);
 }
+
+#[test]
+fn a_repeat_is_found_in_every_sealed_segment_and_a_new_message_in_none() {
+    let mut world = fresh();
+    for turn in 0..200u64 {
+        world.append("a", &vec![b'x'; 300 + (turn as usize * 37) % 600]);
+        world.append("b", b"1");
+        world.settle();
+    }
+    assert!(world.log.sealed().count() > 2, "nothing is sealed");
+    let id = KEY.partition(TENANT, "a");
+    for offset in (0..200).step_by(7) {
+        let key = KEY.dedupe(id, 7, "client", &format!("m-{offset}"));
+        assert_eq!(world.seen("a", key), Seen::Yes { offset, body_hash: 5, committed: true }, "offset {offset}");
+    }
+    for other in 0..200 {
+        assert_eq!(world.seen("a", KEY.dedupe(id, 7, "client", &format!("n-{other}"))), Seen::No);
+    }
+}
+
+#[test]
+fn what_retention_removed_is_a_gap_and_the_rest_reads_on() {
+    let mut world = World::new(
+        Log::new(LogConfig { retention_bytes: 192 << 10, ..LogConfig::small() }, RecoveredLog::empty(KEY, LogId(0))),
+        Files::default(),
+    );
+    for _ in 0..300u64 {
+        world.append("a", &[b'x'; 900]);
+        world.settle();
+    }
+    let slot = world.open("a");
+    let Read::Gap { to } = world.log.read(slot, 0) else { panic!("nothing was removed") };
+    assert!(to > 50 && to < 290, "{to}");
+    let read = world.read_all("a", 0);
+    assert_eq!(read.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), (to..300).collect::<Vec<_>>());
+    let on_disk = world.files.files.keys().filter(|file| matches!(file, storage::disk::FileId::Segment(_))).count();
+    assert!(on_disk < 8, "{on_disk} segments on disk");
+    assert_eq!(world.scan_all(), (to..300).map(|offset| ("a".to_owned(), offset)).collect::<Vec<_>>());
+}
+
+#[test]
+fn clustered_segments_read_and_scan_like_those_they_stand_in_for() {
+    let config = LogConfig { recluster_bytes_max: 256 << 10, ..LogConfig::small() };
+    let (mut world, _) = World::boot(config, Files::default());
+    let sessions = ["a", "b", "c", "d", "e"];
+    for turn in 0..200usize {
+        for session in sessions {
+            world.append(session, &vec![b'x'; 60 + (turn * 13) % 500]);
+        }
+        world.settle();
+    }
+    assert!(world.log.sealed().any(|contents| contents.covers.0 != contents.covers.1), "nothing was clustered");
+    for session in sessions {
+        assert_eq!(world.read_all(session, 3).len(), 197);
+    }
+    let mut next = std::collections::BTreeMap::new();
+    for (session, offset) in world.scan_all() {
+        let expected = next.entry(session.clone()).or_insert(0);
+        assert_eq!(*expected, offset, "{session}");
+        *expected += 1;
+    }
+    assert!(sessions.iter().all(|session| next[*session] == 200));
+    let files = world.files.clone();
+    let (mut world, report) = World::boot(config, files);
+    assert!(!report.is_corrupt(), "{report}");
+    assert_eq!(world.read_all("e", 0).len(), 200);
+    assert_eq!(world.scan_all().len(), 1000);
+}
+
+#[test]
+fn damage_met_by_a_read_is_a_typed_fault() {
+    let mut world = fresh();
+    for _ in 0..200u64 {
+        world.append("a", &[b'x'; 900]);
+        world.settle();
+    }
+    let first = world.log.sealed().next().expect("sealed").segment;
+    let file = world.files.files.get_mut(&storage::disk::FileId::Segment(first)).unwrap();
+    for at in (5000..60_000).step_by(500) {
+        file[at] ^= 1;
+    }
+    let slot = world.open("a");
+    let Read::Cold(ticket) = world.log.read(slot, 3) else { panic!("not cold") };
+    world.settle();
+    let fault = world.log.read_records(ticket).map(|_| ()).unwrap_err();
+    assert!(matches!(fault, storage::log::ReadFault::Corrupt { .. }), "{fault}");
+    world.log.release(ticket);
+    assert!(world.read_all("a", 150).len() == 50, "the rest still reads");
+}

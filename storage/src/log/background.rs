@@ -14,12 +14,8 @@ use super::{JOB, Log, LogEvent, op_id};
 use crate::checkpoint::{CheckpointJob, Draft, Previous};
 use crate::commit::Filled;
 use crate::disk::{DiskFault, DiskOp, FileId};
-use crate::ids::SegmentId;
 use crate::jobs::{Job, JobDone};
-use crate::recluster::{self, ReclusterJob, ReclusterLimits, Source};
-use crate::retention::{self, RetentionLimits, SEGMENTS_MAX};
-use crate::sidecar::{Contents, SealJob, SidecarIndex};
-use std::collections::VecDeque;
+use crate::shelf::ShelfChange;
 
 /// Linux's number for "input/output error".
 const EIO: i32 = 5;
@@ -46,13 +42,7 @@ enum Stop {
 const PREPARE: u64 = 1;
 const CHECKPOINT: u64 = 2;
 const REMOVE: u64 = 3;
-const SEAL: u64 = 4;
-const RECLUSTER: u64 = 5;
-
-/// Fewest segments worth re-clustering.
-const RECLUSTER_SEGMENTS_MIN: usize = 2;
-/// Most at once.
-const RECLUSTER_SEGMENTS_MAX: usize = 16;
+const SHELF: u64 = 4;
 
 #[derive(Debug)]
 pub(super) struct Background {
@@ -61,13 +51,6 @@ pub(super) struct Background {
     appended_since: u64,
     wanted_now: bool,
     stop: Stop,
-    /// Segments that take no more records and have no sidecar, oldest first.
-    filled: VecDeque<Filled>,
-    sealing: bool,
-    reclustering: bool,
-    next_clustered: u32,
-    /// A segment was sealed since retention and re-clustering last looked.
-    sealed_new: bool,
     /// Latest append, Unix ms: the only wall clock here.
     wall_ms: u64,
     /// A segment could not be prepared for lack of space.
@@ -78,18 +61,13 @@ pub(super) struct Background {
 }
 
 impl Background {
-    pub(super) fn new(next_checkpoint: u32, next_clustered: u32) -> Background {
+    pub(super) fn new(next_checkpoint: u32) -> Background {
         Background {
             checkpointing: Checkpointing::Idle,
             next_checkpoint,
             appended_since: 0,
             wanted_now: false,
             stop: Stop::No,
-            filled: VecDeque::new(),
-            sealing: false,
-            reclustering: false,
-            next_clustered,
-            sealed_new: true,
             wall_ms: 0,
             prepare_no_space: false,
             retry_asked: false,
@@ -101,10 +79,6 @@ impl Background {
     pub(super) fn appended(&mut self, bytes: usize, time_ms: u64) {
         self.appended_since += bytes as u64;
         self.wall_ms = self.wall_ms.max(time_ms);
-    }
-
-    pub(super) fn filled(&mut self, filled: Filled) {
-        self.filled.push_back(filled);
     }
 
     pub(super) fn stopping(&self) -> bool {
@@ -145,7 +119,7 @@ impl Log {
 
     /// One step of each background work; what it asks for is queued.
     pub(super) fn poll_background(&mut self, now_us: u64) {
-        if self.pipeline.poisoned().is_some() {
+        if self.pipeline.poisoned().is_some() || self.background.stop == Stop::Done {
             return;
         }
         if self.background.retry_asked {
@@ -161,141 +135,61 @@ impl Log {
         {
             self.job(PREPARE, Job::Prepare { segment, bytes: self.config.segment_bytes });
         }
-        self.poll_seal();
+        self.poll_shelf();
         self.poll_checkpoint();
-        if std::mem::take(&mut self.background.sealed_new) {
-            self.retain(self.background.wall_ms);
-            self.poll_recluster();
-        }
     }
 
-    fn poll_seal(&mut self) {
+    /// Sealing, removal and re-clustering: what the shelf wants done next.
+    fn poll_shelf(&mut self) {
         if self.background.stop == Stop::Asked
             && self.pipeline.idle()
-            && let Some(last) = self.pipeline.leave_segment()
+            && let Some(Filled { segment, end }) = self.pipeline.leave_segment()
         {
             // So that the next boot need not read it to index it.
-            self.background.filled(last);
+            self.shelf.filled(segment, end);
         }
-        if !self.background.sealing
-            && let Some(Filled { segment, end }) = self.background.filled.front().copied()
-        {
-            self.background.sealing = true;
-            self.job(SEAL, Job::Seal(SealJob { segment, salt: self.key.segment_salt(segment), end }));
-        }
-    }
-
-    fn sealed_one(&mut self, index: SidecarIndex) {
-        let segment = index.contents.segment;
-        self.background.sealing = false;
-        self.background.filled.pop_front();
-        self.background.sealed_new = true;
-        self.map.insert(segment, index.contents.covers);
-        self.sealed.insert(segment, index);
-        if let Some(at) = self.live.iter().position(|live| live.segment() == segment)
-            && let Some(live) = self.live.remove(at)
-        {
-            self.spare.push(live);
-        }
-        self.hot_keys.release(segment);
-        self.forget_unseen();
-        self.bound_filters();
-    }
-
-    /// Gives up the oldest filters beyond their budget: lookups stay right and cost a read each.
-    pub(super) fn bound_filters(&mut self) {
-        let mut bytes: usize = self.sealed.values().map(|index| index.filter_bytes()).sum();
-        for index in self.sealed.values_mut() {
-            if bytes <= self.config.dedupe_filter_bytes_max {
-                break;
-            }
-            bytes -= index.filter_bytes();
-            index.drop_filter();
-            bytes += index.filter_bytes();
-        }
-    }
-
-    /// Removes sealed segments that are too old or too many. The log does so by itself when a segment is sealed; a server
-    /// that may be idle for long calls it now and then with its wall clock.
-    pub fn retain(&mut self, now_ms: u64) {
-        self.background.wall_ms = self.background.wall_ms.max(now_ms);
-        let unbounded = |bound: u64| if bound == 0 { u64::MAX } else { bound };
-        let limits = RetentionLimits {
-            age_ms_max: unbounded(self.config.retention_ms),
-            bytes_max: unbounded(self.config.retention_bytes),
-            segments_max: SEGMENTS_MAX,
-        };
-        let (log, shard, shards) = (self.log, u32::from(self.shard), u32::from(self.shards));
-        // Segments of an old log are managed by one shard; the others find them gone.
-        let managed = |contents: &Contents| contents.segment.log == log || contents.segment.log.0 % shards == shard;
-        let sealed: Vec<Contents> =
-            self.sealed.values().map(|index| index.contents).filter(|contents| managed(contents)).collect();
         let open_bytes = self.live.len() as u64 * self.config.segment_bytes;
-        let removed = retention::plan(&sealed, open_bytes, now_ms, (log, self.replay_from()), limits);
-        let mut files = Vec::new();
-        for segment in removed {
-            self.map.remove(segment);
-            self.sealed.remove(&segment);
-            files.extend([FileId::Sidecar(segment), FileId::Segment(segment)]);
+        let replay_from = self.catalog.checkpoint().map_or(0, |index| index.position.segment);
+        if let Some(job) = self.shelf.poll_job(self.background.wall_ms, open_bytes, replay_from) {
+            self.job(SHELF, job);
         }
-        self.remove(files);
     }
 
-    /// Segment from which a recovery would replay.
-    fn replay_from(&self) -> u32 {
-        self.catalog.checkpoint().map_or(0, |index| index.position.segment)
+    fn shelf_done(&mut self, done: JobDone) {
+        match self.shelf.job_done(done) {
+            ShelfChange::Sealed(segment) => {
+                if let Some(at) = self.live.iter().position(|live| live.segment() == segment)
+                    && let Some(live) = self.live.remove(at)
+                {
+                    self.spare.push(live);
+                }
+                self.hot_keys.release(segment);
+                self.forget_unseen();
+            }
+            ShelfChange::Damaged { segment, at } => {
+                let file = FileId::Segment(segment);
+                self.events.push_back(LogEvent::Damaged(ReadFault::Corrupt { file, at }));
+                if self.live.iter().any(|live| live.segment() == segment) {
+                    // What this log has just filled does not read back: promise nothing more on this disk.
+                    self.pipeline.poison(DiskFault::Io { errno: EIO });
+                    self.committed(self.pipeline.committed());
+                }
+            }
+            ShelfChange::Clustered { .. } | ShelfChange::Nothing => {}
+        }
     }
 
-    fn poll_recluster(&mut self) {
-        if self.background.reclustering || self.background.stopping() || self.config.recluster_bytes_max == 0 {
-            return;
-        }
-        let sealed: Vec<Contents> = self.sealed.values().map(|index| index.contents).collect();
-        let limits = ReclusterLimits {
-            segments_min: RECLUSTER_SEGMENTS_MIN,
-            segments_max: RECLUSTER_SEGMENTS_MAX,
-            bytes_max: self.config.recluster_bytes_max,
-        };
-        let sources = recluster::plan(&sealed, self.log, self.replay_from(), limits);
-        let (Some(first), Some(last)) = (sources.first(), sources.last()) else { return };
-        let target = SegmentId { log: self.log, number: self.background.next_clustered };
-        let job = ReclusterJob {
-            target,
-            salt: self.key.segment_salt(target),
-            covers: (first.covers.0, last.covers.1),
-            sources: sources
-                .iter()
-                .map(|contents| Source {
-                    segment: contents.segment,
-                    salt: self.key.segment_salt(contents.segment),
-                    end: contents.end,
-                })
-                .collect(),
-        };
-        self.background.next_clustered += 1;
-        self.background.reclustering = true;
-        self.job(RECLUSTER, Job::Recluster(job));
-    }
-
-    fn reclustered(&mut self, index: SidecarIndex) {
-        self.background.reclustering = false;
-        self.background.sealed_new = true;
-        let mut files = Vec::new();
-        // A source that retention removed meanwhile stays removed in the map: its successor covers a bit more.
-        for segment in self.map.insert(index.contents.segment, index.contents.covers) {
-            self.sealed.remove(&segment);
-            files.extend([FileId::Sidecar(segment), FileId::Segment(segment)]);
-        }
-        self.sealed.insert(index.contents.segment, index);
-        self.remove(files);
-        self.bound_filters();
+    /// Tells the log the wall clock, by which sealed segments expire; it also goes by the times of appends. A server that may
+    /// be idle for long calls it now and then.
+    pub fn set_wall_ms(&mut self, now_ms: u64) {
+        self.background.wall_ms = self.background.wall_ms.max(now_ms);
     }
 
     fn poll_checkpoint(&mut self) {
         match &self.background.checkpointing {
             Checkpointing::Idle => {
-                let unsealed = self.background.sealing || !self.background.filled.is_empty();
-                let idle_stop = self.background.stop == Stop::Asked && self.pipeline.idle() && !unsealed;
+                let sealed = self.pipeline.writing().is_none() && self.shelf.waiting() == 0;
+                let idle_stop = self.background.stop == Stop::Asked && self.pipeline.idle() && sealed;
                 let dirty = self.catalog.stats().dirty;
                 let due = self.background.appended_since >= self.config.checkpoint_bytes
                     || dirty >= self.config.partitions_resident_max.div_ceil(2)
@@ -339,6 +233,7 @@ impl Log {
 
     pub(super) fn job_done(&mut self, kind: u64, result: Result<JobDone, DiskFault>) {
         match result {
+            Ok(done) if kind == SHELF => self.shelf_done(done),
             Ok(JobDone::Prepared { segment }) => {
                 self.background.prepare_no_space = false;
                 self.pipeline.handle_prepared(Some(segment));
@@ -360,17 +255,14 @@ impl Log {
             }
             Ok(JobDone::Corrupt { file, at }) => {
                 self.events.push_back(LogEvent::Damaged(ReadFault::Corrupt { file, at }));
-                if kind == SEAL {
-                    // The segment this log has just filled does not read back: stop promising durability on this disk.
-                    self.pipeline.poison(DiskFault::Io { errno: EIO });
-                    self.committed(self.pipeline.committed());
-                    return;
-                }
                 self.job_failed(kind);
             }
-            Ok(JobDone::Sealed { index }) => self.sealed_one(*index),
-            Ok(JobDone::Reclustered { index, .. }) => self.reclustered(*index),
-            Ok(JobDone::Replaced { .. } | JobDone::Removed { .. }) => {}
+            Ok(
+                JobDone::Sealed { .. }
+                | JobDone::Reclustered { .. }
+                | JobDone::Replaced { .. }
+                | JobDone::Removed { .. },
+            ) => {}
             Err(fault) => {
                 if kind == PREPARE && fault == DiskFault::NoSpace {
                     self.background.prepare_no_space = true;
@@ -397,17 +289,9 @@ impl Log {
                     self.events.push_back(LogEvent::Stopped);
                 }
             }
-            SEAL => self.background.sealing = false,
-            RECLUSTER => self.background.reclustering = false,
+            SHELF => self.shelf.job_failed(),
             _ => return,
         }
         self.background.retry_asked = true;
-    }
-
-    /// Files that nothing refers to any more.
-    pub(super) fn remove(&mut self, files: Vec<FileId>) {
-        if !files.is_empty() {
-            self.job(REMOVE, Job::Remove { files });
-        }
     }
 }

@@ -4,7 +4,10 @@ use crate::checkpoint::PAGE_BYTES_MAX;
 use crate::commit::CommitConfig;
 use crate::group::BLOCK_BYTES;
 use crate::live::LIVE_BYTES_PER_RECORD;
+use crate::recluster::ReclusterLimits;
 use crate::record::{HEAD_BYTES, RECORD_EVENTS_MAX};
+use crate::retention::{RetentionLimits, SEGMENTS_MAX};
+use crate::shelf::ShelfLimits;
 use std::fmt;
 
 /// Bounds of one log. Defaults are for a shard of a server; [`LogConfig::small`] reaches every edge within a few events.
@@ -191,6 +194,24 @@ impl LogConfig {
             + self.index_resident_bytes_max
     }
 
+    pub(crate) fn shelf(&self) -> ShelfLimits {
+        let unbounded = |bound: u64| if bound == 0 { u64::MAX } else { bound };
+        ShelfLimits {
+            retention: RetentionLimits {
+                age_ms_max: unbounded(self.retention_ms),
+                bytes_max: unbounded(self.retention_bytes),
+                segments_max: SEGMENTS_MAX,
+            },
+            recluster: (self.recluster_bytes_max > 0).then_some(ReclusterLimits {
+                segments_min: RECLUSTER_SEGMENTS_MIN,
+                segments_max: RECLUSTER_SEGMENTS_MAX,
+                bytes_max: self.recluster_bytes_max,
+            }),
+            dedupe_filter_bytes_max: self.dedupe_filter_bytes_max,
+            expire_every_ms: EXPIRE_EVERY_MS,
+        }
+    }
+
     pub(crate) fn commit(&self) -> CommitConfig {
         CommitConfig {
             group_bytes_max: self.commit_bytes_max,
@@ -205,6 +226,13 @@ impl LogConfig {
         }
     }
 }
+
+/// Fewest segments worth re-clustering, and most at once.
+const RECLUSTER_SEGMENTS_MIN: usize = 2;
+const RECLUSTER_SEGMENTS_MAX: usize = 16;
+
+/// Time between two looks for expired segments. Milliseconds.
+const EXPIRE_EVERY_MS: u64 = 60_000;
 
 /// Read buffers that only lookups of partitions and tables may use, so that readers of history cannot starve them.
 pub(crate) const LOAD_BUFFERS: usize = 4;

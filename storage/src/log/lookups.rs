@@ -60,17 +60,11 @@ impl Log {
         if self.lookups.by_key.contains_key(&key) {
             return Seen::Looking;
         }
-        let mut last = None;
-        let mut blocks = Vec::new();
-        for run in self.partition(slot).runs() {
-            let file = self.map.resolve(run.segment);
-            if file.is_none() || file == last {
-                continue;
-            }
-            last = file;
-            let found = file.and_then(|file| Some((file, self.sealed.get(&file)?.dedupe_block(key)?)));
-            blocks.extend(found);
-        }
+        let runs = self.partition(slot).runs();
+        let mut blocks: Vec<_> =
+            self.shelf.dedupe_blocks(runs, key).map(|(index, block)| (index.contents.segment, block)).collect();
+        // The newest segment's is asked first, from the back.
+        blocks.reverse();
         if blocks.is_empty() {
             return Seen::No;
         }
@@ -102,15 +96,15 @@ impl Log {
         let waiting = &mut self.lookups.waiting[lookup as usize];
         let key = waiting.key;
         let Some((segment, block)) = waiting.blocks.pop() else { return };
-        let answer = match (result, self.sealed.get(&segment)) {
+        let answer = match (result, self.shelf.index(segment)) {
             (Ok(bytes), Some(index)) => {
                 let bytes = &self.reader.buffer(slot)[..bytes.min(block.len)];
                 index.dedupe_row(block, bytes, key).map_err(|_| ReadFault::Corrupt { file: block.file, at: block.at })
             }
             // Retention took it: what it had seen is forgotten. Re-clustering: the key is in the new one.
             (Err(DiskFault::Missing), _) | (_, None) => {
-                let moved = self.map.resolve(segment).filter(|file| *file != segment);
-                let again = moved.and_then(|file| Some((file, self.sealed.get(&file)?.dedupe_block(key)?)));
+                let moved = self.shelf.find(segment).filter(|index| index.contents.segment != segment);
+                let again = moved.and_then(|index| Some((index.contents.segment, index.dedupe_block(key)?)));
                 self.lookups.waiting[lookup as usize].blocks.extend(again);
                 Ok(None)
             }

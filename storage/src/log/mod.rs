@@ -28,23 +28,24 @@ pub use scan::{Scan, ScanCursor};
 pub use crate::catalog::{Partition, PartitionSlot};
 
 use crate::catalog::{Catalog, Change, ProducerStep, REPLAY_RESIDENT_MAX};
-use crate::commit::{CommitEvent, CommitStart, Pipeline};
+use crate::commit::{CommitEvent, CommitStart, Filled, Pipeline};
 use crate::dedupe::{HotKeys, SeenEvent};
 use crate::disk::{DiskDone, DiskFault, DiskOp, FileId, OpId};
-use crate::ids::{Epoch, HashKey, LogId, LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq};
+use crate::ids::{Epoch, HashKey, LogId, LogSeq, Offset, PartitionId, SliceId, SliceSeq};
 use crate::live::LiveIndex;
-use crate::recluster::{CLUSTERED, SegmentMap};
+use crate::recluster::CLUSTERED;
 use crate::record::{
     CommitBody, EventBody, Kind, MarkerBody, NO_OFFSET, RECORD_EVENTS_MAX, RecordHead, RecordView, commit_bytes_max,
     encode_commit,
 };
+use crate::shelf::Shelf;
 use crate::sidecar::{BlockAt, Contents, SidecarIndex};
 use background::Background;
 use config::{LOAD_BUFFERS, READ_RECORDS_MAX};
 use loads::Loads;
 use lookups::Lookups;
-use reader::{Filled, Purpose, Reader, Wanted};
-use std::collections::{BTreeMap, VecDeque};
+use reader::{Outcome, Purpose, Reader, Wanted};
+use std::collections::VecDeque;
 
 /// What [`Log::open`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -184,6 +185,8 @@ pub struct RecoveredLog {
     pub next_checkpoint: u32,
     /// Number of the next clustered segment.
     pub next_clustered: u32,
+    /// Old logs whose segments this shard expires.
+    pub manages: Vec<LogId>,
     /// Sealed segments the shard reads: its own, and those of old logs that hold slices it owns now or that it manages; by
     /// log and number.
     pub segments: Vec<SidecarIndex>,
@@ -200,6 +203,7 @@ impl RecoveredLog {
             catalog: Catalog::new(log, REPLAY_RESIDENT_MAX, None),
             next_checkpoint: 0,
             next_clustered: CLUSTERED,
+            manages: Vec::new(),
             segments: Vec::new(),
         }
     }
@@ -220,9 +224,8 @@ pub struct Log {
     background: Background,
     lookups: Lookups,
     hot_keys: HotKeys,
-    /// Which file holds what was appended to a segment, for all sealed ones this shard reads.
-    map: SegmentMap,
-    sealed: BTreeMap<SegmentId, SidecarIndex>,
+    /// Sealed segments.
+    shelf: Shelf,
     shard: u16,
     shards: u16,
     ops: VecDeque<DiskOp>,
@@ -249,16 +252,12 @@ impl Log {
         if let Err(fault) = config.check() {
             panic!("{fault}");
         }
-        let RecoveredLog { key, shard, shards, start, mut catalog, next_checkpoint, next_clustered, segments } = recovered;
+        let RecoveredLog { key, shard, shards, start, mut catalog, next_checkpoint, next_clustered, manages, segments } =
+            recovered;
         catalog.recovered(start.log, config.partitions_resident_max);
         catalog.reserve();
-        let mut map = SegmentMap::default();
-        let mut sealed = BTreeMap::new();
-        for index in segments {
-            map.insert(index.contents.segment, index.contents.covers);
-            sealed.insert(index.contents.segment, index);
-        }
-        let mut log = Log {
+        let shelf = Shelf::new(key, start.log, config.shelf(), manages, segments, next_clustered);
+        Log {
             config,
             key,
             log: start.log,
@@ -268,20 +267,17 @@ impl Log {
             spare: (0..2).map(|_| LiveIndex::new(config.segment_records_max)).collect(),
             reader: Reader::new(config.read_buffers, config.read_buffer_bytes),
             loads: Loads::new(config.partition_loads_max),
-            background: Background::new(next_checkpoint, next_clustered),
+            background: Background::new(next_checkpoint),
             lookups: Lookups::new(),
             hot_keys: HotKeys::new(config.dedupe_hot_bytes_max),
-            map,
-            sealed,
+            shelf,
             shard,
             shards,
             ops: VecDeque::with_capacity(config.read_buffers + 8),
             events: VecDeque::with_capacity(64),
             next_op: 0,
             stats: LogStats::default(),
-        };
-        log.bound_filters();
-        log
+        }
     }
 
     // ---- commands: sessions ----------------------------------------------------------------------------------------------
@@ -396,8 +392,8 @@ impl Log {
         let mut index = self.spare.pop().unwrap_or_else(|| LiveIndex::new(self.config.segment_records_max));
         index.reset(writing.segment, self.pipeline.next_log_seq());
         self.live.push_back(index);
-        if let Some(filled) = self.pipeline.poll_filled() {
-            self.background.filled(filled);
+        if let Some(Filled { segment, end }) = self.pipeline.poll_filled() {
+            self.shelf.filled(segment, end);
         }
     }
 
@@ -428,8 +424,7 @@ impl Log {
             }
             return self.read_live(live, purpose).map_or(Read::Busy, Read::Cold);
         }
-        let file = self.map.resolve(segment);
-        let Some(index) = file.and_then(|file| self.sealed.get(&file)) else {
+        let Some(index) = self.shelf.find(segment) else {
             return Read::Gap { to: self.gap_end(slot) };
         };
         let segment = index.contents.segment;
@@ -447,9 +442,9 @@ impl Log {
 
     /// Drops runs whose segment is gone; where reading may go on.
     fn gap_end(&mut self, slot: PartitionSlot) -> Offset {
-        let (live, map) = (&self.live, &self.map);
+        let (live, shelf) = (&self.live, &self.shelf);
         self.catalog.drop_gone_runs(slot, |segment| {
-            map.resolve(segment).is_none() && !live.iter().any(|live| live.segment() == segment)
+            shelf.find(segment).is_none() && !live.iter().any(|live| live.segment() == segment)
         });
         self.partition(slot).first_offset()
     }
@@ -487,7 +482,7 @@ impl Log {
             Purpose::PartitionIndex { segment, block, .. } | Purpose::SliceIndex { segment, block, .. } => (segment, block),
             _ => return,
         };
-        let next = match (result, self.sealed.get(&segment)) {
+        let next = match (result, self.shelf.index(segment)) {
             (Ok(bytes), Some(index)) => follow_index(&mut self.reader, index, purpose, slot, bytes, self.config.read_ahead_bytes),
             (Err(DiskFault::Missing), _) | (_, None) => Err(ReadFault::Gone),
             (Err(fault), _) => Err(ReadFault::Disk(fault)),
@@ -500,7 +495,7 @@ impl Log {
                 self.ask(wanted);
             }
             Err(fault) => {
-                if let Filled::Ready(ticket) = self.reader.finish(slot, Err(fault)) {
+                if let Outcome::Ready(ticket) = self.reader.finish(slot, Err(fault)) {
                     self.events.push_back(LogEvent::ReadReady(ticket));
                 }
             }
@@ -510,8 +505,8 @@ impl Log {
     /// Another shard's retention removed a segment of an old log.
     fn segment_gone(&mut self, file: FileId) {
         let (FileId::Segment(segment) | FileId::Sidecar(segment)) = file else { return };
-        if segment.log != self.log && self.sealed.remove(&segment).is_some() {
-            self.map.remove(segment);
+        if segment.log != self.log {
+            self.shelf.missing(segment);
         }
     }
 
@@ -577,18 +572,18 @@ impl Log {
                     self.segment_gone(file);
                 }
                 match self.reader.handle_done(slot, generation, result, owns) {
-                    Filled::Ready(ticket) => self.events.push_back(LogEvent::ReadReady(ticket)),
-                    Filled::Table { purpose: Purpose::Page { load }, slot, result, .. } => {
+                    Outcome::Ready(ticket) => self.events.push_back(LogEvent::ReadReady(ticket)),
+                    Outcome::Table { purpose: Purpose::Page { load }, slot, result, .. } => {
                         self.page_read(load, slot, result);
                     }
-                    Filled::Table { purpose: Purpose::KeyIndex { lookup }, slot, result, .. } => {
+                    Outcome::Table { purpose: Purpose::KeyIndex { lookup }, slot, result, .. } => {
                         self.key_block_read(lookup, slot, result);
                     }
-                    Filled::Table { purpose, slot, result, .. } => self.index_read(purpose, slot, result),
-                    Filled::Again(wanted) => {
+                    Outcome::Table { purpose, slot, result, .. } => self.index_read(purpose, slot, result),
+                    Outcome::Again(wanted) => {
                         self.ask(wanted);
                     }
-                    Filled::Nothing => {}
+                    Outcome::Nothing => {}
                 }
                 self.begin_loads();
                 self.begin_lookups();
@@ -692,7 +687,7 @@ impl Log {
         LogStats {
             partitions: catalog.resident,
             partitions_dirty: catalog.dirty,
-            segments: self.live.len() + self.sealed.len(),
+            segments: self.live.len() + self.shelf.segments().count(),
             segments_unindexed: self.live.len(),
             ..self.stats
         }
@@ -705,7 +700,7 @@ impl Log {
 
     /// What each sealed segment this shard reads holds, by log and number.
     pub fn sealed(&self) -> impl Iterator<Item = &Contents> {
-        self.sealed.values().map(|index| &index.contents)
+        self.shelf.segments().map(|index| &index.contents)
     }
 }
 

@@ -110,7 +110,7 @@ pub(crate) struct Wanted {
 
 /// What came of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Filled {
+pub(crate) enum Outcome {
     /// For a reader: tell it.
     Ready(ReadTicket),
     /// A block or page for the log itself is in the buffer (so many bytes).
@@ -252,25 +252,25 @@ impl Reader {
         generation: u32,
         result: Result<usize, DiskFault>,
         owns: impl Fn(SliceId) -> bool,
-    ) -> Filled {
+    ) -> Outcome {
         let Some(state) = self.slots.get(usize::from(slot)).filter(|found| found.generation == generation) else {
-            return Filled::Nothing;
+            return Outcome::Nothing;
         };
         let purpose = state.purpose;
         match (state.state, purpose) {
             // Tables are the log's own business, whether or not somebody still waits.
             (State::Reading, Purpose::Page { .. } | Purpose::KeyIndex { .. }) => {
-                return Filled::Table { purpose, slot, generation, result };
+                return Outcome::Table { purpose, slot, generation, result };
             }
             (State::Abandoned, _) => {
                 self.put_back(slot);
-                return Filled::Nothing;
+                return Outcome::Nothing;
             }
             (State::Reading, Purpose::PartitionIndex { .. } | Purpose::SliceIndex { .. }) => {
-                return Filled::Table { purpose, slot, generation, result };
+                return Outcome::Table { purpose, slot, generation, result };
             }
             (State::Reading, _) => {}
-            (State::Free | State::Ready(_), _) => return Filled::Nothing,
+            (State::Free | State::Ready(_), _) => return Outcome::Nothing,
         }
         let checked = match result {
             Ok(bytes) => match purpose {
@@ -285,16 +285,16 @@ impl Reader {
             Err(Unusable::Fault(fault)) => self.finish(slot, Err(fault)),
             Err(Unusable::Longer(len)) => {
                 let Slot { file, at, .. } = self.slots[usize::from(slot)];
-                Filled::Again(Wanted { slot, generation, file, at, len })
+                Outcome::Again(Wanted { slot, generation, file, at, len })
             }
         }
     }
 
     /// The read is ready for its reader, or failed.
-    pub(crate) fn finish(&mut self, index: u16, result: Result<(), ReadFault>) -> Filled {
+    pub(crate) fn finish(&mut self, index: u16, result: Result<(), ReadFault>) -> Outcome {
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Ready(result);
-        Filled::Ready(ReadTicket { slot: index, generation: slot.generation })
+        Outcome::Ready(ReadTicket { slot: index, generation: slot.generation })
     }
 
     /// Verifies the records in the buffer, of which `bytes` were read, and keeps the places of those that are whole.

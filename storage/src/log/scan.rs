@@ -109,10 +109,10 @@ impl Log {
     pub fn scan_from(&self, seen: impl Fn(SliceId) -> Option<SliceSeq>) -> ScanCursor {
         let wanted = |slice: SliceId| seen(slice).filter(|seen| seen + 1 < self.slice_next(slice));
         let unseen = |file: &SegmentId| {
-            let ranges = self.sealed.get(file).map(|index| index.slice_ranges()).unwrap_or_default();
+            let ranges = self.shelf.index(*file).map(|index| index.slice_ranges()).unwrap_or_default();
             ranges.iter().any(|range| wanted(range.slice).is_some_and(|seen| seen + 1 < range.end))
         };
-        if let Some(file) = self.map.files().find(unseen) {
+        if let Some(file) = self.shelf.map().files().find(unseen) {
             return self.file_start(file);
         }
         let mut first = self.committed_seq();
@@ -126,11 +126,8 @@ impl Log {
 
     /// First slice sequence of `slice` that is still retained; the next one to come where there is none.
     pub fn slice_first(&self, slice: SliceId) -> SliceSeq {
-        let in_file = |file: SegmentId| {
-            let range = self.sealed.get(&file)?.slice_ranges().iter().find(|range| range.slice == slice)?;
-            Some(range.first)
-        };
-        let sealed = self.map.files().filter_map(in_file).min();
+        let sealed =
+            self.shelf.segments().filter_map(|index| index.slice_range(slice)).map(|range| range.first).min();
         let live = || self.live.iter().find_map(|live| live.slice_record(slice, 0)).map(|found| found.slice_seq);
         sealed.or_else(live).unwrap_or_else(|| self.slice_next(slice))
     }
@@ -182,7 +179,7 @@ impl Log {
             At::Seq => self.step_by_seq(cursor),
             At::Appended { number, position, left } => {
                 let segment = SegmentId { log: cursor.log, number };
-                let Some(end) = self.sealed.get(&segment).map(|index| index.contents.end) else {
+                let Some(end) = self.shelf.index(segment).map(|index| index.contents.end) else {
                     return Step::To(ScanCursor { at: At::Seq, ..cursor });
                 };
                 if left == 0 && u64::from(position) >= end {
@@ -194,7 +191,7 @@ impl Log {
             }
             At::Clustered { number, slice, slice_seq } => {
                 let segment = SegmentId { log: cursor.log, number };
-                let Some(index) = self.sealed.get(&segment) else {
+                let Some(index) = self.shelf.index(segment) else {
                     return Step::To(ScanCursor { at: At::Seq, ..cursor });
                 };
                 let ahead = index.slice_ranges().iter().find(|range| {
@@ -225,12 +222,12 @@ impl Log {
         let live_from = self.live.front().map_or(self.next_seq(), |live| live.first_log_seq());
         if log != self.log || log_seq < live_from {
             let holds = |file: &SegmentId| {
-                self.sealed.get(file).is_some_and(|index| {
+                self.shelf.index(*file).is_some_and(|index| {
                     index.contents.records > 0
                         && (file.log > log || (file.log == log && index.contents.log_seq_max >= log_seq))
                 })
             };
-            if let Some(file) = self.map.files().find(holds) {
+            if let Some(file) = self.shelf.map().files().find(holds) {
                 let start = self.file_start(file);
                 let seen = if file.log == log { log_seq } else { 0 };
                 return Step::To(ScanCursor { log_seq: seen, ..start });
@@ -267,7 +264,7 @@ impl Log {
 
     /// Cursor behind the last record of a sealed file.
     fn after_file(&self, cursor: ScanCursor, number: u32) -> ScanCursor {
-        let index = self.sealed.get(&SegmentId { log: cursor.log, number });
+        let index = self.shelf.index(SegmentId { log: cursor.log, number });
         let after = index.map_or(cursor.log_seq, |index| index.contents.log_seq_max + 1);
         ScanCursor { log: cursor.log, log_seq: after.max(cursor.log_seq), at: At::Seq }
     }

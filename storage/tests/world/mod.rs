@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use storage::disk::{DiskDone, DiskFault, DiskOp, FileId};
 use storage::ids::{HashKey, LogSeq, Offset};
 use storage::jobs::{Job, JobRun, Step};
-use storage::log::{Log, LogConfig, LogEvent, Open, PartitionSlot, Read};
+use storage::log::{Log, LogConfig, LogEvent, Open, PartitionSlot, Read, Scan, Seen};
 use storage::record::{DataKind, EventBody, NO_OFFSET};
 use storage::recovery::{Folder, Report, recover};
 
@@ -180,6 +180,51 @@ impl World {
         let slot = self.open(session);
         let appended = self.log.append(slot, &events, &[], NOW_MS);
         (appended.offset, appended.log_seq)
+    }
+
+    /// Asks for a dedupe key until there is an answer.
+    pub fn seen(&mut self, session: &str, key: u128) -> Seen {
+        loop {
+            let slot = self.open(session);
+            match self.log.dedupe(slot, key) {
+                Seen::Looking => self.settle(),
+                seen => return seen,
+            }
+        }
+    }
+
+    /// Every event a scan from the beginning shows, as (session, offset).
+    pub fn scan_all(&mut self) -> Vec<(String, Offset)> {
+        let mut all = vec![];
+        let mut cursor = self.log.scan_from(|_| Some(0));
+        loop {
+            let ticket = match self.log.scan(cursor) {
+                Scan::Hot(record, next) => {
+                    all.extend(record.events().map(|event| (event.session().to_owned(), event.offset())));
+                    cursor = next;
+                    continue;
+                }
+                Scan::Cold(ticket) => ticket,
+                Scan::Skip(next) => {
+                    assert_ne!(cursor, next, "a skip that leads nowhere");
+                    cursor = next;
+                    continue;
+                }
+                Scan::End => return all,
+                Scan::Busy => {
+                    self.settle();
+                    continue;
+                }
+                Scan::Fault(fault) => panic!("{fault}"),
+            };
+            self.settle();
+            cursor = self.log.scan_nothing(ticket).unwrap_or(cursor);
+            for (record, next) in self.log.scan_records(ticket).unwrap() {
+                all.extend(record.events().map(|event| (event.session().to_owned(), event.offset())));
+                cursor = next;
+            }
+            self.log.release(ticket);
+        }
     }
 
     /// Data of every readable event of a session, from `from` on, with its offset; cold reads are waited for.
