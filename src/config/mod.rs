@@ -151,7 +151,7 @@ settings! {
     /// Bytes appended between two checkpoints, for each shard: about what a restart replays at most.
     checkpoint_bytes: u64 = "64MiB";
     /// Memory for recent message ids, for each shard; older ones are found in the log.
-    dedupe_hot_bytes_max: u64 = "16MiB";
+    dedupe_hot_bytes_max: u64 = "36MiB";
     /// Memory for the message id filters of sealed files, for each shard.
     dedupe_filter_bytes_max: u64 = "32MiB";
     /// Memory for loaded indexes of sealed files, for each shard.
