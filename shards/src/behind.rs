@@ -15,7 +15,7 @@ use crate::gather::{GATHERS_MAX, Gather, GatherFor, Page, PageEnd};
 use crate::ids::{ConnectionId, Now, ShardId};
 use crate::mailbox::codec::{Reader as MailReader, Writer};
 use crate::mailbox::message::{get_connection, put_connection, put_id, reply, request};
-use crate::outbox::{GapReason, HistoryHead, Outbox, event_bytes_max};
+use crate::outbox::{EVENT_FRAME_OVERHEAD_BYTES_MAX, GapReason, HistoryHead, Outbox, event_bytes_max};
 use crate::packed::Records;
 use crate::refusal::{Refusal, Refused};
 use crate::scan::{SCAN_RECORDS_PER_STEP_MAX, Scan, Wanted};
@@ -75,6 +75,11 @@ impl Shard {
             return 1;
         };
         let connection = subscription.connection;
+        if !self.can_take(connection, out) {
+            self.set_state(id, ReaderState::Blocked);
+            return 1;
+        }
+        let Some(subscription) = self.readers.subscription(id) else { return 1 };
         let feed = &self.readers.feeds[subscription.feed as usize];
         if feed.owner != self.config.shard {
             let room = out.room(connection);
@@ -128,6 +133,16 @@ impl Shard {
         }
         self.readers.settle(id);
         used
+    }
+
+    /// Has the client credit, and room for a small event? If not it is blocked: reading for it would be for nothing.
+    fn can_take(&mut self, connection: ConnectionId, out: &mut impl Outbox) -> bool {
+        let Some(client) = self.readers.clients.get_mut(connection) else { return true };
+        if client.has_credit() && out.room(connection) >= EVENT_FRAME_OVERHEAD_BYTES_MAX {
+            return true;
+        }
+        crate::delivery::block(client, connection, &mut self.readers.blocked);
+        false
     }
 
     /// Bytes that were durable cannot be had: say so as a gap up to what is committed now, never skip silently.
@@ -381,6 +396,10 @@ impl Shard {
             return 1;
         }
         let generation = feed.generation;
+        if !self.can_take(connection, out) {
+            self.set_source(connection, source, |at| at.state = ReaderState::Blocked);
+            return 1;
+        }
         if !self.readers.pay_pattern_gap(connection, source, out) {
             return 1;
         }

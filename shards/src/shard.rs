@@ -48,7 +48,7 @@ use storage::log::{LogEvent, Open, ReadTicket};
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// Blocked clients are tried again this often: room may come back without their own queue draining. Microseconds.
-const UNBLOCK_EVERY_US: u64 = 20_000;
+const UNBLOCK_EVERY_US: u64 = 100_000;
 
 /// What a shard is told when it is made.
 #[derive(Clone, Debug)]
