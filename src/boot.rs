@@ -19,7 +19,7 @@ use crate::plan::{self, Plan};
 use crate::reactor::clock::Clock;
 use crate::reactor::control::{CONTROL_MESSAGES_MAX, Control, Peer, Report};
 use crate::reactor::{Ended, Reactor, ReactorConfig, close_table, random_u64};
-use crate::ring::{RingConfig, Waker};
+use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown;
 use shards::ids::ShardId;
 use shards::limits::REPLY_BYTES_MAX;
@@ -75,6 +75,9 @@ fn run(config: &Config) -> Result<(), Failure> {
     let plan = Plan::of(config, plan::memory_bytes());
     plan.check().map_err(refused)?;
     config.log_config().check().map_err(refused)?;
+
+    // Before anything else uses io_uring: this is where it is said in words that help.
+    Ring::open(&RingConfig::SMALLEST, Waker::new().map_err(refused)?).map_err(refused)?;
 
     shutdown::hold_signals();
     let folder = Arc::new(DataFolder::open(&config.data).map_err(refused)?);
@@ -138,7 +141,7 @@ fn connections_per_shard(config: &Config, shards: u16) -> Result<usize, Failure>
     let needed = PROCESS_DESCRIPTORS + u64::from(shards) * SHARD_DESCRIPTORS;
     if open_files < needed {
         return Err(refused(format!(
-            "{shards} shards need {needed} open files and the limit is {open_files}: raise `ulimit -n` or use fewer --shards"
+            "{shards} shards need {needed} open files and the limit (nofile) is {open_files}: raise `ulimit -n` or use fewer --shards"
         )));
     }
     let wanted = u64::from(config.connections_per_shard_max);
@@ -150,7 +153,7 @@ fn connections_per_shard(config: &Config, shards: u16) -> Result<usize, Failure>
     let by_default = matches!(config.origin("connections_per_shard_max"), None | Some(Origin::Default));
     if !by_default || possible == 0 {
         return Err(refused(format!(
-            "connections_per_shard_max is {wanted} and `ulimit -n` allows {possible}: raise `ulimit -n` to {} or lower it",
+            "connections_per_shard_max is {wanted} and the limit of open files (nofile) allows {possible}: raise `ulimit -n` to {} or lower it",
             wanted + NetConfig::SPARE_SLOTS as u64
         )));
     }

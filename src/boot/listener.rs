@@ -22,7 +22,7 @@ pub(super) fn bind(address: SocketAddr, count: u16) -> Result<(SocketAddr, Vec<O
     let explain = |error: io::Error| {
         BindError(match error.raw_os_error() {
             Some(libc::EADDRINUSE) => {
-                format!("{address} is in use: stop the process that listens there, or give another --listen")
+                format!("address {address} is in use: stop the process that listens there, or give another --listen")
             }
             Some(libc::EADDRNOTAVAIL) => format!("{address} is no address of this machine: give another --listen"),
             Some(libc::EACCES) => format!("{address} may not be used ({error}): give a port from 1024 on to --listen"),

@@ -56,7 +56,7 @@ impl std::fmt::Display for FolderError {
             FolderError::Locked { path, holder } => {
                 write!(f, "data folder {} is in use by another server", path.display())?;
                 if let Some(holder) = holder {
-                    write!(f, " (process {holder})")?;
+                    write!(f, " (process {holder} holds its lock)")?;
                 }
                 f.write_str(": stop it, or give this one its own folder with --data")
             }

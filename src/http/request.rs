@@ -95,8 +95,9 @@ impl Bad {
     ];
 }
 
-/// Reads a request head from the first bytes of a connection. `bytes` is everything received so far.
-pub fn parse(bytes: &[u8]) -> Head<'_> {
+/// Reads a request head from the first bytes of a connection. `bytes` is everything received so far; a closed echo door
+/// is no path at all.
+pub fn parse(bytes: &[u8], echo_open: bool) -> Head<'_> {
     let bad = |bad| Head::Complete { request: Request::Bad(bad), bytes: bytes.len() };
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -112,6 +113,7 @@ pub fn parse(bytes: &[u8]) -> Head<'_> {
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let request = match path {
+        "/echo" if !echo_open => Request::NotFound,
         "/v1/ws" | "/echo" | "/readyz" | "/healthz" if method != "GET" => Request::Bad(Bad::Method),
         "/readyz" => Request::Ready,
         "/healthz" => Request::Health,
@@ -224,7 +226,7 @@ mod tests {
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqtt, tidegate.v1.json\r\n\r\n";
 
     fn request(text: &str) -> Request<'_> {
-        match parse(text.as_bytes()) {
+        match parse(text.as_bytes(), true) {
             Head::Complete { request, .. } => request,
             Head::Incomplete => panic!("incomplete: {text}"),
         }
@@ -233,13 +235,13 @@ mod tests {
     #[test]
     fn a_good_upgrade_is_read_and_the_rest_left() {
         let bytes = [GOOD.as_bytes(), b"\x81\x80"].concat();
-        let Head::Complete { request: Request::Upgrade(upgrade), bytes: head } = parse(&bytes) else { panic!() };
+        let Head::Complete { request: Request::Upgrade(upgrade), bytes: head } = parse(&bytes, true) else { panic!() };
         assert_eq!(head, GOOD.len());
         assert_eq!(upgrade.session.as_deref(), Some("demo"));
         assert_eq!(upgrade.client.as_deref(), Some("a:b"));
         assert_eq!(upgrade.subprotocol, Some("tidegate.v1.json"));
         for cut in 0..GOOD.len() {
-            assert_eq!(parse(&GOOD.as_bytes()[..cut]), Head::Incomplete, "{cut}");
+            assert_eq!(parse(&GOOD.as_bytes()[..cut], true), Head::Incomplete, "{cut}");
         }
     }
 
@@ -272,6 +274,9 @@ mod tests {
         let Request::Upgrade(upgrade) = request(&bare) else { panic!() };
         assert_eq!(upgrade.subprotocol, None);
         assert!(matches!(request(&GOOD.replacen("/v1/ws", "/echo", 1)), Request::Echo(_)));
+        let echo = GOOD.replacen("/v1/ws", "/echo", 1);
+        let closed = parse(echo.as_bytes(), false);
+        assert!(matches!(closed, Head::Complete { request: Request::NotFound, .. }), "a closed door is no path");
         assert_eq!(request("GET /readyz HTTP/1.0\r\n\r\n"), Request::Ready);
         assert_eq!(request("GET /healthz?x HTTP/1.1\r\n\r\n"), Request::Health);
         assert_eq!(request("GET / HTTP/1.1\r\n\r\n"), Request::NotFound);
@@ -291,7 +296,7 @@ mod tests {
             let mut bytes = GOOD.as_bytes().to_vec();
             if let Some(b) = bytes.get_mut(at) { *b = byte; }
             bytes.truncate(cut);
-            let _ = parse(&bytes);
+            let _ = parse(&bytes, true);
         }
     }
 }

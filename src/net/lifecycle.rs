@@ -313,8 +313,8 @@ impl Net {
                         connection.pending += 1;
                         ring.shutdown(connection.socket, false, UserData::new(Kind::Shutdown, id.slot, id.generation));
                     }
+                    self.arm_receive(id, ring);
                 }
-                self.arm_receive(id, ring);
             }
             State::Ending => {
                 let quiet = !connection.receiving && connection.pending == 0 && !self.sends.is_in_flight(id);

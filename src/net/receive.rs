@@ -44,6 +44,11 @@ impl Net {
                 held.rest.extend_from_slice(bytes);
             }
             (State::Open | State::Closing, _) => self.take(id, bytes, now, ring, service),
+            // A peer that goes on talking while it does not read what is left for it: TCP holds it back from here on.
+            (State::Finishing, _) if !connection.fin && connection.receiving && connection.pending == 0 => {
+                connection.pending += 1;
+                cancel_receive(id, ring);
+            }
             _ => {}
         }
     }

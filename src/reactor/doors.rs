@@ -134,13 +134,12 @@ impl Service for Doors {
         full: bool,
         answer: &mut Vec<u8>,
     ) -> Admission {
-        let Head::Complete { request, bytes } = http::parse(head) else { return Admission::Incomplete };
+        let Head::Complete { request, bytes } = http::parse(head, self.echo_open) else { return Admission::Incomplete };
         match request {
             Request::Bad(bad) => http::append_bad(answer, bad),
             Request::NotFound => http::append_not_found(answer),
             Request::Ready => http::append_health(answer, !self.draining),
             Request::Health => http::append_health(answer, true),
-            Request::Echo(_) if !self.echo_open => http::append_not_found(answer),
             Request::Upgrade(_) | Request::Echo(_) if self.draining => {
                 http::append_unavailable(
                     answer,

@@ -35,10 +35,7 @@ struct Frame {
 impl Frames {
     /// An empty cache.
     pub fn new() -> Self {
-        Self {
-            slots: (0..FRAMES).map(|_| Frame::default()).collect(),
-            scratch: Vec::new(),
-        }
+        Self { slots: (0..FRAMES).map(|_| Frame::default()).collect(), scratch: Vec::new() }
     }
 
     /// Most bytes the cache holds.

@@ -63,7 +63,10 @@ impl fmt::Display for RingError {
             ),
             (Step::Setup, libc::EINVAL) => write!(f, "io_uring refuses the flags of a shard's ring: {TOO_OLD}"),
             (Step::Setup | Step::RecvBuffers, libc::ENOMEM) => {
-                write!(f, "not enough locked memory for a ring ({system}): raise `ulimit -l` or use fewer --shards")
+                write!(
+                    f,
+                    "not enough locked memory (memlock) for a ring ({system}): raise `ulimit -l` or use fewer --shards"
+                )
             }
             (Step::Setup, libc::EMFILE | libc::ENFILE) => {
                 write!(f, "too few file descriptors for a ring ({system}): raise `ulimit -n`")

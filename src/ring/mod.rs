@@ -53,6 +53,10 @@ impl RingConfig {
     /// 512-byte buffers cost 1.5 times as much per message.
     pub const RECV_BUFFER_BYTES: u32 = 2048;
 
+    /// Just enough to find out whether rings can be had at all.
+    pub const SMALLEST: RingConfig =
+        RingConfig { entries: 8, direct_slots: 1, recv_buffers: 1, recv_buffer_bytes: 4096, io_workers: 1 };
+
     /// Bytes of user memory a ring of this kind maps: queues, buffers, and the kernel's table of direct slots.
     pub fn memory_bytes(&self) -> usize {
         let queues = self.entries as usize * 64 + self.entries as usize * 4 + self.entries as usize * 8 * 16;
