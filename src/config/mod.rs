@@ -301,6 +301,10 @@ impl Config {
                 );
             }
         }
+        if let Err(cure) = self.limits().check(self.log_config().record_bytes_max()) {
+            let key = cure.split(' ').next().and_then(|word| KEYS.iter().copied().find(|key| *key == word));
+            return refuse(key.unwrap_or("frame_bytes_max"), cure.into());
+        }
         if let Err(fault) = self.log_config().check() {
             let key = fault.cure.split(' ').next().and_then(|word| KEYS.iter().copied().find(|key| *key == word));
             return refuse(key.unwrap_or("segment_bytes"), fault.cure.into());

@@ -31,12 +31,17 @@ def without(field):
     return {k: v for k, v in PUBLISH.items() if k != field}
 
 
+def with_data(text):
+    """A publish command whose data is this very text."""
+    return json.dumps({"id": "mine", **without("data")})[:-1] + f', "data": {text}}}'
+
+
 # (what, command as object or text, refusal, field or None where any will do)
 COMMANDS = [
     ("no JSON", "nonsense", "bad_frame", None),
     ("no object", '"text"', "bad_frame", None),
     ("half an object", '{"type":"ping"', "bad_frame", None),
-    ("an array of 257", json.dumps([{"type": "ping"}] * 257), "bad_frame", None),
+    ("a field given twice", '{"type":"ping","id":"mine","type":"ping"}', "repeated_field", "type"),
     ("an unknown command", {"type": "dance"}, "unknown_command", "type"),
     ("no type", {"session": "s"}, "missing_field", "type"),
     ("a type that is no text", {"type": 5}, "wrong_type", "type"),
@@ -55,26 +60,27 @@ COMMANDS = [
     ("17 tokens", {**PUBLISH, "topic": ".".join("a" * 17)}, "bad_topic", "topic"),
     ("a pattern as topic", {**PUBLISH, "topic": "a.*"}, "bad_topic", "topic"),
     ("a pattern with > in the middle", {"type": "subscribe", "patterns": ["a.>.b"]}, "bad_pattern", "patterns"),
-    ("data too deep", json.dumps(without("data"))[:-1] + f', "data": {DEEP}}}', "bad_data", "data"),
-    ("broken data", json.dumps(without("data"))[:-1] + ', "data": {"a":}}', "bad_data bad_frame", None),
-    ("a number that is none", json.dumps(without("data"))[:-1] + ', "data": 01}', "bad_data bad_frame", None),
-    ("a lone surrogate escape", json.dumps(without("data"))[:-1] + ', "data": "\\ud800"}', "bad_data bad_frame published", None),
+    ("data too deep", with_data(DEEP), "bad_data", "data"),
+    ("broken data", with_data('{"a":}'), "bad_data", "data"),
+    ("a number that is none", with_data("01"), "bad_data", "data"),
+    ("half of a surrogate pair", with_data('"\\ud800"'), "bad_data", "data"),
     ("bytes that are no base64", {**PUBLISH, "data_kind": "bytes", "data": "*"}, "bad_data", "data"),
     ("an oversized event", {**PUBLISH, "data": "x" * 70_000}, "event_too_large", "data"),
     ("a cause that is not there", {**PUBLISH, "prev_event_id": "s:0000000000000000:99"}, "causal_gap", None),
     ("a cause that is no id", {**PUBLISH, "prev_event_id": "nothing"}, "causal_gap wrong_type", None),
-    ("a foreign part", {"type": "commit", "session": "s", "events": [{**without("session"), "session": "t"}]}, "cross_session", "session"),
-    ("an unknown session", {"type": "subscribe", "session": "nowhere", "from": "earliest"}, "unknown_session", None),
-    ("history of an unknown session", {"type": "history", "session": "nowhere"}, "unknown_session", None),
+    ("a foreign part", {"type": "commit", "session": "s", "events": [{**without("session"), "session": "t"}]}, "cross_session", "events[].session"),
+    ("an unknown session", {"type": "subscribe", "session": "nowhere", "from": "earliest"}, "unknown_session", "session"),
+    ("history of an unknown session", {"type": "history", "session": "nowhere"}, "unknown_session", "session"),
     ("a start that is no start", {"type": "subscribe", "session": "known", "from": "sometimes"}, "wrong_type", "from"),
-    ("an offset beyond the end", {"type": "subscribe", "session": "known", "from": {"offset": 999}}, "offset_out_of_range", None),
-    ("a foreign epoch", {"type": "subscribe", "session": "known", "from": {"offset": 0, "epoch": "0123456789abcdef"}}, "foreign_epoch", None),
+    ("a page of 257", {"type": "history", "session": "known", "limit": 257}, "out_of_range", "limit"),
+    ("an offset beyond the end", {"type": "subscribe", "session": "known", "from": {"offset": 999}}, "offset_out_of_range", "from"),
+    ("a foreign epoch", {"type": "subscribe", "session": "known", "from": {"offset": 0, "epoch": "0123456789abcdef"}}, "foreign_epoch", "from"),
     ("a number beyond 2^53", {"type": "subscribe", "session": "known", "from": {"offset": 2**60}}, "out_of_range offset_out_of_range wrong_type", None),
-    ("an unknown marker", {"type": "subscribe", "session": "known", "from": {"marker": "nobody"}}, "unknown_marker", None),
-    ("a position that is none", {"type": "subscribe", "patterns": ["a"], "from": {"position": "1,2"}}, "bad_position", None),
-    ("an unsubscription without subscription", {"type": "unsubscribe", "session": "known"}, "not_subscribed", None),
-    ("another body under a used id", {**PUBLISH, "session": "known", "message_id": "first", "data": 2}, "message_id_reused", None),
-    ("an acknowledgement of what was never delivered", {"type": "ack", "events": 5}, "bad_credit", None),
+    ("an unknown marker", {"type": "subscribe", "session": "known", "from": {"marker": "nobody"}}, "unknown_marker", "from"),
+    ("a position that is none", {"type": "subscribe", "patterns": ["a"], "from": {"position": "1,2"}}, "bad_position", "from"),
+    ("an unsubscription without subscription", {"type": "unsubscribe", "session": "known"}, "not_subscribed", "session"),
+    ("another body under a used id", {**PUBLISH, "session": "known", "message_id": "first", "data": 2}, "message_id_reused", "message_id"),
+    ("an acknowledgement of what was never delivered", {"type": "ack", "events": 5}, "bad_credit", "events"),
 ]
 
 # (what, bytes after the upgrade, acceptable close codes)
@@ -124,11 +130,16 @@ async def commands(server, bad):
                 bad.add(what, f"expected field {field}, got {reply}")
             if not 4000 <= reply.get("code", 0) < 4300 or len(reply.get("message", "")) < 10:
                 bad.add(what, f"no code or no cure: {reply}")
-            if not isinstance(command, str) and reply.get("id") != "mine":
+            if '"mine"' in text and name != "bad_frame" and reply.get("id") != "mine":
                 bad.add(what, f"the id did not come back: {reply}")
     reply = await client.call({"type": "ping"})
     if reply["type"] != "pong":
         bad.add("after all refusals", reply)
+    # Of an array that is too long, the first 256 are carried out.
+    await client.socket.send(json.dumps([{"type": "ping"}] * 257))
+    kinds = [(frame["type"], frame.get("refusal")) for frame in [await client.next_event(5) for _ in range(257)]]
+    if kinds.count(("pong", None)) != 256 or kinds[-1] != ("refused", "bad_frame"):
+        bad.add("an array of 257", kinds[-3:])
     # One bad command in an array is refused alone.
     replies = await client.call_all([{"type": "ping"}, {"type": "dance"}, {"type": "ping"}])
     if [r["type"] for r in replies] != ["pong", "refused", "pong"]:
@@ -312,26 +323,35 @@ def start_up(bad):
         refuses(bad, "an unknown key", fresh, "hot_tail_byte", "hot_tail_bytes", flags=("--set", "hot_tail_byte=1"))
         refuses(bad, "a public address without keys", fresh, "loopback", flags=("--set", "listen=0.0.0.0:7777"))
 
-        # A folder of a future version: the version is the second field of every header, see storage/FORMAT.md.
         future = os.path.join(fresh.folder, "future")
         shutil.copytree(running.data, future)
-        changed = newer(future)
-        refuses(bad, f"a newer format ({changed})", Server(data=future), "version")
+        newer(future)
+        refuses(bad, "a newer format", Server(data=future), "version", "9999")
+        damaged = os.path.join(fresh.folder, "damaged")
+        shutil.copytree(running.data, damaged)
+        with open(os.path.join(damaged, "manifest"), "r+b") as file:
+            file.write(b"nonsense")
+        refuses(bad, "a damaged manifest", Server(data=damaged), "manifest")
         fresh.close()
 
 
 def newer(folder):
-    """Raises the format version of the folder's manifest and returns the file's name."""
-    for name in sorted(os.listdir(folder)):
-        if "manifest" in name:
-            path = os.path.join(folder, name)
-            with open(path, "r+b") as file:
-                content = bytearray(file.read())
-                content[8:12] = (9999).to_bytes(4, "little")
-                file.seek(0)
-                file.write(content)
-            return name
-    return "no manifest found"
+    """Gives the manifest a format version of the future, and the checksum that goes with it. See storage/FORMAT.md."""
+    with open(os.path.join(folder, "manifest"), "r+b") as file:
+        content = bytearray(file.read())
+        content[16:18] = (9999).to_bytes(2, "little")
+        content[8:12] = crc32c(content[12:]).to_bytes(4, "little")
+        file.seek(0)
+        file.write(content)
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
 
 
 def main():
