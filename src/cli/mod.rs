@@ -11,6 +11,7 @@
 
 mod check_config;
 mod client;
+mod log;
 mod publish;
 mod subscribe;
 
@@ -38,6 +39,7 @@ enum Command {
     CheckConfig(ConfigArgs),
     Pub(publish::PubArgs),
     Sub(subscribe::SubArgs),
+    Log(log::LogArgs),
 }
 
 /// Flags that end in a [`Config`].
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig(args) => args.load().map_err(Failure::wrong).and_then(|config| check_config::run(&config)),
         Command::Pub(args) => publish::run(&args),
         Command::Sub(args) => subscribe::run(&args),
+        Command::Log(args) => log::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
