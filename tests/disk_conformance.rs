@@ -407,6 +407,38 @@ fn more_files_than_may_be_open_are_all_read() {
     });
 }
 
+/// Of the simulated disk alone: the reason why it exists.
+#[test]
+fn what_was_answered_survives_a_power_cut_and_what_was_not_may_be_torn() {
+    let (mut whole, mut torn, mut lost) = (0, 0, 0);
+    for seed in 0..200 {
+        let mut rig = Simulated::new(seed);
+        let mut log = Log { rig: &mut rig, next_op: 0 };
+        log.prepare(0);
+        log.replace(FileId::Sidecar(segment(0)), &[8; 700]);
+        log.commit(0, 0, 2, 1).unwrap();
+        log.start_commit(0, 2 * BLOCK, 2, 2, false);
+        log.rig.wait();
+        log.start_commit(0, 4 * BLOCK, 2, 3, true);
+        rig.disk.crash();
+        let now = rig.disk.content(file(0)).expect("a prepared segment exists");
+        assert_eq!(now.len(), SEGMENT_BYTES as usize);
+        assert!(now[..2 * BLOCK].iter().all(|byte| *byte == 1), "an answered commit is whole");
+        assert_eq!(rig.disk.content(FileId::Sidecar(segment(0))), Some(&[8; 700][..]));
+        for (part, fill) in [(&now[2 * BLOCK..4 * BLOCK], 2), (&now[4 * BLOCK..6 * BLOCK], 3)] {
+            for sector in part.chunks(sim_disk::SECTOR_BYTES) {
+                assert!(sector.iter().all(|b| *b == fill) || sector.iter().all(|b| *b == 0), "sectors are atomic");
+            }
+            match part.iter().filter(|byte| **byte == fill).count() {
+                0 => lost += 1,
+                count if count == part.len() => whole += 1,
+                _ => torn += 1,
+            }
+        }
+    }
+    assert!(whole > 20 && torn > 20 && lost > 20, "all three happen: {whole} {torn} {lost}");
+}
+
 #[test]
 fn open_files_stay_bounded() {
     let mut real = Real::new(&std::env::temp_dir(), "bounded");

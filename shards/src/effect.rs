@@ -70,7 +70,7 @@ pub enum Reply<'a> {
     Subscribed {
         /// Session.
         session: &'a str,
-        /// Its epoch; 0 where nothing was ever published.
+        /// Its epoch; 0 where nothing is committed yet.
         epoch: Epoch,
         /// Offset of the first event that will be delivered.
         next: Offset,

@@ -91,7 +91,9 @@ fn conclude(report: &Report) -> Result<(), Failure> {
 
 fn unreadable(why: RecoverError) -> Failure {
     match why {
-        RecoverError::Corrupt(report) => conclude(&report).err().unwrap_or_else(|| Failure::failed("the log is damaged")),
+        RecoverError::Corrupt(report) => {
+            conclude(&report).err().unwrap_or_else(|| Failure::failed("the log is damaged"))
+        }
         why => Failure::failed(why),
     }
 }

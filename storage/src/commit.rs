@@ -202,9 +202,14 @@ impl Pipeline {
     pub fn new(config: CommitConfig, key: HashKey, start: CommitStart) -> Pipeline {
         let group_run = config.group_bytes_max + BLOCK_BYTES;
         // In flight, open, and what a wrap leaves unused: the open group can never meet an uncommitted one.
-        assert!(config.hot_tail_bytes >= group_run * (config.groups_in_flight_max + 3), "hot tail holds too few groups");
+        assert!(
+            config.hot_tail_bytes >= group_run * (config.groups_in_flight_max + 3),
+            "hot tail holds too few groups"
+        );
         assert!(config.group_bytes_max.is_multiple_of(BLOCK_BYTES) && config.groups_in_flight_max > 0);
-        assert!(config.segment_bytes >= (group_run + BLOCK_BYTES) as u64 && config.segment_bytes <= u64::from(u32::MAX));
+        assert!(
+            config.segment_bytes >= (group_run + BLOCK_BYTES) as u64 && config.segment_bytes <= u64::from(u32::MAX)
+        );
         let arena = Arena::new(config.hot_tail_bytes);
         let groups_max = arena.len() / BLOCK_BYTES;
         Pipeline {
@@ -243,7 +248,8 @@ impl Pipeline {
         match &self.open {
             Some(open) => {
                 let records = self.writing.as_ref().map_or(0, |writing| writing.records) + open.group.count;
-                open.group.records_bytes + bytes <= self.config.record_bytes_max() && records < self.config.segment_records_max
+                open.group.records_bytes + bytes <= self.config.record_bytes_max()
+                    && records < self.config.segment_records_max
             }
             None => self.segment_takes_group() || (self.prepared.is_some() && self.in_flight.is_empty()),
         }
@@ -252,9 +258,9 @@ impl Pipeline {
     fn segment_takes_group(&self) -> bool {
         !self.roll
             && self.writing.as_ref().is_some_and(|writing| {
-            writing.end + self.config.group_bytes_max as u64 <= self.config.segment_bytes
-                && writing.records < self.config.segment_records_max
-        })
+                writing.end + self.config.group_bytes_max as u64 <= self.config.segment_bytes
+                    && writing.records < self.config.segment_records_max
+            })
     }
 
     /// Place the next record will have, opening a group (and a segment) for it. [`Pipeline::room`] said yes.
@@ -324,7 +330,10 @@ impl Pipeline {
             && group.start < to
             && group.end() > from
         {
-            debug_assert!(group.first_log_seq + u64::from(group.count) <= self.committed, "overwrites what is in flight");
+            debug_assert!(
+                group.first_log_seq + u64::from(group.count) <= self.committed,
+                "overwrites what is in flight"
+            );
             self.hot.pop_front();
         }
     }

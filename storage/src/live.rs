@@ -11,7 +11,7 @@
 //! twice, where the two jumps before it were equally long.)
 
 use crate::catalog::KeyMap;
-use crate::ids::{LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq, SLICES};
+use crate::ids::{LogSeq, Offset, PartitionId, SLICES, SegmentId, SliceId, SliceSeq};
 use crate::record::RecordView;
 
 const NONE: u32 = u32::MAX;
@@ -107,11 +107,20 @@ impl LiveIndex {
     }
 
     /// [`LiveIndex::push`] of a record whose fields are at hand.
-    pub fn insert(&mut self, partition: PartitionId, offset: Offset, slice: SliceId, slice_seq: SliceSeq, count: u32, position: u32) {
+    pub fn insert(
+        &mut self,
+        partition: PartitionId,
+        offset: Offset,
+        slice: SliceId,
+        slice_seq: SliceSeq,
+        count: u32,
+        position: u32,
+    ) {
         let node = self.nodes.len() as u32;
         let last = self.partitions.insert(partition, node).unwrap_or(NONE);
         // A session made again counts from 0: its first life is out of reach, as it is in the catalog.
-        let again = self.nodes.get(last as usize).is_some_and(|before| before.offset + u64::from(before.count) > offset);
+        let again =
+            self.nodes.get(last as usize).is_some_and(|before| before.offset + u64::from(before.count) > offset);
         let last = if again { NONE } else { last };
         let by_partition = self.links(last, |node| node.by_partition);
         let last = std::mem::replace(&mut self.slices[usize::from(slice.0)], node);

@@ -56,7 +56,10 @@ impl fmt::Display for BadManifest {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BadManifest::Version { found } => {
-                write!(out, "manifest has format version {found}, this build reads {FORMAT_VERSION}; use the build that wrote it")
+                write!(
+                    out,
+                    "manifest has format version {found}, this build reads {FORMAT_VERSION}; use the build that wrote it"
+                )
             }
             BadManifest::Corrupt => out.write_str("manifest is corrupt; restore it from a backup of this folder"),
         }

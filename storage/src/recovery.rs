@@ -230,7 +230,8 @@ pub fn verify<F: Folder>(folder: &F) -> Result<Report, RecoverError> {
         folder.list().map_err(|fault| RecoverError::Disk { file: None, fault })?.into_iter().collect();
     let manifest = read_manifest(folder, &files)?.ok_or(RecoverError::NoManifest)?;
     let mut report = Report::default();
-    for (log, current) in manifest.old.iter().map(|log| (log, false)).chain(manifest.logs.iter().map(|log| (log, true))) {
+    for (log, current) in manifest.old.iter().map(|log| (log, false)).chain(manifest.logs.iter().map(|log| (log, true)))
+    {
         inspect(folder, &manifest, *log, &files, current, &mut report)?;
     }
     // What the recovery takes on trust, read as well.
@@ -267,12 +268,16 @@ pub fn verify<F: Folder>(folder: &F) -> Result<Report, RecoverError> {
 ///
 /// # Errors
 /// The folder cannot even be looked at.
-pub fn dump<F: Folder>(folder: &F, mut visit: impl FnMut(SegmentId, u64, RecordView<'_>)) -> Result<Report, RecoverError> {
+pub fn dump<F: Folder>(
+    folder: &F,
+    mut visit: impl FnMut(SegmentId, u64, RecordView<'_>),
+) -> Result<Report, RecoverError> {
     let files: BTreeSet<FileId> =
         folder.list().map_err(|fault| RecoverError::Disk { file: None, fault })?.into_iter().collect();
     let manifest = read_manifest(folder, &files)?.ok_or(RecoverError::NoManifest)?;
     let mut report = Report::default();
-    for (log, current) in manifest.old.iter().map(|log| (log, false)).chain(manifest.logs.iter().map(|log| (log, true))) {
+    for (log, current) in manifest.old.iter().map(|log| (log, false)).chain(manifest.logs.iter().map(|log| (log, true)))
+    {
         inspect(folder, &manifest, *log, &files, current, &mut report)?;
     }
     for finding in &report.findings {
@@ -613,7 +618,8 @@ impl<B: Deref<Target = [u8]>> Found<B> {
         report: &mut Report,
     ) -> SegmentScan {
         let segment = expect.segment;
-        let mut builder = build.then(|| SidecarBuilder::new(segment, SegmentKind::Appended, (segment.number, segment.number)));
+        let mut builder =
+            build.then(|| SidecarBuilder::new(segment, SegmentKind::Appended, (segment.number, segment.number)));
         let mut bad: Option<(u64, ReplayFault)> = None;
         let pages = self.checkpoint.as_deref().unwrap_or_default();
         let mut scan = scan_segment(bytes, expect, |position, record| {
@@ -745,7 +751,8 @@ fn adopt<B: Deref<Target = [u8]>>(manifest: Manifest, current: Vec<Found<B>>, ol
             segments: take_needed(&mut old, shard, shards).into_iter().chain(found.sidecars).collect(),
         })
         .collect();
-    logs.iter_mut().for_each(|log| log.segments.sort_by_key(|index| (index.contents.segment.log, index.contents.covers)));
+    logs.iter_mut()
+        .for_each(|log| log.segments.sort_by_key(|index| (index.contents.segment.log, index.contents.covers)));
     logs
 }
 
@@ -837,7 +844,9 @@ fn reshard<F: Folder>(
 fn corrupt_checkpoint(file: FileId, bad: checkpoint::BadCheckpoint) -> RecoverError {
     let mut report = Report::default();
     match bad {
-        checkpoint::BadCheckpoint::Version { found } => report.corrupt(file, 0, Damage::Version { found: found as u16 }),
+        checkpoint::BadCheckpoint::Version { found } => {
+            report.corrupt(file, 0, Damage::Version { found: found as u16 })
+        }
         checkpoint::BadCheckpoint::Corrupt { at } => report.corrupt(file, at, Damage::Table),
     }
     RecoverError::Corrupt(report)

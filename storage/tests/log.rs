@@ -76,7 +76,8 @@ fn a_scan_sees_every_record_once_in_log_order_and_slice_order() {
         }
         world.settle();
     }
-    let (mut cursor, mut seen, mut slices) = (world.log.scan_from(|_| Some(0)), vec![], std::collections::BTreeMap::new());
+    let (mut cursor, mut seen, mut slices) =
+        (world.log.scan_from(|_| Some(0)), vec![], std::collections::BTreeMap::new());
     loop {
         match world.log.scan(cursor) {
             Scan::Hot(record, next) => {

@@ -57,7 +57,10 @@ fn sessions_survive_every_change_of_the_number_of_shards() {
             let read = cluster.at(name, |world| world.read_all(name, 0));
             let data: Vec<_> = read.iter().map(|(_, data)| data.clone()).collect();
             assert_eq!(&data, events, "{name} in life {life}");
-            assert_eq!(read.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), (0..events.len() as u64).collect::<Vec<_>>());
+            assert_eq!(
+                read.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(),
+                (0..events.len() as u64).collect::<Vec<_>>()
+            );
         }
         // Each slice is scanned by its owner alone, in order.
         let mut scanned: BTreeMap<String, u64> = BTreeMap::new();
@@ -70,7 +73,8 @@ fn sessions_survive_every_change_of_the_number_of_shards() {
         }
         assert_eq!(scanned.values().sum::<u64>(), model.values().map(|events| events.len() as u64).sum::<u64>());
         for _ in 0..150 {
-            let (name, data) = (session(number), format!("{number}:{}", "y".repeat(number as usize % 700)).into_bytes());
+            let (name, data) =
+                (session(number), format!("{number}:{}", "y".repeat(number as usize % 700)).into_bytes());
             let (offset, _) = cluster.at(&name, |world| world.append(&name, &data));
             let events = model.entry(name).or_default();
             assert_eq!(offset, events.len() as u64);

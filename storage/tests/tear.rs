@@ -78,7 +78,10 @@ fn every_truncation_of_a_segment_is_corrupt_and_shows_no_wrong_event() {
         assert!(records.starts_with(&shown), "{len} bytes: a wrong event");
         // A prepared file has its full length from before its first commit: a shorter one is damage, never a torn write.
         let gone = len < 64 && matches!(verdict, Verdict::Clean | Verdict::TornTail { at: 0 });
-        assert!(gone || matches!(verdict, Verdict::Corrupt { .. } | Verdict::TornTail { at: 0 }), "{len} bytes: {verdict}");
+        assert!(
+            gone || matches!(verdict, Verdict::Corrupt { .. } | Verdict::TornTail { at: 0 }),
+            "{len} bytes: {verdict}"
+        );
     }
 }
 
@@ -153,7 +156,10 @@ fn two_groups_in_flight_may_tear_in_any_way_and_nothing_cut_comes_back() {
     masks.extend((0..=sectors).map(|cut| (1 << cut) - 1));
     masks.extend((0..sectors).map(|cut| !((1u64 << cut) - 1)));
     let whole = |mask: u64, bytes: &[u8]| {
-        bytes.chunks(512).enumerate().all(|(sector, chunk)| mask >> sector & 1 == 0 || chunk.iter().all(|byte| *byte == 0))
+        bytes
+            .chunks(512)
+            .enumerate()
+            .all(|(sector, chunk)| mask >> sector & 1 == 0 || chunk.iter().all(|byte| *byte == 0))
     };
     for (case, (a, b)) in masks.iter().flat_map(|a| [(*a, 0), (*a, *a), (0, *a)]).enumerate() {
         let mut files = before.clone();
@@ -180,7 +186,10 @@ fn two_groups_in_flight_may_tear_in_any_way_and_nothing_cut_comes_back() {
             let read = world.read_all("a", 0);
             assert_eq!(read.len(), survive + 3, "case {case}");
             assert_eq!(read[..survive], kept, "case {case}");
-            assert!(read[survive..].iter().all(|(_, data)| data.starts_with(b"new")), "case {case}: a cut event came back");
+            assert!(
+                read[survive..].iter().all(|(_, data)| data.starts_with(b"new")),
+                "case {case}: a cut event came back"
+            );
         }
     }
 }

@@ -206,9 +206,10 @@ impl SimDisk {
         self.sync_names();
     }
 
-    /// The same, cut short by a crash after `pieces` of its four pieces.
-    pub fn write_atomic_cut(&mut self, file: FileId, bytes: &[u8], pieces: u64) {
+    /// The same, cut short by a crash in one of its pieces.
+    pub fn write_atomic_cut(&mut self, file: FileId, bytes: &[u8]) {
         let temporary = Name::Temporary(file);
+        let pieces = self.random.below(4);
         self.create(temporary);
         if pieces > 0 {
             self.write(temporary, 0, bytes.to_vec());
@@ -218,6 +219,16 @@ impl SimDisk {
         }
         if pieces > 2 {
             self.change_name(NameChange::Rename(temporary, Name::Final(file)));
+        }
+    }
+
+    /// Writes bytes again that a read showed, and with `sync` makes them durable.
+    pub fn harden(&mut self, file: FileId, at: usize, bytes: &[u8], sync: bool) {
+        let name = Name::Final(file);
+        assert_eq!(&self.files[&self.names[&name]].now[at..at + bytes.len()], bytes, "harden changes {file:?}");
+        self.write(name, at, bytes.to_vec());
+        if sync {
+            self.sync(name);
         }
     }
 
@@ -262,24 +273,35 @@ impl SimDisk {
         }
     }
 
-    /// The node dies. Everything in flight is gone; what was not synced is there, partly there, or not.
-    pub fn crash(&mut self) {
-        // One draw for the mood of this crash: everything survives, nothing does, or each piece by itself.
-        let kept_per_mille = *self.random.pick(&[0, 0, 100, 500, 500, 900, 1000]);
-        let operations = std::mem::take(&mut self.operations);
-        for operation in operations {
+    /// The process dies. Operations in flight may or may not have reached the kernel; what did is read back by the next
+    /// boot, though it is not durable yet.
+    pub fn kill(&mut self) {
+        let kept_per_mille = *self.random.pick(&[0, 500, 1000]);
+        for operation in std::mem::take(&mut self.operations) {
             match operation.stage {
                 Stage::Write { file, at, bytes, .. } => {
-                    *self.counts.entry("crash during a commit's write").or_default() += 1;
+                    self.count("death during a commit's write");
                     if let Some(inode) = self.names.get(&Name::Final(file)).copied() {
-                        self.write_inode(inode, at, bytes);
+                        for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+                            if self.random.chance(kept_per_mille) {
+                                self.write_inode(inode, at + index * SECTOR_BYTES, sector.to_vec());
+                            }
+                        }
                     }
                 }
-                Stage::Sync { .. } => *self.counts.entry("crash during a commit's sync").or_default() += 1,
-                Stage::Job { .. } => *self.counts.entry("crash during a job").or_default() += 1,
+                Stage::Sync { .. } => self.count("death during a commit's sync"),
+                Stage::Job { .. } => self.count("death during a job"),
                 Stage::Read { .. } => {}
             }
         }
+        self.remove_temporaries();
+    }
+
+    /// The power fails. What was not synced is there, partly there, or not.
+    pub fn crash(&mut self) {
+        self.kill();
+        // One draw for the mood of this crash: nothing survives, everything does, or each piece by itself.
+        let kept_per_mille = *self.random.pick(&[0, 0, 100, 500, 500, 900, 1000]);
         let random = &mut self.random;
         let changes = std::mem::take(&mut self.name_changes);
         let prefix = if self.faults.names_reorder { changes.len() } else { random.index(changes.len() + 1) };
@@ -301,12 +323,15 @@ impl SimDisk {
         }
         let names = &self.names;
         self.files.retain(|inode, _| names.values().any(|named| named == inode));
-        // What a real boot does with half-made files.
+        self.remove_temporaries();
+    }
+
+    /// What a real boot does with half-made files.
+    fn remove_temporaries(&mut self) {
         let temporaries: Vec<Name> = self.names.keys().filter(|n| matches!(n, Name::Temporary(_))).copied().collect();
         for name in temporaries {
             self.change_name(NameChange::Unlink(name));
         }
-        self.sync_names();
     }
 
     /// A hash of all that a read can see, for the trace.
@@ -347,7 +372,7 @@ impl SimDisk {
                     let done = DiskDone::Commit { op, result: Ok(()) };
                     return Some((shard, Answer::Commit { done, start, bytes }));
                 }
-                operation.stage = Stage::Sync { file: inode, through: self.next_id, start, bytes };
+                operation.stage = Stage::Sync { file: inode, through: self.next_id + 1, start, bytes };
                 self.schedule(operation, now_us);
                 None
             }
@@ -409,7 +434,7 @@ impl SimDisk {
             }
             Task::Sync(name) => {
                 let inode = self.names[&name];
-                return self.sync_inode(inode, self.next_id);
+                return self.sync_inode(inode, self.next_id + 1);
             }
             Task::Rename(from, to) => {
                 self.change_name(NameChange::Rename(from, to));

@@ -112,7 +112,7 @@ fn append_if_sound(
         }
     }
     if !checked.repeats.is_empty() {
-        if checked.new.is_empty() && checked.repeats.windows(2).all(|w| w[1] == w[0] + 1 || w[0] == NO_OFFSET) {
+        if checked.new.is_empty() && checked.repeats.windows(2).all(|w| w[0] == NO_OFFSET || w[1] == w[0] + 1) {
             return repeat(shard, call, slot, checked.repeats[0], events.len() as u32, form);
         }
         return shard.refuse(asker, Refused::field(Refusal::MessageIdReused, "message_id"));

@@ -226,7 +226,9 @@ pub(crate) fn attached(
             feed.live_next = Some(feed.live_next.unwrap_or(0).max(a.live));
             readers.attached.push(subscription);
             let session = readers.feeds[feed_slot as usize].session.clone();
-            let reply = Reply::Subscribed { session: &session, epoch: a.epoch, next: a.next, earliest: a.earliest };
+            // Before anything is committed a crash may still take the epoch back: nobody is told of it.
+            let epoch = if a.live == 0 { 0 } else { a.epoch };
+            let reply = Reply::Subscribed { session: &session, epoch, next: a.next, earliest: a.earliest };
             shard.answer(Origin::Local(connection), id, &reply);
         }
     }

@@ -212,7 +212,8 @@ impl Log {
             Checkpointing::Drafted(draft) if draft.through <= self.pipeline.committed() => {
                 let clean_stop = draft.clean_stop;
                 let making = Checkpointing::Making { clean_stop };
-                let Checkpointing::Drafted(draft) = std::mem::replace(&mut self.background.checkpointing, making) else {
+                let Checkpointing::Drafted(draft) = std::mem::replace(&mut self.background.checkpointing, making)
+                else {
                     return;
                 };
                 let number = self.background.next_checkpoint;

@@ -56,7 +56,13 @@ impl Loads {
 }
 
 impl Log {
-    pub(super) fn open_partition(&mut self, id: PartitionId, tenant: &str, session: &str, create: Option<Epoch>) -> Open {
+    pub(super) fn open_partition(
+        &mut self,
+        id: PartitionId,
+        tenant: &str,
+        session: &str,
+        create: Option<Epoch>,
+    ) -> Open {
         match self.catalog.lookup(id, tenant, session) {
             Lookup::Resident(slot) => return Open::Ready(slot),
             Lookup::Collision => return Open::Collision,

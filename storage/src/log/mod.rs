@@ -344,9 +344,15 @@ impl Log {
         let partition = self.partition(slot);
         let (id, epoch, tail) = (partition.id(), partition.epoch(), partition.tail());
         let change = Change { segment: place.segment, log_seq, count: events.len() as u32 };
-        let producers = (tail..).zip(events).filter(|(_, event)| event.producer_seq != NO_OFFSET).map(|(offset, event)| {
-            ProducerStep { client_id: event.client_id, epoch: event.producer_epoch, seq: event.producer_seq, offset }
-        });
+        let producers =
+            (tail..).zip(events).filter(|(_, event)| event.producer_seq != NO_OFFSET).map(|(offset, event)| {
+                ProducerStep {
+                    client_id: event.client_id,
+                    epoch: event.producer_epoch,
+                    seq: event.producer_seq,
+                    offset,
+                }
+            });
         let numbers =
             self.catalog.append(slot, change, markers.iter().map(|marker| (marker.name, marker.offset)), producers);
         let partition = self.catalog.get(slot).expect("appended to above");
@@ -479,11 +485,15 @@ impl Log {
     /// A block of a sidecar is there: find the records in it and read them into the same buffer.
     fn index_read(&mut self, purpose: Purpose, slot: u16, result: Result<usize, DiskFault>) {
         let (segment, block) = match purpose {
-            Purpose::PartitionIndex { segment, block, .. } | Purpose::SliceIndex { segment, block, .. } => (segment, block),
+            Purpose::PartitionIndex { segment, block, .. } | Purpose::SliceIndex { segment, block, .. } => {
+                (segment, block)
+            }
             _ => return,
         };
         let next = match (result, self.shelf.index(segment)) {
-            (Ok(bytes), Some(index)) => follow_index(&mut self.reader, index, purpose, slot, bytes, self.config.read_ahead_bytes),
+            (Ok(bytes), Some(index)) => {
+                follow_index(&mut self.reader, index, purpose, slot, bytes, self.config.read_ahead_bytes)
+            }
             (Err(DiskFault::Missing), _) | (_, None) => Err(ReadFault::Gone),
             (Err(fault), _) => Err(ReadFault::Disk(fault)),
         };

@@ -10,9 +10,9 @@
 //! relies on. A cursor counts log sequences as well: where re-clustering replaced the segment under it, it finds what it has
 //! not seen in the new one and nothing twice.
 
+use super::Log;
 use super::config::LOAD_BUFFERS;
 use super::reader::{Purpose, ReadFault, ReadTicket};
-use super::Log;
 use crate::disk::FileId;
 use crate::group::BLOCK_BYTES;
 use crate::ids::{LogId, LogSeq, SLICES, SegmentId, SliceId, SliceSeq};
@@ -126,8 +126,7 @@ impl Log {
 
     /// First slice sequence of `slice` that is still retained; the next one to come where there is none.
     pub fn slice_first(&self, slice: SliceId) -> SliceSeq {
-        let sealed =
-            self.shelf.segments().filter_map(|index| index.slice_range(slice)).map(|range| range.first).min();
+        let sealed = self.shelf.segments().filter_map(|index| index.slice_range(slice)).map(|range| range.first).min();
         let live = || self.live.iter().find_map(|live| live.slice_record(slice, 0)).map(|found| found.slice_seq);
         sealed.or_else(live).unwrap_or_else(|| self.slice_next(slice))
     }

@@ -168,10 +168,14 @@ impl World {
         let partition = self.log.partition(slot);
         let (id, epoch, tail) = (partition.id(), partition.epoch(), partition.tail());
         let ids: Vec<String> = (0..data.len()).map(|at| format!("m-{}", tail + at as u64)).collect();
-        let events: Vec<EventBody<'_>> = data.iter().zip(&ids).map(|(data, message_id)| {
-            let key = KEY.dedupe(id, epoch, "client", message_id);
-            event(message_id, data, key)
-        }).collect();
+        let events: Vec<EventBody<'_>> = data
+            .iter()
+            .zip(&ids)
+            .map(|(data, message_id)| {
+                let key = KEY.dedupe(id, epoch, "client", message_id);
+                event(message_id, data, key)
+            })
+            .collect();
         let bytes = self.log.bytes_of(slot, &events, &[]);
         if !self.log.room(bytes) {
             self.settle();
@@ -235,7 +239,12 @@ impl World {
             let slot = self.open(session);
             let ticket = match self.log.read(slot, next) {
                 Read::Hot(record) => {
-                    all.extend(record.events().filter(|event| event.offset() >= next).map(|event| (event.offset(), event.data().to_vec())));
+                    all.extend(
+                        record
+                            .events()
+                            .filter(|event| event.offset() >= next)
+                            .map(|event| (event.offset(), event.data().to_vec())),
+                    );
                     next = record.next_offset();
                     continue;
                 }
@@ -255,7 +264,12 @@ impl World {
             self.settle();
             let before = next;
             for record in self.log.read_records(ticket).unwrap() {
-                all.extend(record.events().filter(|event| event.offset() >= next).map(|event| (event.offset(), event.data().to_vec())));
+                all.extend(
+                    record
+                        .events()
+                        .filter(|event| event.offset() >= next)
+                        .map(|event| (event.offset(), event.data().to_vec())),
+                );
                 next = record.next_offset();
             }
             assert!(next > before, "a cold read without a record");

@@ -1,0 +1,223 @@
+//! The server's side of a simulated connection: the real framer, decoder and encoder around a send queue that is only
+//! bytes. What the reactor and `net` do with sockets, without the sockets.
+
+use super::oracle::Checked;
+use shards::command::Command;
+use shards::effect::Reply;
+use shards::ids::{CommandId, ConnectionId};
+use shards::limits::{Limits, REPLY_BYTES_MAX};
+use shards::outbox::{GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Outbox, PatternGap, VolatileEvent, event_bytes_max};
+use shards::refusal::Refused;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use storage::record::EventView;
+use tidegate::net::websocket::{Decoder, Message, Opcode, append_close, append_frame};
+use tidegate::wire::decode::{self, Resume, Scratch};
+use tidegate::wire::encode;
+
+/// Bytes above the queue's bound that only replies may use.
+const REPLY_RESERVE_BYTES: usize = 64 << 10;
+
+/// One connection of one shard.
+pub struct Door {
+    /// Number of the client behind it.
+    pub client: u32,
+    decoder: Decoder,
+    assembly: Vec<u8>,
+    /// Bytes that came and were not looked at.
+    pub backlog: Vec<u8>,
+    /// A message the shard had no room for, and how far it got.
+    held: Option<(String, Resume)>,
+    /// Bytes on their way to the client.
+    pub out: Vec<u8>,
+    /// Nothing more is taken; the connection ends when `out` is empty.
+    pub closing: bool,
+    over_half: bool,
+}
+
+impl Door {
+    /// An upgraded connection whose welcome is queued.
+    pub fn new(client: u32, name: &str, shard: u16, limits: &Limits) -> Self {
+        let mut payload = Vec::new();
+        encode::welcome(&mut payload, name, shard, limits);
+        let mut out = Vec::new();
+        append_frame(&mut out, Opcode::Text, &payload);
+        Self {
+            client,
+            decoder: Decoder::new(limits.frame_bytes_max),
+            assembly: Vec::new(),
+            backlog: Vec::new(),
+            held: None,
+            out,
+            closing: false,
+            over_half: false,
+        }
+    }
+
+    /// Whether it has input to be worked off.
+    pub fn has_input(&self) -> bool {
+        !self.closing && (self.held.is_some() || !self.backlog.is_empty())
+    }
+
+    /// Works off input until the shard says later. `handle` gives each command to the shard; `false` = later.
+    /// Returns whether anything was done.
+    pub fn work(
+        &mut self,
+        scratch: &mut Scratch,
+        mut handle: impl FnMut(CommandId, Result<Command<'_>, Refused>) -> bool,
+    ) -> bool {
+        let mut each = |id: CommandId, command: Result<Command<'_>, Refused>| {
+            if handle(id, command) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        if let Some((text, resume)) = self.held.take()
+            && let Some(later) = decode::decode(&text, resume, scratch, &mut each)
+        {
+            let progress = later != resume;
+            self.held = Some((text, later));
+            return progress;
+        }
+        let mut backlog = std::mem::take(&mut self.backlog);
+        let mut at = 0;
+        let mut closing = None;
+        while at < backlog.len() && self.held.is_none() && closing.is_none() {
+            match self.decoder.next(&mut backlog[at..], &mut self.assembly) {
+                Err(violation) => closing = Some((violation.close_code(), violation.reason())),
+                Ok((taken, message)) => {
+                    at += taken;
+                    match message {
+                        Some(Message::Text(text)) => {
+                            if let Some(later) = decode::decode(text, Resume::default(), scratch, &mut each) {
+                                self.held = Some((text.to_owned(), later));
+                            }
+                        }
+                        Some(Message::Ping(bytes)) => append_frame(&mut self.out, Opcode::Pong, bytes),
+                        Some(Message::Close { .. }) => closing = Some((1000, "")),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        self.backlog = backlog.split_off(at);
+        if let Some((code, reason)) = closing {
+            append_close(&mut self.out, Some(code), reason);
+            self.closing = true;
+        }
+        true
+    }
+
+    /// Takes up to `most` bytes to the client. `true` with them: the queue fell below half, tell the shard.
+    pub fn take(&mut self, most: usize, limits: &Limits) -> (Vec<u8>, bool) {
+        let rest = self.out.split_off(most.min(self.out.len()));
+        let taken = std::mem::replace(&mut self.out, rest);
+        let half = limits.connection_send_bytes_max / 2;
+        let drained = self.over_half && self.out.len() <= half;
+        if drained {
+            self.over_half = false;
+        }
+        (taken, drained)
+    }
+
+    fn push(&mut self, payload: &[u8], limits: &Limits) {
+        append_frame(&mut self.out, Opcode::Text, payload);
+        self.over_half |= self.out.len() > limits.connection_send_bytes_max / 2;
+    }
+}
+
+/// The doors of one shard as its core sees them.
+pub struct Doors<'a> {
+    /// By connection.
+    doors: &'a mut BTreeMap<ConnectionId, Door>,
+    limits: &'a Limits,
+    /// A promise that the core broke towards its outbox.
+    broken: Checked,
+    frames: u64,
+}
+
+impl<'a> Doors<'a> {
+    /// An outbox over these doors.
+    pub fn new(doors: &'a mut BTreeMap<ConnectionId, Door>, limits: &'a Limits) -> Self {
+        Self { doors, limits, broken: Ok(()), frames: 0 }
+    }
+
+    /// Frames queued, or the promise that was broken.
+    pub fn finish(self) -> Checked<u64> {
+        self.broken.map(|()| self.frames)
+    }
+
+    /// Queues a reply. A client that reads no replies is closed, as the server does.
+    pub fn reply(&mut self, connection: ConnectionId, id: &CommandId, reply: &Reply<'_>) {
+        if !encode::reply_is_sent(id, reply) {
+            return;
+        }
+        let Some(door) = self.doors.get_mut(&connection).filter(|door| !door.closing) else { return };
+        let mut payload = Vec::new();
+        encode::reply(&mut payload, id, reply);
+        let position = matches!(reply, Reply::SubscribedPatterns { .. });
+        if payload.len() + 10 > REPLY_BYTES_MAX && !position {
+            self.broken = Err(format!("a reply of {} bytes: {reply:?}", payload.len()));
+        }
+        if door.out.len() + payload.len() > self.limits.connection_send_bytes_max + REPLY_RESERVE_BYTES {
+            append_close(&mut door.out, Some(1008), "read your replies");
+            door.closing = true;
+            return;
+        }
+        door.push(&payload, self.limits);
+        self.frames += 1;
+    }
+
+    fn deliver(&mut self, connection: ConnectionId, bound: usize, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let room = self.room(connection);
+        let Some(door) = self.doors.get_mut(&connection) else {
+            self.broken = Err(format!("a delivery to {connection:?}, which is gone"));
+            return 0;
+        };
+        let mut payload = Vec::new();
+        encode(&mut payload);
+        if payload.len() + 10 > bound {
+            self.broken = Err(format!("a frame of {} bytes, bound {bound}", payload.len() + 10));
+        }
+        if bound > room {
+            self.broken = Err(format!("a delivery of up to {bound} bytes into room for {room}"));
+        }
+        door.push(&payload, self.limits);
+        self.frames += 1;
+        payload.len()
+    }
+}
+
+impl Outbox for Doors<'_> {
+    fn room(&self, connection: ConnectionId) -> usize {
+        match self.doors.get(&connection) {
+            Some(door) if !door.closing => self.limits.connection_send_bytes_max.saturating_sub(door.out.len()),
+            _ => 0,
+        }
+    }
+
+    fn event(&mut self, connection: ConnectionId, event: &EventView<'_>) -> usize {
+        self.deliver(connection, event_bytes_max(event), |payload| encode::event(payload, event))
+    }
+
+    fn volatile(&mut self, connection: ConnectionId, event: &VolatileEvent<'_>) -> usize {
+        let room = self.room(connection);
+        self.deliver(connection, room, |payload| encode::volatile(payload, event))
+    }
+
+    fn gap(&mut self, connection: ConnectionId, gap: &Gap<'_>) {
+        self.deliver(connection, GAP_FRAME_BYTES_MAX + gap.session.len(), |payload| encode::gap(payload, gap));
+    }
+
+    fn pattern_gap(&mut self, connection: ConnectionId, gap: &PatternGap) {
+        self.deliver(connection, GAP_FRAME_BYTES_MAX, |payload| encode::pattern_gap(payload, gap));
+    }
+
+    fn history(
+        &mut self,
+        connection: ConnectionId,
+        id: CommandId,
+        head: &HistoryHead<'_>,
+        events: &mut dyn Iterator<Item = EventView<'_>>,
+    ) {
+        let room = self.room(connection);
+        self.deliver(connection, room, |payload| encode::history(payload, &id, head, events));
+    }
+}

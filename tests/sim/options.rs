@@ -1,0 +1,158 @@
+//! What a seed decides once: how many shards, how tiny the limits, which faults, which clients.
+
+use super::client::{Role, Start};
+use super::disk::Faults;
+use super::random::Random;
+use shards::limits::Limits;
+use storage::log::LogConfig;
+
+/// The world of one seed.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Shards of the first boot.
+    pub shards: u16,
+    /// The number of shards may change with a restart.
+    pub reshard: bool,
+    /// Bounds of the core.
+    pub limits: Limits,
+    /// Bounds of each log.
+    pub log: LogConfig,
+    /// Misbehaviour of the disk before the liveness phase.
+    pub faults: Faults,
+    /// Crashes on average in this many steps.
+    pub crash_every: u64,
+    /// A disk without space for a while, on average in this many steps; 0 = never.
+    pub full_every: u64,
+    /// The wall clock jumps now and then.
+    pub clock_jumps: bool,
+    /// Connections break on average in this many steps.
+    pub break_every: u64,
+    /// A client arrives on the shard that owns its first session, per mille.
+    pub at_owner: u32,
+    /// Largest piece in which bytes travel.
+    pub chunk_bytes_max: u64,
+    /// Bytes of deliveries of one turn.
+    pub deliver_bytes: usize,
+    /// Typical microseconds between two steps.
+    pub step_us: u64,
+    /// Clients.
+    pub roles: Vec<Role>,
+}
+
+impl Options {
+    /// Draws a world.
+    pub fn draw(seed: u64) -> Self {
+        let r = &mut Random::new(seed, "options");
+        let limits = limits(r);
+        let log = log_config(r);
+        if let Err(cure) = limits.check(log.record_bytes_max()) {
+            panic!("the simulator drew bad limits: {cure}");
+        }
+        let data_bytes_max = limits.event_bytes_max as u64 - 64;
+        let sessions: Vec<String> = (0..r.between(1, 12)).map(|n| format!("s{n}")).collect();
+        let mut roles = Vec::new();
+        for index in 0..r.between(1, 6) {
+            let mut publishes: Vec<String> = sessions.iter().filter(|_| r.chance(400)).cloned().collect();
+            if publishes.is_empty() {
+                publishes.push(r.pick(&sessions).clone());
+            }
+            roles.push(Role {
+                publishes,
+                numbers: r.chance(200),
+                commits: index == 0 || r.chance(400),
+                follows: sessions.iter().filter(|_| r.chance(100)).cloned().collect(),
+                rude: r.chance(150),
+                data_bytes_max,
+                ..Role::default()
+            });
+        }
+        for _ in 0..r.between(1, 5) {
+            let by_pattern = r.chance(400);
+            let patterns: &[&str] =
+                [&[">"][..], &["chat.>"], &["chat.*", "tool.call"], &["*"], &["job.llm", "chat"]][r.index(5)];
+            roles.push(Role {
+                follows: if by_pattern { vec![] } else { sessions.iter().filter(|_| r.chance(600)).cloned().collect() },
+                patterns: if by_pattern { patterns.iter().map(|p| (*p).to_owned()).collect() } else { vec![] },
+                from: if r.chance(250) { Start::Latest } else { Start::Earliest },
+                credit: r.chance(300).then(|| r.between(1, 40)),
+                slow: r.chance(300),
+                data_bytes_max,
+                ..Role::default()
+            });
+        }
+        // A third of the seeds have a perfect disk between crashes, so that rare faults do not hide deep states.
+        let faulty = r.chance(660);
+        let rate = |r: &mut Random, most: u64| if faulty { r.below(most) as u32 } else { 0 };
+        Self {
+            shards: r.between(1, 8).min(r.between(1, 8)) as u16,
+            reshard: r.chance(500),
+            faults: Faults {
+                write_fails: if r.chance(200) { rate(r, 3) } else { 0 },
+                sync_fails: if r.chance(300) { rate(r, 4) } else { 0 },
+                read_fails: 0,
+                full_commit_fails: rate(r, 1000),
+                delay_us: *r.pick(&[5, 50, 200, 2000]),
+                names_reorder: r.chance(300),
+            },
+            crash_every: *r.pick(&[400, 1500, 4000, 12_000]),
+            full_every: if r.chance(300) { 3000 } else { 0 },
+            clock_jumps: r.chance(300),
+            break_every: *r.pick(&[200, 1000, 5000]),
+            at_owner: *r.pick(&[0, 300, 1000]),
+            chunk_bytes_max: *r.pick(&[1, 17, 300, 4096, 65536]),
+            deliver_bytes: *r.pick(&[600, 4096, 65536, 1 << 20]),
+            step_us: *r.pick(&[1, 10, 60, 300]),
+            limits,
+            log,
+            roles,
+        }
+    }
+
+    /// The same world without crashes, and without the disk faults that end a process.
+    pub fn spare_crashes(&mut self) {
+        self.crash_every = 0;
+        self.faults.write_fails = 0;
+        self.faults.sync_fails = 0;
+    }
+}
+
+/// Bounds at which every edge is met within a few commands.
+fn limits(r: &mut Random) -> Limits {
+    let event_bytes_max = *r.pick(&[256, 1024, 2000]);
+    let frame_bytes_max = 12 << 10;
+    let tight = r.chance(500);
+    let pick = |r: &mut Random, small: &[usize], large: usize| if tight { *r.pick(small) } else { large };
+    Limits {
+        event_bytes_max,
+        frame_bytes_max,
+        client_subscriptions_max: 64,
+        client_commands_in_flight_max: pick(r, &[4, 32], 1024) as u32,
+        connections_per_shard_max: 64,
+        subscriptions_per_shard_max: 1024,
+        connection_send_bytes_max: pick(r, &[16 << 10, 24 << 10], 128 << 10),
+        mailbox_slots: pick(r, &[8, 16, 64], 1024),
+        mailbox_bytes: pick(r, &[64 << 10, 96 << 10], 1 << 20),
+        page_bytes: pick(r, &[1 << 10, 4 << 10], 8 << 10),
+        mail_per_peer_per_turn_max: pick(r, &[1, 4], 64),
+        effects_max: pick(r, &[64, 512], 4096),
+        parked_bytes_max: pick(r, &[32 << 10], 1 << 20),
+        ..Limits::default()
+    }
+}
+
+fn log_config(r: &mut Random) -> LogConfig {
+    let small = LogConfig::small();
+    let config = LogConfig {
+        segment_bytes: *r.pick(&[64 << 10, 64 << 10, 128 << 10, 256 << 10]),
+        groups_in_flight_max: r.between(1, 3) as usize,
+        group_close_us: *r.pick(&[0, 100, 1000]),
+        hot_tail_bytes: *r.pick(&[128 << 10, 128 << 10, 512 << 10]),
+        partitions_resident_max: *r.pick(&[4, 8, 64]),
+        checkpoint_bytes: *r.pick(&[16 << 10, 64 << 10, 256 << 10]),
+        no_space_retry_us: 20_000,
+        retention_bytes: if r.chance(150) { *r.pick(&[128 << 10, 512 << 10]) } else { 0 },
+        ..small
+    };
+    config.check().unwrap_or_else(|fault| panic!("the simulator drew a bad log: {fault}"));
+    config
+}
