@@ -31,7 +31,11 @@ TIMEOUT_S = 400
 def python2():
     """A Python 2.7: $PY2, the path, or pyenv's."""
     candidates = [os.environ.get("PY2"), shutil.which("python2.7"), *glob.glob(str(pathlib.Path.home() / ".pyenv/versions/2.7.*/bin/python"))]
-    return next((path for path in candidates if path and os.access(path, os.X_OK)), None)
+    for path in candidates:
+        # A shim of pyenv is there for every version and runs only the chosen one.
+        if path and subprocess.run([path, "-c", "import sys; sys.exit(sys.version_info[:2] != (2, 7))"], capture_output=True).returncode == 0:
+            return path
+    return None
 
 
 def main():

@@ -76,7 +76,7 @@ async def main(options):
         published_s = time.monotonic() - began
         live_s = await live_reading
         growth = server.rss_kib() - before
-        print(f"{options.events} events published in {published_s:.1f} s, live reader done after {live_s:.1f} s, server grew by {growth} KiB")
+        print(f"{options.events} events published in {published_s:.1f} s, live reader done after {live_s:.1f} s, server grew by {growth} KiB", flush=True)
         assert growth < GROWTH_KIB_MAX, f"the server grew by {growth} KiB, more than {GROWTH_KIB_MAX}"
         assert live_s < published_s + 5, "the live reader was held up"
 
@@ -85,7 +85,7 @@ async def main(options):
 
         stuck_s = await read_all(receive, options.events, options.warm, "stuck reader")
         growth = server.rss_kib() - before
-        print(f"stuck reader got all {options.events} in {stuck_s:.1f} s, server grew by {growth} KiB")
+        print(f"stuck reader got all {options.events} in {stuck_s:.1f} s, server grew by {growth} KiB", flush=True)
         assert growth < GROWTH_KIB_MAX, f"serving from the log, the server grew by {growth} KiB, more than {GROWTH_KIB_MAX}"
         pong = await publisher.call({"type": "ping"})
         assert pong["type"] == "pong", pong

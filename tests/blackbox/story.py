@@ -10,9 +10,9 @@ import re
 import shlex
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 
+from raw import Raw
 from tide import ROOT, Server, binary, environment
 
 
@@ -38,11 +38,9 @@ def main():
     with server:
         ready = urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz", timeout=5)
         assert ready.status == 200
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/echo", timeout=5)
-            raise AssertionError("/echo is open although --echo was not given")
-        except urllib.error.HTTPError as refused:
-            assert refused.code == 404, refused
+        echo = Raw(server.port)
+        assert echo.request("/echo")[0] == 404, "/echo is open although --echo was not given"
+        echo.close()
 
         url = ["--url", f"ws://127.0.0.1:{server.port}"]
         words = pasted_line()

@@ -56,6 +56,7 @@ class Server:
     def __init__(self, *flags, shards=2, data=None):
         self.folder = tempfile.mkdtemp(prefix="tidegate-") if data is None else None
         self.data = data or os.path.join(self.folder, "data")
+        self.host = "127.0.0.1"
         self.port = free_port()
         self.flags = list(flags)
         self.shards = shards
@@ -67,7 +68,7 @@ class Server:
         return f"ws://127.0.0.1:{self.port}/v1/ws"
 
     def arguments(self, *flags):
-        return [binary(), "serve", "--listen", f"127.0.0.1:{self.port}", "--data", self.data, "--shards", str(self.shards), *self.flags, *flags]
+        return [binary(), "serve", "--listen", f"{self.host}:{self.port}", "--data", self.data, "--shards", str(self.shards), *self.flags, *flags]
 
     def start(self, shards=None, timeout_s=30.0):
         """Starts the process and returns the seconds until it was ready."""
