@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use storage::catalog::{Catalog, Change, Load, Lookup, ProducerStep};
 use storage::checkpoint::{CheckpointIndex, CheckpointJob, LogPosition, merge, verify_pages};
 use storage::disk::FileId;
+use storage::ids::SegmentId;
 use storage::jobs::{Job, JobDone};
 use storage::recluster::{CLUSTERED, ReclusterJob, Source, covers};
 use storage::segment::{SegmentExpect, SegmentHeader, Verdict, scan_segment};
@@ -102,4 +103,110 @@ fn sidecar_and_clustered_segment() {
     let scan = scan_segment(&kept, expect, |_, _| records += 1);
     assert_eq!((scan.verdict, records, index.contents.records), (Verdict::Clean, 40, 40));
     golden("clustered.idx", &folder.files[&FileId::Sidecar(target)]);
+}
+
+#[test]
+fn appended_segment() {
+    use storage::group::{BLOCK_BYTES, GroupHeader};
+    use storage::record::{CommitBody, DataKind, EventBody, Kind, MarkerBody, NO_OFFSET, RecordHead, SpanBody};
+    use storage::record::{encode_commit, encode_span};
+    let name = SegmentId { log: LOG, number: 2 };
+    let salt = KEY.segment_salt(name);
+    let partition = KEY.partition("acme", "demo");
+    let event = EventBody {
+        topic: "chat.message",
+        client_id: "client",
+        message_id: "m-1",
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        data: b"{\"text\":\"hello\"}",
+        data_kind: DataKind::Json as u8,
+        prev_offset: NO_OFFSET,
+        expires_ms: 1_700_000_100_000,
+        producer_epoch: 0,
+        producer_seq: NO_OFFSET,
+        dedupe_low: 3,
+        dedupe_high: 4,
+        body_hash: 5,
+    };
+    let numbered = EventBody {
+        message_id: "",
+        data: &[0, 255, 128],
+        data_kind: DataKind::Bytes as u8,
+        prev_offset: 40,
+        producer_epoch: 6,
+        producer_seq: 7,
+        dedupe_low: 0,
+        dedupe_high: 0,
+        ..event
+    };
+    let head = RecordHead {
+        length: 0,
+        kind: Kind::Commit,
+        slice: partition.slice(),
+        count: 0,
+        slice_seq: 1,
+        partition,
+        offset: 41,
+        epoch: 0xabc,
+        time_ms: 1_700_000_000_000,
+        log_seq: 90,
+        body_bytes: 0,
+    };
+    let mut written = vec![0; 3 * BLOCK_BYTES];
+    let segment_header = SegmentHeader {
+        segment: name,
+        kind: storage::segment::SegmentKind::Appended,
+        unsynced: false,
+        previous: Some((1, 61440)),
+        bytes: written.len() as u64,
+        first_group: 17,
+        first_log_seq: 90,
+        salt,
+    };
+    segment_header.put(&mut written);
+    let group = &mut written[BLOCK_BYTES..];
+    let mut at = 64;
+    let body = CommitBody { tenant: "acme", session: "demo", events: &[event, numbered], markers: &[] };
+    at += encode_commit(&head, &body, &mut group[at..]);
+    let markers = [MarkerBody { name: "seen", offset: 42 }];
+    let body = CommitBody { tenant: "acme", session: "demo", events: &[], markers: &markers };
+    at += encode_commit(&RecordHead { slice_seq: 3, offset: 43, log_seq: 91, ..head }, &body, &mut group[at..]);
+    let span = SpanBody { tenant: "acme", session: "demo", reason: 1 };
+    at += encode_span(&RecordHead { count: 5, slice_seq: 3, offset: 43, log_seq: 92, ..head }, &span, &mut group[at..]);
+    let group_header = GroupHeader {
+        group_bytes: BLOCK_BYTES as u32,
+        records_bytes: at as u32 - 64,
+        count: 3,
+        segment: name,
+        position: BLOCK_BYTES as u64,
+        group: 17,
+        first_log_seq: 90,
+        durable_through: 16,
+        salt,
+    };
+    group_header.put(group);
+    let kept = golden("appended.log", &written);
+
+    let expect = SegmentExpect { segment: name, salt, first: Some((17, 90)), fixed_end: None, durable_end: 0 };
+    let mut events = vec![];
+    let scan = scan_segment(&kept, expect, |_, record| {
+        events.extend(record.events().map(|event| (event.offset(), event.topic().to_owned(), event.data().to_vec())));
+    });
+    assert_eq!((scan.verdict, scan.header, scan.records), (Verdict::Clean, Some(segment_header), 3));
+    assert_eq!(events[0], (41, "chat.message".to_owned(), b"{\"text\":\"hello\"}".to_vec()));
+    assert_eq!(events[1].2, [0, 255, 128]);
+}
+
+#[test]
+fn manifest() {
+    use storage::ids::{HashKey, LogId};
+    use storage::manifest::Manifest;
+    let manifest = Manifest {
+        key: HashKey(0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210),
+        next_log: LogId(7),
+        logs: vec![LogId(5), LogId(6)],
+        old: vec![LogId(0), LogId(1)],
+    };
+    let kept = golden("manifest", &manifest.encode());
+    assert_eq!(Manifest::parse(&kept), Ok(manifest));
 }

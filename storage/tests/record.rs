@@ -153,3 +153,12 @@ proptest! {
         }
     }
 }
+
+/// The sizes that FORMAT.md gives.
+#[test]
+fn archived_structs_have_the_documented_sizes() {
+    assert_eq!(size_of::<ArchivedCommitBody<'static>>(), 32);
+    assert_eq!(size_of::<ArchivedEventBody<'static>>(), 97);
+    assert_eq!(size_of::<ArchivedMarkerBody<'static>>(), 16);
+    assert_eq!(size_of::<ArchivedSpanBody<'static>>(), 17);
+}

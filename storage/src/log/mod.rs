@@ -18,10 +18,12 @@ mod config;
 mod loads;
 mod lookups;
 mod names;
+mod read;
 mod reader;
 mod scan;
 
 pub use config::{ConfigFault, LogConfig};
+pub use read::Read;
 pub use reader::{ReadFault, ReadTicket};
 pub use scan::{Scan, ScanCursor};
 
@@ -30,7 +32,7 @@ pub use crate::catalog::{Partition, PartitionSlot};
 use crate::catalog::{Catalog, Change, ProducerStep, REPLAY_RESIDENT_MAX};
 use crate::commit::{CommitEvent, CommitStart, Filled, Pipeline};
 use crate::dedupe::{HotKeys, SeenEvent};
-use crate::disk::{DiskDone, DiskFault, DiskOp, FileId, OpId};
+use crate::disk::{DiskDone, DiskFault, DiskOp, OpId};
 use crate::ids::{Epoch, HashKey, LogId, LogSeq, Offset, PartitionId, SliceId, SliceSeq};
 use crate::live::LiveIndex;
 use crate::recluster::CLUSTERED;
@@ -39,12 +41,11 @@ use crate::record::{
     encode_commit,
 };
 use crate::shelf::Shelf;
-use crate::sidecar::{BlockAt, Contents, SidecarIndex};
+use crate::sidecar::{Contents, SidecarIndex};
 use background::Background;
-use config::{LOAD_BUFFERS, READ_RECORDS_MAX};
 use loads::Loads;
 use lookups::Lookups;
-use reader::{Outcome, Purpose, Reader, Wanted};
+use reader::{Outcome, Purpose, Reader};
 use std::collections::VecDeque;
 
 /// What [`Log::open`] found.
@@ -125,26 +126,6 @@ pub enum LogEvent {
     Damaged(ReadFault),
     /// [`Log::stop`] is done: all is committed and marked. The process may end.
     Stopped,
-}
-
-/// What [`Log::read`] found.
-#[derive(Clone, Copy, Debug)]
-pub enum Read<'a> {
-    /// The record that covers the offset. Go on at its [`RecordView::next_offset`].
-    Hot(RecordView<'a>),
-    /// Being read; [`LogEvent::ReadReady`] tells when [`Log::read_records`] has it.
-    Cold(ReadTicket),
-    /// The offsets up to `to` are no longer retained.
-    Gap {
-        /// First offset that is.
-        to: Offset,
-    },
-    /// Nothing committed at the offset yet.
-    End,
-    /// All read buffers are in use: ask again when one was released.
-    Busy,
-    /// It cannot be read.
-    Fault(ReadFault),
 }
 
 /// Sizes and counts, for metrics.
@@ -403,147 +384,6 @@ impl Log {
         }
     }
 
-    // ---- commands: read --------------------------------------------------------------------------------------------------
-
-    /// The record that covers offset `from`, if it is committed and retained. Ask again at its end for the next.
-    pub fn read(&mut self, slot: PartitionSlot, from: Offset) -> Read<'_> {
-        let partition = self.partition(slot);
-        if from >= partition.committed() {
-            return Read::End;
-        }
-        if from < partition.first_offset() {
-            return Read::Gap { to: partition.first_offset() };
-        }
-        let id = partition.id();
-        let Some(segment) = partition.run_of(from).map(|run| partition.runs()[run].segment) else {
-            return Read::Gap { to: self.gap_end(slot) };
-        };
-        let purpose = Purpose::Partition { partition: id, from };
-        if let Some(live) = self.live.iter().position(|live| live.segment() == segment) {
-            let Some(found) = self.live[live].partition_record(id, from) else {
-                return Read::Fault(ReadFault::Corrupt { file: FileId::Segment(segment), at: 0 });
-            };
-            // Asked twice, since a borrow of the record would last over the cold branch.
-            if self.pipeline.hot_record(found.log_seq, found.position).is_some() {
-                let record = self.pipeline.hot_record(found.log_seq, found.position);
-                return Read::Hot(record.expect("asked just now"));
-            }
-            return self.read_live(live, purpose).map_or(Read::Busy, Read::Cold);
-        }
-        let Some(index) = self.shelf.find(segment) else {
-            return Read::Gap { to: self.gap_end(slot) };
-        };
-        let segment = index.contents.segment;
-        let Some(block) = index.partition_block(id, from) else {
-            return Read::Fault(ReadFault::Corrupt { file: index.file(), at: 0 });
-        };
-        if self.reader.free() <= LOAD_BUFFERS {
-            return Read::Busy;
-        }
-        let purpose = Purpose::PartitionIndex { partition: id, from, segment, block };
-        let Some(wanted) = self.reader.begin(purpose, block.file, block.at, block.len) else { return Read::Busy };
-        self.stats.cold_reads += 1;
-        Read::Cold(self.ask(wanted))
-    }
-
-    /// Drops runs whose segment is gone; where reading may go on.
-    fn gap_end(&mut self, slot: PartitionSlot) -> Offset {
-        let (live, shelf) = (&self.live, &self.shelf);
-        self.catalog.drop_gone_runs(slot, |segment| {
-            shelf.find(segment).is_none() && !live.iter().any(|live| live.segment() == segment)
-        });
-        self.partition(slot).first_offset()
-    }
-
-    /// Begins a cold read of records in a segment without sidecar: their places are known.
-    fn read_live(&mut self, live: usize, purpose: Purpose) -> Option<ReadTicket> {
-        if self.reader.free() <= LOAD_BUFFERS {
-            return None;
-        }
-        let index = &self.live[live];
-        let mut next = match purpose {
-            Purpose::Partition { partition, from } => index.partition_record(partition, from),
-            Purpose::Log { log_seq } => index.log_record(log_seq),
-            _ => None,
-        };
-        let committed = self.pipeline.committed();
-        let positions = std::iter::from_fn(|| {
-            let found = next.filter(|found| found.log_seq < committed)?;
-            next = match purpose {
-                Purpose::Partition { partition, .. } => {
-                    index.partition_record(partition, found.offset + u64::from(found.count))
-                }
-                _ => index.log_record(found.log_seq + 1),
-            };
-            Some(found.position)
-        });
-        let wanted = self.reader.begin_records(purpose, index.segment(), self.config.read_ahead_bytes, positions)?;
-        self.stats.cold_reads += 1;
-        Some(self.ask(wanted))
-    }
-
-    /// A block of a sidecar is there: find the records in it and read them into the same buffer.
-    fn index_read(&mut self, purpose: Purpose, slot: u16, result: Result<usize, DiskFault>) {
-        let (segment, block) = match purpose {
-            Purpose::PartitionIndex { segment, block, .. } | Purpose::SliceIndex { segment, block, .. } => {
-                (segment, block)
-            }
-            _ => return,
-        };
-        let next = match (result, self.shelf.index(segment)) {
-            (Ok(bytes), Some(index)) => {
-                follow_index(&mut self.reader, index, purpose, slot, bytes, self.config.read_ahead_bytes)
-            }
-            (Err(DiskFault::Missing), _) | (_, None) => Err(ReadFault::Gone),
-            (Err(fault), _) => Err(ReadFault::Disk(fault)),
-        };
-        if next == Err(ReadFault::Gone) {
-            self.segment_gone(block.file);
-        }
-        match next {
-            Ok(wanted) => {
-                self.ask(wanted);
-            }
-            Err(fault) => {
-                if let Outcome::Ready(ticket) = self.reader.finish(slot, Err(fault)) {
-                    self.events.push_back(LogEvent::ReadReady(ticket));
-                }
-            }
-        }
-    }
-
-    /// Another shard's retention removed a segment of an old log.
-    fn segment_gone(&mut self, file: FileId) {
-        let (FileId::Segment(segment) | FileId::Sidecar(segment)) = file else { return };
-        if segment.log != self.log {
-            self.shelf.missing(segment);
-        }
-    }
-
-    fn ask(&mut self, wanted: Wanted) -> ReadTicket {
-        let Wanted { slot, generation, file, at, len } = wanted;
-        let op = op_id(READ, slot, u64::from(generation));
-        self.ops.push_back(DiskOp::Read { op, file, at, len, slot: usize::from(slot) });
-        ReadTicket { slot, generation }
-    }
-
-    /// Records of a finished cold read: for a [`Log::read`], those of the partition from the one that covers the offset on; for
-    /// a [`Log::scan`], all of them in log order. At least one.
-    ///
-    /// # Errors
-    /// They cannot be had.
-    ///
-    /// # Panics
-    /// If the ticket is spent or not ready.
-    pub fn read_records(&self, ticket: ReadTicket) -> Result<impl Iterator<Item = RecordView<'_>>, ReadFault> {
-        self.reader.records(ticket)
-    }
-
-    /// Gives the read's buffer back, finished or not.
-    pub fn release(&mut self, ticket: ReadTicket) {
-        self.reader.release(ticket);
-    }
-
     // ---- operations ------------------------------------------------------------------------------------------------------
 
     /// Next operation for the disk; drain it after each turn's inputs.
@@ -713,58 +553,3 @@ impl Log {
         self.shelf.segments().map(|index| &index.contents)
     }
 }
-
-/// From a block of a sidecar to the records it names, or to the next block.
-fn follow_index(
-    reader: &mut Reader,
-    index: &SidecarIndex,
-    purpose: Purpose,
-    slot: u16,
-    bytes: usize,
-    read_ahead_bytes: usize,
-) -> Result<Wanted, ReadFault> {
-    let corrupt = |block: BlockAt| ReadFault::Corrupt { file: block.file, at: block.at };
-    let (then, more, block) = match purpose {
-        Purpose::PartitionIndex { partition, from, segment, block } => {
-            let more = index.next_partition_block(block, partition);
-            let more = more.map(|block| (Purpose::PartitionIndex { partition, from, segment, block }, block));
-            (Purpose::Partition { partition, from }, more, block)
-        }
-        Purpose::SliceIndex { at, slice, from, segment, block } => {
-            let more = index.next_slice_block(block, slice);
-            let more = more.map(|block| (Purpose::SliceIndex { at, slice, from, segment, block }, block));
-            (Purpose::Slice { at, slice, from }, more, block)
-        }
-        _ => return Err(ReadFault::Gone),
-    };
-    let mut bad = None;
-    let segment = index.contents.segment;
-    let wanted = reader.go_to_records(slot, then, segment, read_ahead_bytes, |buffer, records| {
-        let buffer = &buffer[..bytes.min(buffer.len())];
-        let rows = match then {
-            Purpose::Partition { partition, from } => index.partition_rows(block, buffer, partition, from),
-            Purpose::Slice { slice, from, .. } => index.slice_rows(block, buffer, slice, from),
-            _ => return,
-        };
-        let from = match then {
-            Purpose::Partition { from, .. } | Purpose::Slice { from, .. } => from,
-            _ => return,
-        };
-        match rows {
-            Ok(rows) => {
-                let reached = rows.skip_while(|row| row.at.saturating_add(row.count.into()) <= from);
-                records.extend(reached.take(READ_RECORDS_MAX).map(|row| row.position));
-            }
-            Err(_) => bad = Some(corrupt(block)),
-        }
-    });
-    match (bad, wanted, more) {
-        (Some(fault), ..) => Err(fault),
-        (None, Some(wanted), _) => Ok(wanted),
-        (None, None, Some((purpose, block))) => Ok(reader.again(slot, purpose, block)),
-        // The index said that the record is in this segment.
-        (None, None, None) => Err(corrupt(block)),
-    }
-}
-
-const _: () = assert!(READ_RECORDS_MAX > 0);
