@@ -113,13 +113,9 @@ pub fn decode(
         here.at = scanner.at() as u32;
         let mut reader = Reader { frame, scratch };
         let read = reader.object(&mut scanner, here.in_array);
-        let (id, plan) = match read.plan {
-            Ok(plan) => (read.id, Ok(plan)),
-            Err(refused) => (read.id, Err(refused)),
-        };
-        let flow = match plan {
-            Ok(plan) => reader.hand_over(plan, |command| each(id, Ok(command))),
-            Err(refused) => each(id, Err(refused)),
+        let flow = match read.plan {
+            Ok(plan) => reader.hand_over(plan, |command| each(read.id, Ok(command))),
+            Err(refused) => each(read.id, Err(refused)),
         };
         if flow.is_break() {
             return Some(here);
@@ -293,38 +289,20 @@ impl EventPlan {
     }
 }
 
-/// A checked command as ranges. The lists of `Commit` and `SubscribePatterns` are in scratch.
+/// A checked command as ranges. The events of `Publish` and `Commit` and the lists are in scratch: a plan is handed
+/// about and must be small.
 enum Plan {
-    /// Has no text.
-    Plain(Command<'static>),
-    Publish {
-        session: Place,
-        event: EventPlan,
-        durability: Durability,
-    },
-    Commit {
-        session: Place,
-    },
-    Subscribe {
-        session: Place,
-        from: FromPlan,
-    },
-    SubscribePatterns {
-        from: FromPlan,
-    },
-    Unsubscribe {
-        session: Place,
-    },
-    Mark {
-        session: Place,
-        name: Place,
-        offset: u64,
-    },
-    History {
-        session: Place,
-        from: Option<u64>,
-        limit: u32,
-    },
+    Hello { credit_events: Option<u64>, credit_bytes: Option<u64> },
+    Acknowledge { events: u64, bytes: Option<u64> },
+    Ping,
+    UnsubscribePatterns,
+    Publish { session: Place, durability: Durability },
+    Commit { session: Place },
+    Subscribe { session: Place, from: FromPlan },
+    SubscribePatterns { from: FromPlan },
+    Unsubscribe { session: Place },
+    Mark { session: Place, name: Place, offset: u64 },
+    History { session: Place, from: Option<u64>, limit: u32 },
 }
 
 enum FromPlan {
@@ -447,10 +425,7 @@ impl Reader<'_, '_> {
                 fields.events = Err(fields.refused(Refusal::CommandTooLarge, Field::Events));
                 continue;
             }
-            match self.event(&event, false) {
-                Ok(plan) => self.scratch.event_plans.push(plan),
-                Err(refused) => fields.events = Err(refused),
-            }
+            fields.events = self.event(&event, false);
         }
         Ok(Value { kind: Kind::Array, depth: 0, span: Span { start, end: scanner.at() as u32 } })
     }
@@ -479,15 +454,13 @@ impl Reader<'_, '_> {
             "ack" => {
                 let events = self.required_integer(fields, Field::Events)?;
                 let bytes = self.optional_integer(fields, Field::Bytes)?;
-                Ok(Plan::Plain(Command::Acknowledge { events, bytes }))
+                Ok(Plan::Acknowledge { events, bytes })
             }
             "commit" => self.commit(fields),
             "subscribe" if fields.has(Field::Patterns) => self.subscribe_patterns(fields),
             "subscribe" => self.subscribe(fields),
             "unsubscribe" => match fields.get(Field::Patterns) {
-                Some(Value { kind: Kind::True, .. }) if !fields.has(Field::Session) => {
-                    Ok(Plan::Plain(Command::UnsubscribePatterns))
-                }
+                Some(Value { kind: Kind::True, .. }) if !fields.has(Field::Session) => Ok(Plan::UnsubscribePatterns),
                 Some(_) => Err(fields.refused(Refusal::WrongType, Field::Patterns)),
                 None => Ok(Plan::Unsubscribe { session: self.name(fields, Field::Session)? }),
             },
@@ -505,7 +478,7 @@ impl Reader<'_, '_> {
                 }
                 Ok(Plan::History { session, from, limit: limit as u32 })
             }
-            "ping" => Ok(Plan::Plain(Command::Ping)),
+            "ping" => Ok(Plan::Ping),
             "hello" => self.hello(fields),
             _ => Err(fields.refused(Refusal::UnknownCommand, Field::Type)),
         }
@@ -520,7 +493,7 @@ impl Reader<'_, '_> {
             credit_events = self.optional_integer(&credit, Field::Events).map_err(outer)?;
             credit_bytes = self.optional_integer(&credit, Field::Bytes).map_err(outer)?;
         }
-        Ok(Plan::Plain(Command::Hello { credit_events, credit_bytes }))
+        Ok(Plan::Hello { credit_events, credit_bytes })
     }
 
     fn publish(&mut self, fields: &Fields) -> Result<Plan, Refused> {
@@ -537,12 +510,13 @@ impl Reader<'_, '_> {
                 }
             }
         };
-        let event = self.event(fields, durability == Durability::Volatile)?;
-        Ok(Plan::Publish { session, event, durability })
+        self.scratch.event_plans.clear();
+        self.event(fields, durability == Durability::Volatile)?;
+        Ok(Plan::Publish { session, durability })
     }
 
-    /// The event in `fields`, which are those of a publish or of an element of a commit.
-    fn event(&mut self, fields: &Fields, volatile: bool) -> Result<EventPlan, Refused> {
+    /// Plans the event in `fields`, which are those of a publish or of an element of a commit.
+    fn event(&mut self, fields: &Fields, volatile: bool) -> Result<(), Refused> {
         if let Some(field) = fields.repeated {
             return Err(fields.refused(Refusal::RepeatedField, field));
         }
@@ -580,7 +554,7 @@ impl Reader<'_, '_> {
             false => None,
         };
         let (data, data_kind) = self.data(fields)?;
-        Ok(EventPlan {
+        self.scratch.event_plans.push(EventPlan {
             session,
             topic,
             message_id,
@@ -591,7 +565,8 @@ impl Reader<'_, '_> {
             ttl_ms,
             producer,
             traceparent,
-        })
+        });
+        Ok(())
     }
 
     fn data(&mut self, fields: &Fields) -> Result<(Place, DataKind), Refused> {
@@ -851,10 +826,17 @@ impl Reader<'_, '_> {
         let bytes = bytes.as_slice();
         let text = |place: Place| place.text(frame, bytes);
         match plan {
-            Plan::Plain(command) => each(command),
-            Plan::Publish { session, event, durability } => {
-                each(Command::Publish { session: text(session), event: event.event(frame, bytes), durability })
-            }
+            Plan::Hello { credit_events, credit_bytes } => each(Command::Hello { credit_events, credit_bytes }),
+            Plan::Acknowledge { events, bytes } => each(Command::Acknowledge { events, bytes }),
+            Plan::Ping => each(Command::Ping),
+            Plan::UnsubscribePatterns => each(Command::UnsubscribePatterns),
+            Plan::Publish { session, durability } => match event_plans.first() {
+                Some(plan) => {
+                    each(Command::Publish { session: text(session), event: plan.event(frame, bytes), durability })
+                }
+                // `publish` has just planned it.
+                None => ControlFlow::Continue(()),
+            },
             Plan::Commit { session } => {
                 let mut some_events: Vec<NewEvent<'_>> = recycled(std::mem::take(events));
                 some_events.extend(event_plans.iter().map(|plan| plan.event(frame, bytes)));

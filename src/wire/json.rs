@@ -145,14 +145,19 @@ impl<'a> Scanner<'a> {
     /// No key, comma or colon where one must be.
     #[inline]
     pub fn key(&mut self, first: bool) -> Result<Option<Value>, Broken> {
-        if self.take(b'}') {
-            return Ok(None);
-        }
-        if !first {
-            self.expect(b',')?;
-        }
-        if self.peek() != Some(b'"') {
-            return Err(Broken::Syntax);
+        // As most writers put it: no white space.
+        if !first && self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(b",\"")) {
+            self.at += 1;
+        } else {
+            if self.take(b'}') {
+                return Ok(None);
+            }
+            if !first {
+                self.expect(b',')?;
+            }
+            if self.peek() != Some(b'"') {
+                return Err(Broken::Syntax);
+            }
         }
         let key = self.string()?;
         self.expect(b':')?;
@@ -244,7 +249,7 @@ impl<'a> Scanner<'a> {
         let mut at = start;
         let mut escaped = false;
         loop {
-            at += plain_bytes(&self.bytes[at.min(self.bytes.len())..]);
+            at += plain_bytes(self.bytes.get(at..).unwrap_or_default());
             match self.bytes.get(at) {
                 Some(b'"') => {
                     self.at = at + 1;
@@ -322,25 +327,44 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Bytes before the first quote, backslash or control character: eight at a time.
+/// Bytes before the first quote, backslash or control character. Names and keys end within sixteen bytes; what goes on
+/// after them is long text.
 #[inline]
 fn plain_bytes(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES << 7;
-    // High bit set in each byte that is zero. A borrow can raise a false bit, but only above a true one, and only
-    // the lowest is used.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-    let (words, tail) = bytes.as_chunks::<8>();
-    for (i, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let stops = (zeros(word ^ ONES * 0x22) | zeros(word ^ ONES * 0x5c) | control) & HIGHS;
-        if stops != 0 {
-            return i * 8 + stops.trailing_zeros() as usize / 8;
+    let mut at = 0;
+    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        if let Some(plain) = plain_in_word(*word) {
+            return at + plain;
+        }
+        at += 8;
+        if at == 16 {
+            // Every byte is looked at and none decides a branch, so that this becomes vector instructions.
+            while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) {
+                let stops = block
+                    .iter()
+                    .fold(0, |stops, b| stops | u8::from(*b == b'"') | u8::from(*b == b'\\') | u8::from(*b < 0x20));
+                if stops != 0 {
+                    break;
+                }
+                at += 32;
+            }
         }
     }
-    let stop = |b: &u8| matches!(b, b'"' | b'\\' | 0..0x20);
-    words.len() * 8 + tail.iter().position(stop).unwrap_or(tail.len())
+    let tail = bytes.get(at..).unwrap_or_default();
+    at + tail.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(tail.len())
+}
+
+/// The same for eight bytes at once; `None` if all are plain. The high bit is set in each byte that is zero after the
+/// XOR; a borrow can raise a false bit, but only above a true one, and only the lowest is used.
+#[inline]
+fn plain_in_word(word: [u8; 8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHS: u64 = ONES << 7;
+    let word = u64::from_le_bytes(word);
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let stops = (zeros(word ^ ONES * 0x22) | zeros(word ^ ONES * 0x5c) | control) & HIGHS;
+    (stops != 0).then_some(stops.trailing_zeros() as usize / 8)
 }
 
 /// The character of a `\uXXXX` escape, or of a pair of them, and the bytes it takes. `None` if it is broken or half
