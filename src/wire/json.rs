@@ -363,7 +363,7 @@ fn plain_in_word(word: [u8; 8]) -> Option<usize> {
     let word = u64::from_le_bytes(word);
     let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
     let control = word.wrapping_sub(ONES * 0x20) & !word;
-    let stops = (zeros(word ^ ONES * 0x22) | zeros(word ^ ONES * 0x5c) | control) & HIGHS;
+    let stops = (zeros(word ^ (ONES * 0x22)) | zeros(word ^ (ONES * 0x5c)) | control) & HIGHS;
     (stops != 0).then_some(stops.trailing_zeros() as usize / 8)
 }
 
@@ -372,7 +372,7 @@ fn plain_in_word(word: [u8; 8]) -> Option<usize> {
 fn unicode_escape(bytes: &[u8]) -> Option<(char, usize)> {
     let unit = |bytes: &[u8]| -> Option<u32> {
         let [b'\\', b'u', a, b, c, d, ..] = *bytes else { return None };
-        [a, b, c, d].into_iter().try_fold(0, |n, digit| Some(n << 4 | char::from(digit).to_digit(16)?))
+        [a, b, c, d].into_iter().try_fold(0, |n, digit| Some((n << 4) | char::from(digit).to_digit(16)?))
     };
     let first = unit(bytes)?;
     if let Some(c) = char::from_u32(first) {
@@ -382,7 +382,7 @@ fn unicode_escape(bytes: &[u8]) -> Option<(char, usize)> {
     if first >= 0xdc00 || !(0xdc00..0xe000).contains(&second) {
         return None;
     }
-    Some((char::from_u32(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00))?, 12))
+    Some((char::from_u32(0x10000 + (((first - 0xd800) << 10) | (second - 0xdc00)))?, 12))
 }
 
 /// Appends the text that a checked string's bytes stand for.

@@ -112,7 +112,7 @@ impl Player<'_> {
                     self.connections.insert(connection.clone(), opened);
                 }
                 Step::Send { connection, text, .. } => {
-                    let text = self.to_live(text);
+                    let text = self.as_sent(text);
                     self.socket(connection, &at).send(Message::text(text)).unwrap_or_else(|e| panic!("{at}: {e}"));
                 }
                 Step::Raw { connection, bytes } => {
@@ -167,7 +167,7 @@ impl Player<'_> {
                 Ok(Message::Ping(_) | Message::Pong(_)) => continue,
                 other => panic!("{at}: expected a frame, got {other:?}"),
             };
-            let Some(frame) = self.from_live(&text) else { continue };
+            let Some(frame) = self.as_told(&text) else { continue };
             let connection = self.connection(name, at);
             let lane = if is_delivery(&frame) { &mut connection.deliveries } else { &mut connection.replies };
             lane.push_back(frame);
@@ -209,7 +209,7 @@ impl Player<'_> {
         }
     }
 
-    fn to_live(&self, text: &str) -> String {
+    fn as_sent(&self, text: &str) -> String {
         let named = text.replace("\"demo", &format!("\"demo{}", self.run));
         match &self.epoch {
             Some(epoch) => named.replace(EPOCH, epoch),
@@ -218,7 +218,7 @@ impl Player<'_> {
     }
 
     /// A frame as the transcript would have it; `None` if it is of somebody else's session.
-    fn from_live(&mut self, text: &str) -> Option<Value> {
+    fn as_told(&mut self, text: &str) -> Option<Value> {
         let own = format!("\"demo{}", self.run);
         let frame: Value = serde_json::from_str(text).unwrap();
         if frame["session"].as_str().is_some_and(|session| !session.starts_with(&own[1..])) {

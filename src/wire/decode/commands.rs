@@ -1,0 +1,337 @@
+//! What each command asks of its fields.
+
+use super::fields::{Field, Fields, Inside};
+use super::plan::{EventPlan, FromPlan, Place, Plan};
+use super::reader::has_escapes;
+use super::{HISTORY_EVENTS_MAX, Reader};
+use crate::wire::json::{Kind, Scanner, Span, Value};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use shards::command::{DataKind, Durability};
+use shards::ids::SLICES;
+use shards::limits::{CLIENT_PATTERNS_MAX, COMMIT_MARKERS_MAX, DATA_DEPTH_MAX};
+use shards::names::{is_name, is_pattern, is_topic, is_traceparent};
+use shards::refusal::{Refusal, Refused};
+
+impl Reader<'_, '_> {
+    pub(super) fn plan(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let kind = self.string(fields, Field::Type)?;
+        if let Some(field) = fields.repeated {
+            return Err(fields.refused(Refusal::RepeatedField, field));
+        }
+        match self.text(kind) {
+            "publish" => self.publish(fields),
+            "ack" => {
+                let events = self.required_integer(fields, Field::Events)?;
+                let bytes = self.optional_integer(fields, Field::Bytes)?;
+                Ok(Plan::Acknowledge { events, bytes })
+            }
+            "commit" => self.commit(fields),
+            "subscribe" if fields.has(Field::Patterns) => self.subscribe_patterns(fields),
+            "subscribe" => self.subscribe(fields),
+            "unsubscribe" => match fields.get(Field::Patterns) {
+                Some(Value { kind: Kind::True, .. }) if !fields.has(Field::Session) => Ok(Plan::UnsubscribePatterns),
+                Some(_) => Err(fields.refused(Refusal::WrongType, Field::Patterns)),
+                None => Ok(Plan::Unsubscribe { session: self.name(fields, Field::Session)? }),
+            },
+            "mark" => Ok(Plan::Mark {
+                session: self.name(fields, Field::Session)?,
+                name: self.name(fields, Field::Name)?,
+                offset: self.required_integer(fields, Field::Offset)?,
+            }),
+            "history" => {
+                let session = self.name(fields, Field::Session)?;
+                let from = self.optional_integer(fields, Field::From)?;
+                let limit = self.optional_integer(fields, Field::Limit)?.unwrap_or(u64::from(HISTORY_EVENTS_MAX));
+                if !(1..=u64::from(HISTORY_EVENTS_MAX)).contains(&limit) {
+                    return Err(fields.refused(Refusal::OutOfRange, Field::Limit));
+                }
+                Ok(Plan::History { session, from, limit: limit as u32 })
+            }
+            "ping" => Ok(Plan::Ping),
+            "hello" => self.hello(fields),
+            _ => Err(fields.refused(Refusal::UnknownCommand, Field::Type)),
+        }
+    }
+
+    pub(super) fn hello(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let (mut credit_events, mut credit_bytes) = (None, None);
+        if let Some(value) = fields.get(Field::Credit) {
+            let credit = self.inner(fields, Field::Credit, value)?;
+            // What is wrong inside is told by the outer field: it is small.
+            let outer = |refused: Refused| Refused::field(refused.refusal, "credit");
+            credit_events = self.optional_integer(&credit, Field::Events).map_err(outer)?;
+            credit_bytes = self.optional_integer(&credit, Field::Bytes).map_err(outer)?;
+        }
+        Ok(Plan::Hello { credit_events, credit_bytes })
+    }
+
+    pub(super) fn publish(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let session = self.name(fields, Field::Session)?;
+        let durability = match fields.has(Field::Durability) {
+            false => Durability::Disk,
+            true => {
+                let place = self.string(fields, Field::Durability)?;
+                match self.text(place) {
+                    "disk" => Durability::Disk,
+                    "memory" => Durability::Memory,
+                    "volatile" => Durability::Volatile,
+                    _ => return Err(fields.refused(Refusal::WrongType, Field::Durability)),
+                }
+            }
+        };
+        self.scratch.event_plans.clear();
+        self.event(fields, durability == Durability::Volatile)?;
+        Ok(Plan::Publish { session, durability })
+    }
+
+    /// Plans the event in `fields`, which are those of a publish or of an element of a commit.
+    pub(super) fn event(&mut self, fields: &Fields, volatile: bool) -> Result<(), Refused> {
+        if let Some(field) = fields.repeated {
+            return Err(fields.refused(Refusal::RepeatedField, field));
+        }
+        let topic = self.checked(fields, Field::Topic, is_topic, Refusal::BadTopic)?;
+        let producer = match (fields.has(Field::ProducerEpoch), fields.has(Field::ProducerSeq)) {
+            (false, false) => None,
+            _ => Some((
+                self.required_integer(fields, Field::ProducerEpoch)?,
+                self.required_integer(fields, Field::ProducerSeq)?,
+            )),
+        };
+        let message_id = if (volatile || producer.is_some()) && !fields.has(Field::MessageId) {
+            Place::default()
+        } else {
+            self.name(fields, Field::MessageId)?
+        };
+        let prev_event_id = match fields.has(Field::PrevEventId) {
+            true => Some(self.checked(fields, Field::PrevEventId, is_event_id, Refusal::WrongType)?),
+            false => None,
+        };
+        let prev_message_id = match fields.has(Field::PrevMessageId) {
+            true => Some(self.name(fields, Field::PrevMessageId)?),
+            false => None,
+        };
+        let ttl_ms = self.optional_integer(fields, Field::TtlMs)?;
+        if ttl_ms == Some(0) {
+            return Err(fields.refused(Refusal::OutOfRange, Field::TtlMs));
+        }
+        let traceparent = match fields.has(Field::Traceparent) {
+            true => self.checked(fields, Field::Traceparent, is_traceparent, Refusal::WrongType)?,
+            false => Place::default(),
+        };
+        let session = match fields.has(Field::Session) {
+            true => Some(self.string(fields, Field::Session)?),
+            false => None,
+        };
+        let (data, data_kind) = self.data(fields)?;
+        self.scratch.event_plans.push(EventPlan {
+            session,
+            topic,
+            message_id,
+            prev_event_id,
+            prev_message_id,
+            data,
+            data_kind,
+            ttl_ms,
+            producer,
+            traceparent,
+        });
+        Ok(())
+    }
+
+    pub(super) fn data(&mut self, fields: &Fields) -> Result<(Place, DataKind), Refused> {
+        let kind = match fields.has(Field::DataKind) {
+            false => DataKind::Json,
+            true => {
+                let place = self.string(fields, Field::DataKind)?;
+                match self.text(place) {
+                    "json" => DataKind::Json,
+                    "bytes" => DataKind::Bytes,
+                    _ => return Err(fields.refused(Refusal::WrongType, Field::DataKind)),
+                }
+            }
+        };
+        // Here `null` is a value like any other.
+        let value = fields.values[Field::Data as usize];
+        let value = value.ok_or_else(|| fields.refused(Refusal::MissingField, Field::Data))?;
+        if usize::from(value.depth) > DATA_DEPTH_MAX {
+            return Err(fields.refused(Refusal::BadData, Field::Data));
+        }
+        let place = match (kind, value.kind) {
+            (DataKind::Json, Kind::String { .. }) => {
+                // The quotes belong to the data.
+                Place { span: Span { start: value.span.start - 1, end: value.span.end + 1 }, in_scratch: false }
+            }
+            (DataKind::Json, _) => Place { span: value.span, in_scratch: false },
+            (DataKind::Bytes, Kind::String { .. }) => {
+                if value.span.bytes() / 4 * 3 > self.scratch.event_bytes_max + 2 && !has_escapes(value) {
+                    return Err(fields.refused(Refusal::EventTooLarge, Field::Data));
+                }
+                let digits = self.place(value);
+                self.base64(digits).ok_or_else(|| fields.refused(Refusal::BadData, Field::Data))?
+            }
+            (DataKind::Bytes, _) => return Err(fields.refused(Refusal::BadData, Field::Data)),
+        };
+        if place.span.bytes() > self.scratch.event_bytes_max {
+            return Err(fields.refused(Refusal::EventTooLarge, Field::Data));
+        }
+        Ok((place, kind))
+    }
+
+    /// Decodes base64 (standard alphabet, padded) to the end of scratch.
+    pub(super) fn base64(&mut self, digits: Place) -> Option<Place> {
+        let bytes = &mut self.scratch.bytes;
+        let start = bytes.len();
+        let (from, to) = (digits.span.start as usize, digits.span.end as usize);
+        let room = digits.span.bytes().div_ceil(4) * 3;
+        bytes.resize(start + room, 0);
+        let (before, out) = bytes.split_at_mut(start);
+        let source = if digits.in_scratch { &*before } else { self.frame.as_bytes() };
+        let length = STANDARD.decode_slice(source.get(from..to)?, out).ok()?;
+        bytes.truncate(start + length);
+        Some(Place { span: Span { start: start as u32, end: (start + length) as u32 }, in_scratch: true })
+    }
+
+    pub(super) fn commit(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let session = self.name(fields, Field::Session)?;
+        if fields.get(Field::Events).is_some_and(|value| value.kind != Kind::Array) {
+            return Err(fields.refused(Refusal::WrongType, Field::Events));
+        }
+        fields.events?;
+        let elsewhere = |plan: &EventPlan| plan.session.is_some_and(|own| self.text(own) != self.text(session));
+        if self.scratch.event_plans.iter().any(elsewhere) {
+            return Err(Refused::field(Refusal::CrossSession, Field::Session.name(Inside::Events)));
+        }
+        self.scratch.marker_plans.clear();
+        if let Some(value) = fields.get(Field::Markers) {
+            let wrong = fields.refused(Refusal::WrongType, Field::Markers);
+            if value.kind != Kind::Array {
+                return Err(wrong);
+            }
+            let mut scanner = Scanner::new(self.frame, value.span.start as usize + 1);
+            let mut first = true;
+            while scanner.element(first).map_err(|_| wrong)? {
+                first = false;
+                let element = scanner.value().map_err(|_| wrong)?;
+                if self.scratch.marker_plans.len() == COMMIT_MARKERS_MAX {
+                    return Err(fields.refused(Refusal::CommandTooLarge, Field::Markers));
+                }
+                let marker = self.inner(fields, Field::Markers, element)?;
+                let outer = |refused: Refused| Refused::field(refused.refusal, "markers");
+                let name = self.name(&marker, Field::Name).map_err(outer)?;
+                let offset = self.required_integer(&marker, Field::Offset).map_err(outer)?;
+                self.scratch.marker_plans.push((name, offset));
+            }
+        }
+        if self.scratch.event_plans.is_empty() && self.scratch.marker_plans.is_empty() {
+            return Err(fields.refused(Refusal::MissingField, Field::Events));
+        }
+        Ok(Plan::Commit { session })
+    }
+
+    pub(super) fn subscribe(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let session = self.name(fields, Field::Session)?;
+        let from = match self.from(fields)? {
+            FromPlan::Position(_) => return Err(fields.refused(Refusal::WrongType, Field::From)),
+            from => from,
+        };
+        Ok(Plan::Subscribe { session, from })
+    }
+
+    pub(super) fn subscribe_patterns(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let wrong = fields.refused(Refusal::WrongType, Field::Patterns);
+        let value = fields.required(Field::Patterns)?;
+        if value.kind != Kind::Array || fields.has(Field::Session) {
+            return Err(wrong);
+        }
+        self.scratch.pattern_places.clear();
+        let mut scanner = Scanner::new(self.frame, value.span.start as usize + 1);
+        let mut first = true;
+        while scanner.element(first).map_err(|_| wrong)? {
+            first = false;
+            let element = scanner.value().map_err(|_| wrong)?;
+            if !matches!(element.kind, Kind::String { .. }) {
+                return Err(wrong);
+            }
+            if self.scratch.pattern_places.len() == CLIENT_PATTERNS_MAX {
+                return Err(fields.refused(Refusal::CommandTooLarge, Field::Patterns));
+            }
+            let place = self.place(element);
+            if !is_pattern(self.text(place)) {
+                return Err(fields.refused(Refusal::BadPattern, Field::Patterns));
+            }
+            self.scratch.pattern_places.push(place);
+        }
+        if first {
+            return Err(fields.refused(Refusal::MissingField, Field::Patterns));
+        }
+        match self.from(fields)? {
+            FromPlan::Offset(..) | FromPlan::Marker(_) => Err(fields.refused(Refusal::WrongType, Field::From)),
+            from => Ok(Plan::SubscribePatterns { from }),
+        }
+    }
+
+    /// `"latest"`, `"earliest"`, or an object with `offset`, `marker` or `position`.
+    pub(super) fn from(&mut self, fields: &Fields) -> Result<FromPlan, Refused> {
+        let wrong = fields.refused(Refusal::WrongType, Field::From);
+        let Some(value) = fields.get(Field::From) else { return Ok(FromPlan::Latest) };
+        if let Kind::String { .. } = value.kind {
+            let place = self.place(value);
+            return match self.text(place) {
+                "latest" => Ok(FromPlan::Latest),
+                "earliest" => Ok(FromPlan::Earliest),
+                _ => Err(wrong),
+            };
+        }
+        let inner = self.inner(fields, Field::From, value)?;
+        let outer = |refused: Refused| Refused::field(refused.refusal, "from");
+        match (inner.has(Field::Offset), inner.has(Field::Marker), inner.has(Field::Position)) {
+            (true, false, false) => {
+                let offset = self.required_integer(&inner, Field::Offset).map_err(outer)?;
+                let epoch = match inner.has(Field::Epoch) {
+                    true => {
+                        let place = self.string(&inner, Field::Epoch).map_err(outer)?;
+                        Some(parse_epoch(self.text(place)).ok_or(wrong)?)
+                    }
+                    false => None,
+                };
+                Ok(FromPlan::Offset(offset, epoch))
+            }
+            (false, true, false) => Ok(FromPlan::Marker(self.name(&inner, Field::Marker).map_err(outer)?)),
+            (false, false, true) => {
+                let place = self.checked(&inner, Field::Position, is_position, Refusal::BadPosition).map_err(outer)?;
+                Ok(FromPlan::Position(place))
+            }
+            _ => Err(wrong),
+        }
+    }
+}
+
+/// `session:epoch:offset`, read from the right because a session may hold colons.
+fn is_event_id(text: &str) -> bool {
+    let mut parts = text.rsplitn(3, ':');
+    let offset = parts.next().is_some_and(is_u64);
+    let epoch = parts.next().is_some_and(|epoch| parse_epoch(epoch).is_some());
+    offset && epoch && parts.next().is_some_and(is_name)
+}
+
+/// Sixteen lower-case hex digits.
+fn parse_epoch(text: &str) -> Option<u64> {
+    let good = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    good.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// `slice.seq,slice.seq,…`; empty is the position of a server that holds nothing.
+fn is_position(text: &str) -> bool {
+    let is_part = |part: &str| {
+        part.split_once('.').is_some_and(|(slice, seq)| {
+            is_u64(slice) && slice.parse::<u16>().is_ok_and(|slice| slice < SLICES) && is_u64(seq)
+        })
+    };
+    text.is_empty() || text.split(',').all(is_part)
+}
+
+/// Digits only: `parse` alone would take a sign.
+fn is_u64(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u64>().is_ok()
+}

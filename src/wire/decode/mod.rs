@@ -1,0 +1,187 @@
+//! Text frames to commands.
+//!
+//! ```text
+//!   {…}  or  [{…},{…}]      frame, borrowed
+//!      │ one pass per object: known fields as ranges, the first thing wrong with them remembered
+//!      │ escaped strings and base64 ──► scratch, reused for every command of a shard
+//!      ▼
+//!   Plan (ranges) ──► Command<'_> (borrows frame and scratch) ──► each(id, Ok(command) | Err(refused))
+//! ```
+//! The fields of a command may come in any order. A command that is wrong is refused alone. A frame that is broken is
+//! refused whole: an array is checked to its end before the first of its commands is handed out.
+
+mod commands;
+mod fields;
+mod plan;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use super::json::{Broken, Kind, Scanner};
+use fields::{Field, Fields, Inside};
+use plan::{EventPlan, Place, Plan};
+use shards::command::{Command, NewEvent, NewMarker};
+use shards::ids::CommandId;
+use shards::limits::{FRAME_COMMANDS_MAX, Limits};
+use shards::refusal::{Refusal, Refused};
+use std::ops::ControlFlow;
+
+/// Events of one page of history, at most and unless asked for fewer.
+pub const HISTORY_EVENTS_MAX: u32 = 256;
+
+/// Memory that decoding reuses. One per shard, touched only by its thread; it grows to the largest frame and stays.
+#[derive(Debug)]
+pub struct Scratch {
+    event_bytes_max: usize,
+    /// Unescaped text and decoded base64 of the command at hand.
+    bytes: Vec<u8>,
+    event_plans: Vec<EventPlan>,
+    pattern_places: Vec<Place>,
+    marker_plans: Vec<(Place, u64)>,
+    // Empty between commands: only their allocations are kept.
+    events: Vec<NewEvent<'static>>,
+    markers: Vec<NewMarker<'static>>,
+    patterns: Vec<&'static str>,
+}
+
+impl Scratch {
+    /// For a shard with these limits.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            event_bytes_max: limits.event_bytes_max,
+            bytes: Vec::new(),
+            event_plans: Vec::new(),
+            pattern_places: Vec::new(),
+            marker_plans: Vec::new(),
+            events: Vec::new(),
+            markers: Vec::new(),
+            patterns: Vec::new(),
+        }
+    }
+
+    /// Bytes held between frames.
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+            + self.event_plans.capacity() * size_of::<EventPlan>()
+            + self.pattern_places.capacity() * size_of::<Place>()
+            + self.marker_plans.capacity() * size_of::<(Place, u64)>()
+            + self.events.capacity() * size_of::<NewEvent<'_>>()
+            + self.markers.capacity() * size_of::<NewMarker<'_>>()
+            + self.patterns.capacity() * size_of::<&str>()
+    }
+}
+
+/// Where decoding of a frame goes on. The default is its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Resume {
+    at: u32,
+    /// The frame is an array, known to be whole.
+    in_array: bool,
+}
+
+impl Resume {
+    /// As one number, to be kept with the frame. The start is 0.
+    pub fn pack(self) -> u64 {
+        u64::from(self.at) | u64::from(self.in_array) << 32
+    }
+
+    /// Back from [`Resume::pack`].
+    pub fn unpack(packed: u64) -> Self {
+        Self { at: packed as u32, in_array: packed >> 32 & 1 == 1 }
+    }
+}
+
+/// Reads the commands of `frame` from `resume` on and hands each to `each`, with its id, or with why it is refused.
+/// Where `each` breaks, decoding stops and the place of that very command is returned: keep the frame and hand both
+/// in again, and the same command comes first.
+pub fn decode(
+    frame: &str,
+    resume: Resume,
+    scratch: &mut Scratch,
+    mut each: impl FnMut(CommandId, Result<Command<'_>, Refused>) -> ControlFlow<()>,
+) -> Option<Resume> {
+    let mut scanner = Scanner::new(frame, resume.at as usize);
+    let mut here = resume;
+    if here == Resume::default() && scanner.take(b'[') {
+        match check_array(scanner) {
+            Ok(0) => return None,
+            Ok(_) => here.in_array = true,
+            Err(_) => {
+                let flow = each(CommandId::None, Err(BAD_FRAME));
+                return flow.is_break().then_some(resume);
+            }
+        }
+    }
+    loop {
+        here.at = scanner.at() as u32;
+        let mut reader = Reader { frame, scratch };
+        let read = reader.object(&mut scanner, here.in_array);
+        let flow = match read.plan {
+            Ok(plan) => reader.hand_over(plan, |command| each(read.id, Ok(command))),
+            Err(refused) => each(read.id, Err(refused)),
+        };
+        if flow.is_break() {
+            return Some(here);
+        }
+        if !read.more {
+            return None;
+        }
+    }
+}
+
+/// Checks an array of commands, its `[` taken, to the end of the frame. Returns how many they are.
+fn check_array(mut scanner: Scanner<'_>) -> Result<usize, Broken> {
+    let mut count = 0;
+    while scanner.element(count == 0)? {
+        let is_object = scanner.value()?.kind == Kind::Object;
+        count += 1;
+        if !is_object || count > FRAME_COMMANDS_MAX {
+            return Err(Broken::Syntax);
+        }
+    }
+    scanner.end().map(|()| count)
+}
+
+/// What came of one object.
+struct Read {
+    id: CommandId,
+    plan: Result<Plan, Refused>,
+    /// Whether another object follows.
+    more: bool,
+}
+
+struct Reader<'f, 's> {
+    frame: &'f str,
+    scratch: &'s mut Scratch,
+}
+
+const BAD_FRAME: Refused = Refused::field(Refusal::BadFrame, "");
+
+impl Reader<'_, '_> {
+    /// Reads one command and what must follow it.
+    fn object(&mut self, scanner: &mut Scanner<'_>, in_array: bool) -> Read {
+        self.scratch.bytes.clear();
+        self.scratch.event_plans.clear();
+        let mut fields = Fields::new(Inside::Command);
+        let scanned = self.scan(scanner, &mut fields);
+        let more = match scanned {
+            Ok(()) if in_array => match scanner.element(false) {
+                Ok(false) => scanner.end().map(|()| false),
+                other => other,
+            },
+            Ok(()) => scanner.end().map(|()| false),
+            Err(broken) => Err(broken),
+        };
+        let id = self.id(&fields);
+        let plan = match (more, id) {
+            (Err(_), _) if fields.last == Some(Field::Data) => Err(fields.refused(Refusal::BadData, Field::Data)),
+            (Err(_), _) if fields.events.is_err_and(|refused| refused.refusal == Refusal::BadData) => {
+                Err(fields.events.err().unwrap_or(BAD_FRAME))
+            }
+            (Err(_), _) => Err(BAD_FRAME),
+            (Ok(_), Err(refused)) => Err(refused),
+            (Ok(_), Ok(_)) => self.plan(&fields),
+        };
+        Read { id: id.unwrap_or(CommandId::None), plan, more: more.unwrap_or(false) }
+    }
+}

@@ -1,0 +1,155 @@
+//! Checked commands as ranges of frame and scratch, and the commands made of them.
+
+use super::{Reader, Scratch};
+use crate::wire::json::Span;
+use shards::command::{Command, DataKind, Durability, From, NewEvent, NewMarker, PatternFrom};
+use std::ops::ControlFlow;
+
+/// Bytes of the frame or of scratch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    pub(super) span: Span,
+    pub(super) in_scratch: bool,
+}
+
+impl Place {
+    pub(super) fn bytes<'a>(self, frame: &'a str, scratch: &'a [u8]) -> &'a [u8] {
+        let from = if self.in_scratch { scratch } else { frame.as_bytes() };
+        from.get(self.span.start as usize..self.span.end as usize).unwrap_or_default()
+    }
+
+    pub(super) fn text<'a>(self, frame: &'a str, scratch: &'a [u8]) -> &'a str {
+        if self.in_scratch {
+            std::str::from_utf8(self.bytes(frame, scratch)).unwrap_or_default()
+        } else {
+            frame.get(self.span.start as usize..self.span.end as usize).unwrap_or_default()
+        }
+    }
+}
+
+/// An event as ranges.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventPlan {
+    /// What the event itself says; in a commit it must be the commit's.
+    pub(super) session: Option<Place>,
+    pub(super) topic: Place,
+    pub(super) message_id: Place,
+    pub(super) prev_event_id: Option<Place>,
+    pub(super) prev_message_id: Option<Place>,
+    pub(super) data: Place,
+    pub(super) data_kind: DataKind,
+    pub(super) ttl_ms: Option<u64>,
+    pub(super) producer: Option<(u64, u64)>,
+    pub(super) traceparent: Place,
+}
+
+impl EventPlan {
+    pub(super) fn event<'a>(&self, frame: &'a str, scratch: &'a [u8]) -> NewEvent<'a> {
+        NewEvent {
+            topic: self.topic.text(frame, scratch),
+            message_id: self.message_id.text(frame, scratch),
+            prev_event_id: self.prev_event_id.map(|place| place.text(frame, scratch)),
+            prev_message_id: self.prev_message_id.map(|place| place.text(frame, scratch)),
+            data: self.data.bytes(frame, scratch),
+            data_kind: self.data_kind,
+            ttl_ms: self.ttl_ms,
+            producer: self.producer,
+            traceparent: self.traceparent.text(frame, scratch),
+        }
+    }
+}
+
+/// A checked command as ranges. The events of `Publish` and `Commit` and the lists are in scratch: a plan is handed
+/// about and must be small.
+pub(super) enum Plan {
+    Hello { credit_events: Option<u64>, credit_bytes: Option<u64> },
+    Acknowledge { events: u64, bytes: Option<u64> },
+    Ping,
+    UnsubscribePatterns,
+    Publish { session: Place, durability: Durability },
+    Commit { session: Place },
+    Subscribe { session: Place, from: FromPlan },
+    SubscribePatterns { from: FromPlan },
+    Unsubscribe { session: Place },
+    Mark { session: Place, name: Place, offset: u64 },
+    History { session: Place, from: Option<u64>, limit: u32 },
+}
+
+pub(super) enum FromPlan {
+    Latest,
+    Earliest,
+    Offset(u64, Option<u64>),
+    Marker(Place),
+    Position(Place),
+}
+
+impl Reader<'_, '_> {
+    /// Makes the command of a plan and lends it to `each`.
+    pub(super) fn hand_over(
+        &mut self,
+        plan: Plan,
+        each: impl FnOnce(Command<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let frame = self.frame;
+        let Scratch { bytes, event_plans, pattern_places, marker_plans, events, markers, patterns, .. } =
+            &mut *self.scratch;
+        let bytes = bytes.as_slice();
+        let text = |place: Place| place.text(frame, bytes);
+        match plan {
+            Plan::Hello { credit_events, credit_bytes } => each(Command::Hello { credit_events, credit_bytes }),
+            Plan::Acknowledge { events, bytes } => each(Command::Acknowledge { events, bytes }),
+            Plan::Ping => each(Command::Ping),
+            Plan::UnsubscribePatterns => each(Command::UnsubscribePatterns),
+            Plan::Publish { session, durability } => match event_plans.first() {
+                Some(plan) => {
+                    each(Command::Publish { session: text(session), event: plan.event(frame, bytes), durability })
+                }
+                // `publish` has just planned it.
+                None => ControlFlow::Continue(()),
+            },
+            Plan::Commit { session } => {
+                let mut some_events: Vec<NewEvent<'_>> = recycled(std::mem::take(events));
+                some_events.extend(event_plans.iter().map(|plan| plan.event(frame, bytes)));
+                let mut some_markers: Vec<NewMarker<'_>> = recycled(std::mem::take(markers));
+                some_markers.extend(marker_plans.iter().map(|&(name, offset)| NewMarker { name: text(name), offset }));
+                let command = Command::Commit { session: text(session), events: &some_events, markers: &some_markers };
+                let flow = each(command);
+                *events = recycled(some_events);
+                *markers = recycled(some_markers);
+                flow
+            }
+            Plan::Subscribe { session, from } => {
+                let from = match from {
+                    FromPlan::Earliest => From::Earliest,
+                    FromPlan::Offset(offset, epoch) => From::Offset(offset, epoch),
+                    FromPlan::Marker(name) => From::Marker(text(name)),
+                    FromPlan::Latest | FromPlan::Position(_) => From::Latest,
+                };
+                each(Command::Subscribe { session: text(session), from })
+            }
+            Plan::SubscribePatterns { from } => {
+                let from = match from {
+                    FromPlan::Earliest => PatternFrom::Earliest,
+                    FromPlan::Position(position) => PatternFrom::Position(text(position)),
+                    _ => PatternFrom::Latest,
+                };
+                let mut some_patterns: Vec<&str> = recycled(std::mem::take(patterns));
+                some_patterns.extend(pattern_places.iter().map(|place| text(*place)));
+                let flow = each(Command::SubscribePatterns { patterns: &some_patterns, from });
+                *patterns = recycled(some_patterns);
+                flow
+            }
+            Plan::Unsubscribe { session } => each(Command::Unsubscribe { session: text(session) }),
+            Plan::Mark { session, name, offset } => {
+                each(Command::Mark { session: text(session), marker: NewMarker { name: text(name), offset } })
+            }
+            Plan::History { session, from, limit } => each(Command::History { session: text(session), from, limit }),
+        }
+    }
+}
+
+/// The allocation of an old list for a new one: collecting in place keeps it, as both have the same layout.
+fn recycled<A, B>(mut list: Vec<A>) -> Vec<B> {
+    list.clear();
+    list.into_iter().map(|_| unreachable!("the list is empty")).collect()
+}
