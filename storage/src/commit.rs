@@ -478,6 +478,7 @@ impl Pipeline {
     /// Leaves the segment for good, if nothing is open or in flight: no record follows in this life of the log.
     pub fn leave_segment(&mut self) -> Option<Filled> {
         let full = if self.idle() { self.writing.take() } else { None }?;
+        self.roll = false;
         self.previous = Some((full.id.number, full.end));
         Some(Filled { segment: full.id, end: full.end })
     }

@@ -141,11 +141,11 @@ impl Log {
 
     /// Sealing, removal and re-clustering: what the shelf wants done next.
     fn poll_shelf(&mut self) {
-        if self.background.stop == Stop::Asked
-            && self.pipeline.idle()
+        // A segment is sealed when the next append begins another; but if the log stops (so that the next boot need not read
+        // it), or if that append waits for the room which only sealing makes, it is left now.
+        if (self.background.stop == Stop::Asked || self.pipeline.rolls_next())
             && let Some(Filled { segment, end }) = self.pipeline.leave_segment()
         {
-            // So that the next boot need not read it to index it.
             self.shelf.filled(segment, end);
         }
         let open_bytes = self.live.len() as u64 * self.config.segment_bytes;

@@ -226,12 +226,17 @@ impl Log {
                         && (file.log > log || (file.log == log && index.contents.log_seq_max >= log_seq))
                 })
             };
-            if let Some(file) = self.shelf.map().files().find(holds) {
-                let start = self.file_start(file);
-                let seen = if file.log == log { log_seq } else { 0 };
-                return Step::To(ScanCursor { log_seq: seen, ..start });
-            }
-            return Step::Found(Found::Skip(self.scan_at(live_from.max(if log == self.log { log_seq } else { 0 }))));
+            // A later log begins where this one ended; inside one log, a jump is history that is gone.
+            let (next, first) = match self.shelf.map().files().find(holds) {
+                Some(file) => {
+                    let start = self.file_start(file);
+                    let seen = if file.log == log { log_seq.max(start.log_seq) } else { start.log_seq };
+                    (ScanCursor { log_seq: seen, ..start }, start)
+                }
+                None => (self.scan_at(live_from), self.scan_at(live_from)),
+            };
+            let gone = first.log == log && log_seq < first.log_seq;
+            return if gone { Step::Found(Found::Skip(next)) } else { Step::To(next) };
         }
         if log_seq >= self.committed_seq() {
             return Step::Found(Found::End);
@@ -258,7 +263,8 @@ impl Log {
         } else {
             At::Appended { number, position: BLOCK_BYTES as u32, left: 0 }
         };
-        ScanCursor { log, log_seq: 0, at }
+        let log_seq = self.shelf.index(file).map_or(0, |index| index.contents.log_seq_min);
+        ScanCursor { log, log_seq, at }
     }
 
     /// Cursor behind the last record of a sealed file.
