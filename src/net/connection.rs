@@ -28,8 +28,11 @@ pub enum Door {
 pub(super) enum State {
     /// Reading the upgrade request, one receive at a time.
     Upgrading,
-    /// The socket is on its way to a peer.
-    HandingOff,
+    /// The socket is on its way to a peer, who was told this number.
+    HandingOff {
+        /// Ours, unique among those under way.
+        ticket: u32,
+    },
     /// Messages flow.
     Open,
     /// Our close frame is queued; the peer's is awaited, data is discarded.

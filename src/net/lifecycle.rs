@@ -182,10 +182,8 @@ impl Net {
                 self.forget(id);
             }
             (Ok(peer), Socket::Direct(slot)) => {
-                connection.state = State::HandingOff;
+                connection.state = State::HandingOff { ticket };
                 connection.pending = 2;
-                // The ticket stands where the slot's own bytes would: a failed move must be told to the peer.
-                connection.deadline_us = u64::from(ticket);
                 let (slot_here, generation) = (id.slot, id.generation);
                 ring.hand_off(
                     slot,
@@ -201,8 +199,8 @@ impl Net {
     fn hand_off_completed<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
         let id = connection_of(completion);
         let Some(connection) = self.table.get_mut(id) else { return };
+        let State::HandingOff { ticket } = connection.state else { return };
         connection.pending -= 1;
-        let ticket = connection.deadline_us as u32;
         match (completion.user_data.kind(), completion.ok()) {
             (Kind::HandOffSent, sent) => service.given(ticket, sent.is_ok()),
             (Kind::HandOffClosed, Ok(_)) => {
@@ -300,7 +298,7 @@ impl Net {
     pub(super) fn progress<S: Service>(&mut self, id: ConnectionId, now: Now, ring: &mut Ring, service: &mut S) {
         let Some(connection) = self.table.get_mut(id) else { return };
         match connection.state {
-            State::HandingOff => {}
+            State::HandingOff { .. } => {}
             State::Upgrading | State::Open | State::Closing => self.arm_receive(id, ring),
             State::Finishing => {
                 if self.sends.is_empty(id) {
@@ -376,7 +374,7 @@ impl Net {
             append_close(&mut frame, Some(code), reason);
             self.sends.push_last(id, &frame);
         }
-        if matches!(connection_state(self, id), Some(State::Open | State::Closing)) {
+        if self.table.get(id).is_some_and(|c| matches!(c.state, State::Open | State::Closing)) {
             self.finish(id, now);
         }
         self.progress(id, now, ring, service);
@@ -412,7 +410,7 @@ impl Net {
                 self.finish(id, now);
             }
             State::Upgrading => self.end(id, now, ring, service),
-            State::HandingOff | State::Finishing | State::Ending => {}
+            State::HandingOff { .. } | State::Finishing | State::Ending => {}
         }
     }
 
@@ -425,7 +423,7 @@ impl Net {
     /// Over, now: nothing more is sent or awaited but the kernel's last completions.
     pub(super) fn end<S: Service>(&mut self, id: ConnectionId, now: Now, ring: &mut Ring, service: &mut S) {
         let Some(connection) = self.table.get(id) else { return };
-        if matches!(connection.state, State::Ending | State::HandingOff) {
+        if matches!(connection.state, State::Ending | State::HandingOff { .. }) {
             return;
         }
         self.part(id, service);
@@ -433,12 +431,12 @@ impl Net {
         self.sends.finish(id);
         self.move_to(id, State::Ending, now);
         let in_flight = self.sends.is_in_flight(id);
-        if let Some(connection) = self.table.get_mut(id) {
-            if connection.receiving || in_flight {
-                // Ends both receive and send of a TCP socket, whatever they wait for.
-                connection.pending += 1;
-                ring.shutdown(connection.socket, true, UserData::new(Kind::Shutdown, id.slot, id.generation));
-            }
+        if let Some(connection) = self.table.get_mut(id)
+            && (connection.receiving || in_flight)
+        {
+            // Ends both receive and send of a TCP socket, whatever they wait for.
+            connection.pending += 1;
+            ring.shutdown(connection.socket, true, UserData::new(Kind::Shutdown, id.slot, id.generation));
         }
         self.progress(id, now, ring, service);
     }
@@ -452,10 +450,10 @@ impl Net {
 
     /// Tells the service, once, that the connection is over.
     fn part<S: Service>(&mut self, id: ConnectionId, service: &mut S) {
-        if let Some(connection) = self.table.get_mut(id) {
-            if std::mem::take(&mut connection.known) {
-                service.closed(id, connection.door);
-            }
+        if let Some(connection) = self.table.get_mut(id)
+            && std::mem::take(&mut connection.known)
+        {
+            service.closed(id, connection.door);
         }
     }
 
@@ -510,7 +508,7 @@ impl Net {
         let Some(connection) = self.table.get_mut(id) else { return };
         let overdue = now.mono_us >= connection.deadline_us;
         match connection.state {
-            State::HandingOff => self.wheel.set(id.slot, now.mono_us + CLOSE_TIMEOUT_US),
+            State::HandingOff { .. } => self.wheel.set(id.slot, now.mono_us + CLOSE_TIMEOUT_US),
             State::Open => {
                 let silent_us = now.mono_us.saturating_sub(connection.heard_us);
                 let mut next = connection.heard_us + self.config.ping_interval_us;
@@ -579,10 +577,6 @@ impl Net {
 
 fn connection_of(completion: &Completion) -> ConnectionId {
     ConnectionId { slot: completion.user_data.slot(), generation: completion.user_data.generation() }
-}
-
-fn connection_state(net: &Net, id: ConnectionId) -> Option<State> {
-    net.table.get(id).map(|c| c.state)
 }
 
 fn socket(number: u32, ring: &Ring) -> Socket {

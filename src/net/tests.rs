@@ -466,8 +466,8 @@ fn sockets_move_to_their_shard_with_the_bytes_already_read() {
         let giver = Server::start(direct, a, Some(b));
         if !direct {
             // An ordinary descriptor needs no ring message; the reactor adopts it from the control channel.
-            drop(giver.stop());
-            drop(taker.stop());
+            nothing_is_left(&giver.stop());
+            nothing_is_left(&taker.stop());
             continue;
         }
         for _ in 0..50 {
