@@ -3,9 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// Connections the kernel holds for each shard until they are accepted.
 const BACKLOG: i32 = 4096;
+
+/// After a kill the kernel takes down the old process's rings, and with them its listening sockets, a moment later than
+/// the process itself: a port is in use only if it stays so.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A port that cannot be had: one line with the cure.
 #[derive(Debug)]
@@ -30,7 +35,16 @@ pub(super) fn bind(address: SocketAddr, count: u16) -> Result<(SocketAddr, Vec<O
         })
     };
     // With SO_REUSEPORT alone a second server of the same user would silently share the port: ask without it first.
-    drop(bound(address, false).map_err(explain)?);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match bound(address, false) {
+            Ok(probe) => break drop(probe),
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => return Err(explain(error)),
+        }
+    }
     let first = bound(address, true).map_err(explain)?;
     let address = local_address(&first).map_err(explain)?;
     let mut sockets = vec![first];

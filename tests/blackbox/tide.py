@@ -22,14 +22,14 @@ import time
 import traceback
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SUBPROTOCOL = "tidegate.v1.json"
 # A connection attempt or a call that takes longer has failed.
 PATIENCE_S = 20.0
 # Everything that says "the connection is gone", for clients that reconnect.
-GONE = (ConnectionClosed, InvalidStatus, OSError, EOFError, TimeoutError, asyncio.TimeoutError)
+GONE = (ConnectionClosed, InvalidHandshake, OSError, EOFError, TimeoutError, asyncio.TimeoutError)
 
 
 def binary():
