@@ -10,8 +10,10 @@
 //! One [`Net`] per shard, touched only by its thread. It owns sockets and bytes; what they mean is the [`Service`]'s.
 //! A slot is free again only when the kernel holds nothing that names it.
 
+mod arrive;
 mod chunks;
 mod connection;
+mod depart;
 mod lifecycle;
 mod receive;
 mod send_queue;
