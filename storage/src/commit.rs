@@ -540,10 +540,17 @@ impl Pipeline {
         let (segment, at) = match (&self.open, &self.writing) {
             (Some(open), _) => (open.group.segment.number, open.group.position),
             (None, Some(writing)) => (writing.id.number, writing.end),
-            (None, None) => (self.prepared.map_or(self.next_segment, |prepared| prepared.number), 0),
+            (None, None) => (self.unwritten_segment().number, 0),
         };
         let log_seq = self.open.as_ref().map_or(self.next_log_seq, |open| open.group.first_log_seq);
         LogPosition { segment, at, group: self.next_group, log_seq }
+    }
+
+    /// The segment that follows the one being filled: prepared, on its way, or not yet asked for. Should the one on its way
+    /// fail, a later number follows.
+    fn unwritten_segment(&self) -> SegmentId {
+        let number = if self.preparing { self.next_segment - 1 } else { self.next_segment };
+        self.prepared.unwrap_or(SegmentId { log: self.log, number })
     }
 
     /// Leaves the segment after the group that is open, full or not.
@@ -556,8 +563,7 @@ impl Pipeline {
         match (&self.open, &self.writing, self.prepared) {
             (Some(open), ..) => open.group.segment,
             (None, Some(writing), _) if self.segment_takes_group() => writing.id,
-            (None, _, Some(prepared)) => prepared,
-            (None, _, None) => SegmentId { log: self.log, number: self.next_segment },
+            (None, ..) => self.unwritten_segment(),
         }
     }
 

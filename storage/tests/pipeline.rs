@@ -270,3 +270,22 @@ proptest! {
         }
     }
 }
+
+/// Found by the crash test: right after a boot the first segment was still being prepared, a checkpoint named the one
+/// after it, and the next boot skipped all that the first one held.
+#[test]
+fn regression_a_position_names_the_segment_on_its_way() {
+    let start = CommitStart { log: LOG, next_segment: 1, previous: None, next_group: 4, next_log_seq: 24 };
+    let mut pipeline = Pipeline::new(config(), KEY, start);
+    assert_eq!(pipeline.position().segment, 1);
+    let segment = pipeline.poll_prepare().expect("none is prepared");
+    assert_eq!(pipeline.position().segment, segment.number, "asked for");
+    assert_eq!(pipeline.next_segment(), segment);
+    pipeline.handle_prepared(Some(segment));
+    assert_eq!(pipeline.position().segment, segment.number, "there");
+
+    let mut pipeline = Pipeline::new(config(), KEY, start);
+    pipeline.poll_prepare();
+    pipeline.handle_prepared(None);
+    assert_eq!(pipeline.position().segment, 2, "the first could not be made: its number is not used again");
+}
