@@ -83,6 +83,8 @@ pub struct Client {
     pub counts: BTreeMap<String, u64>,
     /// The server closed the connection with this code.
     pub closed_with: Option<u16>,
+    /// Texts sent, for a printed trace; the newest few.
+    pub said: Vec<String>,
 }
 
 /// A session that is followed.
@@ -225,6 +227,7 @@ impl Client {
             event_frames_acknowledged: 0,
             counts: BTreeMap::new(),
             closed_with: None,
+            said: Vec::new(),
         }
     }
 
@@ -326,7 +329,8 @@ impl Client {
                 self.subscribe_all(net);
             }
             15..=69 => self.publish(workload, net, oracle, wall_ms),
-            70..=76 => self.repeat(workload, net),
+            // After retention a repeat is a new event: nothing could be said about the answer.
+            70..=76 if !oracle.retention => self.repeat(workload, net),
             77..=80 => self.mark(workload, net, oracle),
             81..=84 => self.history(workload, net, oracle),
             85 => self.unsubscribe(workload, net),
@@ -602,6 +606,9 @@ impl Client {
 
     /// One masked text frame, now and then in two fragments.
     fn send(&mut self, net: &mut Random, text: &str) {
+        if self.said.len() < 64 {
+            self.said.push(text.to_owned());
+        }
         if net.chance(30) && text.len() > 2 {
             let cut = net.between(1, text.len() as u64 - 1) as usize;
             put_frame(&mut self.outgoing, net, 0x01, text[..cut].as_bytes());

@@ -29,6 +29,18 @@ impl Trace {
         }
     }
 
+    /// Whether lines are printed.
+    pub fn prints(&self) -> bool {
+        self.print
+    }
+
+    /// A line for the reader of a printed trace alone.
+    pub fn note(&mut self, now_us: u64, what: fmt::Arguments<'_>) {
+        if self.print {
+            println!("{now_us:>10} {what}");
+        }
+    }
+
     /// Bytes that somebody saw.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);

@@ -372,6 +372,12 @@ impl World {
         if bytes.is_empty() {
             return;
         }
+        if self.trace.prints() {
+            let texts = std::mem::take(&mut self.clients[client].said);
+            for text in texts {
+                self.trace.note(self.now_us, format_args!("c{client} ► {text}"));
+            }
+        }
         if let Some(core) = self.node.as_mut().map(|node| &mut node.shards[link.shard])
             && let Some(door) = core.doors.get_mut(&link.connection)
         {
@@ -394,6 +400,10 @@ impl World {
             core.drained.push(link.connection);
         }
         self.trace.bytes(&bytes);
+        if self.trace.prints() && !bytes.is_empty() {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            self.trace.note(self.now_us, format_args!("c{client} ◄ {text}"));
+        }
         let wall = self.now().wall_ms;
         self.clients[client].receive(&bytes, &mut self.oracle, &mut self.net, wall)?;
         if ended {

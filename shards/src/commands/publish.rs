@@ -209,12 +209,15 @@ enum Looked {
 }
 
 fn look(shard: &mut Shard, slot: PartitionSlot, key: u128, known: &Known) -> Looked {
-    if let Some(found) = known.get(key) {
-        return found.map_or(Looked::No, Looked::Yes);
+    let known = known.get(key);
+    if let Some(Some(found)) = known {
+        return Looked::Yes(found);
     }
     match shard.log.dedupe(slot, key) {
         Seen::No => Looked::No,
+        // Also where the lookup found nothing: the same message, parked before this one, was appended since.
         Seen::Yes { offset, body_hash, .. } => Looked::Yes(Found { offset, body_hash }),
+        Seen::Looking if known.is_some() => Looked::No,
         Seen::Looking => Looked::Park,
     }
 }

@@ -223,7 +223,13 @@ pub(crate) fn attached(
             let feed_slot = s.feed;
             let feed = &mut readers.feeds[feed_slot as usize];
             feed.epoch = a.epoch;
-            feed.live_next = Some(feed.live_next.unwrap_or(0).max(a.live));
+            let partition = feed.partition;
+            if feed.live_next.is_some() {
+                // The answer may overtake the live stream: those who are live and behind it read what it will not bring.
+                readers.advance(partition, a.epoch, a.live);
+            } else {
+                feed.live_next = Some(a.live);
+            }
             readers.attached.push(subscription);
             let session = readers.feeds[feed_slot as usize].session.clone();
             // Before anything is committed a crash may still take the epoch back: nobody is told of it.
