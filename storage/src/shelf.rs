@@ -18,7 +18,7 @@
 
 use crate::catalog::Run;
 use crate::disk::FileId;
-use crate::ids::{HashKey, LogId, SegmentId};
+use crate::ids::{HashKey, LogId, LogSeq, SegmentId};
 use crate::jobs::{Job, JobDone};
 use crate::recluster::{self, ReclusterJob, ReclusterLimits, SegmentMap, Source, is_clustered};
 use crate::retention::{self, RetentionLimits};
@@ -76,6 +76,8 @@ pub struct Shelf {
     /// Segments a job found unreadable: they are left as they are for a human.
     damaged: Vec<SegmentId>,
     leaving: Vec<FileId>,
+    /// Per log: the record after the last one that this process knows removed.
+    gone: BTreeMap<LogId, LogSeq>,
     next_clustered: u32,
     running: bool,
     /// Look for expired segments and for neighbours again.
@@ -106,6 +108,7 @@ impl Shelf {
             waiting: VecDeque::new(),
             damaged: Vec::new(),
             leaving: Vec::new(),
+            gone: BTreeMap::new(),
             next_clustered,
             running: false,
             look: true,
@@ -229,7 +232,20 @@ impl Shelf {
     /// A read found the file missing: its manager removed it. True if that was news.
     pub fn missing(&mut self, file: SegmentId) -> bool {
         self.map.remove(file);
-        self.indexes.remove(&file).is_some()
+        self.forget(file)
+    }
+
+    /// Whether records of `log` from `log_seq` on were removed in the life of this process. A mere jump in what the shelf
+    /// holds proves nothing: of an old log it has only segments with slices of its own shard.
+    pub fn is_gone(&self, log: LogId, log_seq: LogSeq) -> bool {
+        self.gone.get(&log).is_some_and(|end| log_seq < *end)
+    }
+
+    fn forget(&mut self, file: SegmentId) -> bool {
+        let Some(index) = self.indexes.remove(&file) else { return false };
+        let end = self.gone.entry(file.log).or_default();
+        *end = (*end).max(index.contents.log_seq_max + 1);
+        true
     }
 
     /// Bytes of sealed segments, and of memory for their indexes and for their filters.
@@ -281,7 +297,7 @@ impl Shelf {
             retention::plan(&self.managed(), open_bytes, now_ms, (self.log, replay_from), self.limits.retention);
         for file in expired {
             self.map.remove(file);
-            self.indexes.remove(&file);
+            self.forget(file);
             self.leave(file);
         }
     }

@@ -92,6 +92,26 @@ fn sessions_survive_every_change_of_the_number_of_shards() {
     }
 }
 
+/// Found by the crash test: a shard has only those segments of an old log that hold slices of its own, and took the jump over
+/// the others for history that retention had removed.
+#[test]
+fn regression_segments_of_others_in_an_old_log_are_no_gap() {
+    let mut files = Files::default();
+    for number in 0..12 {
+        // Each life is a segment, with one session in it.
+        let mut cluster = Cluster::boot(files, 1);
+        cluster.shard(0, |world| world.append(&session(number), b"1"));
+        files = cluster.files;
+    }
+    let mut cluster = Cluster::boot(files, 3);
+    let mut found = 0;
+    for shard in 0..3 {
+        found += cluster.shard(shard, |world| world.scan_all().len());
+        assert_eq!(cluster.worlds[shard].skips, 0, "shard {shard}");
+    }
+    assert_eq!(found, 12);
+}
+
 #[test]
 fn a_change_of_shards_that_crashes_at_any_write_is_repeated() {
     let mut cluster = Cluster::boot(Files::default(), 3);

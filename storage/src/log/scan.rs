@@ -226,7 +226,8 @@ impl Log {
                         && (file.log > log || (file.log == log && index.contents.log_seq_max >= log_seq))
                 })
             };
-            // A later log begins where this one ended; inside one log, a jump is history that is gone.
+            // A later log begins where this one ended; inside one log, a jump may be history that is gone, or segments of
+            // an old log that hold nothing for this shard.
             let (next, first) = match self.shelf.map().files().find(holds) {
                 Some(file) => {
                     let start = self.file_start(file);
@@ -235,7 +236,7 @@ impl Log {
                 }
                 None => (self.scan_at(live_from), self.scan_at(live_from)),
             };
-            let gone = first.log == log && log_seq < first.log_seq;
+            let gone = first.log == log && log_seq < first.log_seq && self.shelf.is_gone(log, log_seq);
             return if gone { Step::Found(Found::Skip(next)) } else { Step::To(next) };
         }
         if log_seq >= self.committed_seq() {

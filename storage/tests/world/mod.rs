@@ -110,11 +110,13 @@ pub struct World {
     pub log: Log,
     pub now_us: u64,
     pub events: Vec<LogEvent>,
+    /// Times a scan said that history is gone.
+    pub skips: usize,
 }
 
 impl World {
     pub fn new(log: Log, files: Files) -> World {
-        let mut world = World { files, log, now_us: 0, events: vec![] };
+        let mut world = World { files, log, now_us: 0, events: vec![], skips: 0 };
         world.settle();
         world
     }
@@ -211,6 +213,7 @@ impl World {
                 Scan::Cold(ticket) => ticket,
                 Scan::Skip(next) => {
                     assert_ne!(cursor, next, "a skip that leads nowhere");
+                    self.skips += 1;
                     cursor = next;
                     continue;
                 }
