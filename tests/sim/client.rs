@@ -295,8 +295,20 @@ impl Client {
         }
         match &self.feed {
             Some(feed) if feed.state != State::Live => Some(format!("its feed is {:?}", feed.state)),
+            Some(feed) if !oracle.retention => {
+                let missing = self.missing(feed, oracle)?;
+                Some(format!("its feed has not seen {missing:?}"))
+            }
             _ => None,
         }
+    }
+
+    /// The first event that its feed should have brought and did not.
+    pub fn missing(&self, feed: &Feed, oracle: &Oracle) -> Option<((u64, u64), (String, u64))> {
+        let patterns = &self.role.patterns;
+        let wanted = |topic: &str| patterns.iter().any(|p| shards::names::pattern_matches(p, topic));
+        let places = oracle.places_after(feed.start.as_ref()?, wanted);
+        places.into_iter().find(|(place, event)| feed.events.get(place) != Some(event))
     }
 
     /// Follows these sessions from the start, and nothing else.

@@ -560,13 +560,8 @@ impl World {
                 }
             }
             let Some(feed) = &client.feed else { continue };
-            let patterns = &client.role.patterns;
-            let Some(start) = &feed.start else { continue };
-            let wanted = |topic: &str| patterns.iter().any(|p| shards::names::pattern_matches(p, topic));
-            for (place, event) in self.oracle.places_after(start, wanted) {
-                if feed.events.get(&place) != Some(&event) && !self.oracle.retention {
-                    return Err(format!("{} (feed {patterns:?}) missed {event:?} at {place:?}", client.name()));
-                }
+            if let Some(missing) = client.missing(feed, &self.oracle).filter(|_| !self.oracle.retention) {
+                return Err(format!("{} (feed {:?}) missed {missing:?}", client.name(), client.role.patterns));
             }
         }
         Ok(())
