@@ -383,7 +383,8 @@ impl Client {
             if let Some(offset) = marker {
                 oracle.mark_tried(&session, &self.marker_name(), offset);
             }
-            let memory = !commit && workload.chance(100);
+            // A numbered event that was acknowledged early and then lost would leave a gap nobody can fill.
+            let memory = !commit && !self.role.numbers && workload.chance(100);
             self.work.insert(first, Work { session, first, events, commit, memory, marker });
             texts.push(self.text_of(first));
         }
