@@ -222,9 +222,11 @@ impl Folder for &DataFolder {
         // By way of a buffer: `bytes` may be a map of the very pages that are written.
         let write = || {
             let out = OpenOptions::new().write(true).open(self.path_of(file))?;
-            let mut at = at;
+            let (mut at, mut buffer) = (at, Vec::with_capacity(HARDEN_BYTES));
             for chunk in bytes.chunks(HARDEN_BYTES) {
-                out.write_all_at(&chunk.to_vec(), at)?;
+                buffer.clear();
+                buffer.extend_from_slice(chunk);
+                out.write_all_at(&buffer, at)?;
                 at += chunk.len() as u64;
             }
             out.sync_all()

@@ -37,8 +37,6 @@ pub struct Role {
     pub slow: bool,
     /// Now and then it sends what no server should accept.
     pub rude: bool,
-    /// It reads everything from the start, after the faults have stopped.
-    pub auditor: bool,
     /// Largest `data` it sends, bytes.
     pub data_bytes_max: u64,
 }
@@ -266,11 +264,6 @@ impl Client {
         if let Some(feed) = &mut self.feed {
             feed.state = State::Idle;
         }
-    }
-
-    /// Whether it holds a connection.
-    pub fn is_connected(&self) -> bool {
-        self.connected
     }
 
     /// Why it has not come to rest, if it has not: something unanswered, or behind the tail.
@@ -624,8 +617,8 @@ impl Client {
         }
         if net.chance(30) && text.len() > 2 {
             let cut = net.between(1, text.len() as u64 - 1) as usize;
-            put_frame(&mut self.outgoing, net, 0x01, text[..cut].as_bytes());
-            put_frame(&mut self.outgoing, net, 0x80, text[cut..].as_bytes());
+            put_frame(&mut self.outgoing, net, 0x01, &text.as_bytes()[..cut]);
+            put_frame(&mut self.outgoing, net, 0x80, &text.as_bytes()[cut..]);
         } else {
             put_frame(&mut self.outgoing, net, 0x81, text.as_bytes());
         }
@@ -814,7 +807,7 @@ impl Client {
     fn check_acknowledged(&mut self, work: &Work, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
         let durability = Frame::text(&frame.durability, "durability")?;
         let durable = durability == "disk";
-        if !durable && !(work.memory && durability == "memory") {
+        if !(durable || work.memory && durability == "memory") {
             return Err(format!("acknowledged as {durability}"));
         }
         if work.commit && frame.count != Some(work.events.len() as u64) {

@@ -171,11 +171,6 @@ impl SimDisk {
         self.full
     }
 
-    /// Operations without an answer.
-    pub fn in_flight(&self) -> usize {
-        self.operations.len()
-    }
-
     /// Files as an open sees them.
     pub fn list(&self) -> Vec<FileId> {
         self.names.keys().filter_map(|name| if let Name::Final(file) = name { Some(*file) } else { None }).collect()
@@ -184,16 +179,6 @@ impl SimDisk {
     /// Content as a read sees it.
     pub fn content(&self, file: FileId) -> Option<&[u8]> {
         Some(&self.files[self.names.get(&Name::Final(file))?].now)
-    }
-
-    /// Changes a file behind everybody's back, durably: damage for a test of its detection.
-    pub fn damage(&mut self, file: FileId, change: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(inode) = self.names.get(&Name::Final(file)) {
-            let file = self.files.get_mut(inode).expect("named files exist");
-            change(&mut file.now);
-            file.durable = file.now.clone();
-            file.writes.clear();
-        }
     }
 
     /// Replaces a file as boot does it: whole and durable when it returns.

@@ -20,8 +20,6 @@ const REPLY_RESERVE_BYTES: usize = 64 << 10;
 
 /// One connection of one shard.
 pub struct Door {
-    /// Number of the client behind it.
-    pub client: u32,
     decoder: Decoder,
     assembly: Vec<u8>,
     /// Bytes that came and were not looked at.
@@ -37,13 +35,12 @@ pub struct Door {
 
 impl Door {
     /// An upgraded connection whose welcome is queued.
-    pub fn new(client: u32, name: &str, shard: u16, limits: &Limits) -> Self {
+    pub fn new(name: &str, shard: u16, limits: &Limits) -> Self {
         let mut payload = Vec::new();
         encode::welcome(&mut payload, name, shard, limits);
         let mut out = Vec::new();
         append_frame(&mut out, Opcode::Text, &payload);
         Self {
-            client,
             decoder: Decoder::new(limits.frame_bytes_max),
             assembly: Vec::new(),
             backlog: Vec::new(),

@@ -136,7 +136,6 @@ fn limits(r: &mut Random) -> Limits {
         mail_per_peer_per_turn_max: pick(r, &[1, 4], 64),
         effects_max: pick(r, &[64, 512], 4096),
         parked_bytes_max: pick(r, &[32 << 10], 1 << 20),
-        ..Limits::default()
     }
 }
 

@@ -330,11 +330,6 @@ impl Oracle {
         self.sessions.iter().filter(|(_, s)| !s.submissions.is_empty()).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Facts so far.
-    pub fn facts(&self) -> usize {
-        self.sessions.values().map(|s| s.facts.len()).sum()
-    }
-
     /// What is known of a session, for a person.
     pub fn describe(&self, name: &str) -> String {
         let mut text = String::new();

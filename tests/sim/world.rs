@@ -201,6 +201,8 @@ impl World {
     fn pass_time(&mut self) {
         self.now_us += match self.schedule.below(2000) {
             0 => self.schedule.below(300_000),
+            // At rest only the disk may have something to do.
+            1..=40 if self.calm => self.disk.next_due_us().map_or(0, |due| due.saturating_sub(self.now_us)),
             _ => self.schedule.below(self.options.step_us * 2 + 1),
         };
     }
@@ -350,7 +352,7 @@ impl World {
             return;
         }
         core.woken = true;
-        let door = Door::new(client as u32, &name, index as u16, &self.options.limits);
+        let door = Door::new(&name, index as u16, &self.options.limits);
         core.doors.insert(connection, door);
         self.links[client] = Some(Link { shard: index, connection });
         self.trace.say(self.now_us, format_args!("{name} connects to shard {index} as {connection:?}"));
@@ -524,7 +526,7 @@ impl World {
     fn audit(&mut self) -> Checked {
         let sessions = self.oracle.names();
         let index = self.clients.len();
-        let role = Role { follows: sessions.clone(), auditor: true, ..Role::default() };
+        let role = Role { follows: sessions.clone(), ..Role::default() };
         self.clients.push(Client::new(index as u32, role));
         self.links.push(None);
         self.come_to_rest("at the audit")?;
