@@ -175,7 +175,13 @@ impl Shard {
                 let subscription = SubscriptionId { slot: r.u32(), generation: r.u32() };
                 let partition = PartitionId(r.u128());
                 let found = if r.u8() == 1 {
-                    Ok(Attached { epoch: r.u64(), next: r.u64(), earliest: r.u64(), live: r.u64() })
+                    Ok(Attached {
+                        epoch: r.u64(),
+                        next: r.u64(),
+                        earliest: r.u64(),
+                        live: r.u64(),
+                        latest: r.u8() == 1,
+                    })
                 } else {
                     Err(get_refused(&mut r))
                 };

@@ -50,6 +50,9 @@ use xxhash_rust::xxh3::Xxh3Default;
 /// Blocked clients are tried again this often: room may come back without their own queue draining. Microseconds.
 const UNBLOCK_EVERY_US: u64 = 100_000;
 
+/// Retention by age looks at the clock this often, also where nothing is appended. Milliseconds.
+const RETENTION_EVERY_MS: u64 = 60_000;
+
 /// What a shard is told when it is made.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -114,6 +117,7 @@ pub struct Shard {
     pattern_generation: u32,
     random: u64,
     unblock_at_us: u64,
+    retention_at_ms: u64,
     unblock_scratch: Vec<ConnectionId>,
     stopped: bool,
 }
@@ -157,6 +161,7 @@ impl Shard {
             pattern_generation: 0,
             random: config.seed,
             unblock_at_us: 0,
+            retention_at_ms: 0,
             unblock_scratch: Vec::new(),
             stopped: false,
             config,
@@ -446,6 +451,10 @@ impl Shard {
 
     /// Work that time alone makes due.
     pub fn expire(&mut self, now: Now) -> usize {
+        if now.wall_ms >= self.retention_at_ms || self.retention_at_ms > now.wall_ms + RETENTION_EVERY_MS {
+            self.retention_at_ms = now.wall_ms + RETENTION_EVERY_MS;
+            self.log.set_wall_ms(now.wall_ms);
+        }
         if now.mono_us >= self.unblock_at_us && !self.readers.blocked.is_empty() {
             self.unblock_at_us = now.mono_us + UNBLOCK_EVERY_US;
             let mut scratch = std::mem::take(&mut self.unblock_scratch);
@@ -460,6 +469,7 @@ impl Shard {
     pub fn deliver(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
         self.drain_log_events();
         self.readers.settle_attached(self.config.shard, self.announced, out);
+        self.readers.pay_gaps(out);
         let mut done = self.announce(now, out);
         done += self.send_volatiles(out);
         done += self.tell_missed();

@@ -203,3 +203,43 @@ fn history_pages_and_volatile_events() {
         assert!(got.contains(&Got::Volatile { session: "demo".into(), counter: shard as u64 + 1 }), "{got:?}");
     }
 }
+
+#[test]
+fn a_pattern_feed_and_a_session_that_is_left_share_the_work_exactly() {
+    for shard in 0..2 {
+        let mut world = World::new(2, Limits::default(), LogConfig::small());
+        world.connect(shard, 1, "both");
+        world.connect(0, 2, "publisher");
+        world.send(shard, 1, Command::SubscribePatterns { patterns: &[">"], from: PatternFrom::Latest });
+        world.settle();
+        world.send(shard, 1, Command::Subscribe { session: "demo", from: From::Latest });
+        world.settle();
+        // The session's reader is slow from here on; the pattern feed leaves the session to it.
+        world.queues[shard].room.insert(1, 2000);
+        for n in 0..40 {
+            let id = format!("m{n}");
+            while world.send(0, 2, publish("demo", "a.b", &id, &[b'7'; 300])).is_none() {
+                world.settle();
+            }
+        }
+        for _ in 0..50 {
+            world.turn(0);
+            world.turn(1);
+        }
+        world.send(shard, 1, Command::Unsubscribe { session: "demo" });
+        for _ in 0..400 {
+            world.drained(shard, 1, 3000);
+            world.turn(0);
+            world.turn(1);
+        }
+        let got = &world.queues[shard].got[&1];
+        let mut seen: Vec<u64> = offsets(got, "demo");
+        for gap in got {
+            if let Got::Gap { from, to, .. } = gap {
+                seen.extend(*from..*to);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..40).collect::<Vec<_>>(), "shard {shard}: delivered once or said to be skipped, {got:?}");
+    }
+}

@@ -29,6 +29,8 @@ pub(crate) struct Attached {
     pub earliest: Offset,
     /// The live stream to the asker's shard begins no later than here.
     pub live: Offset,
+    /// It was to start from the latest: from wherever the live stream stands when the answer comes.
+    pub latest: bool,
 }
 
 /// On the client's shard.
@@ -58,7 +60,7 @@ pub(crate) fn run(
             return Handled::Later;
         }
         if let Some(existing) = existing {
-            shard.readers.unsubscribe(existing);
+            shard.readers.end(existing);
         }
         let subscription = shard.readers.subscribe(connection, partition, owner, session);
         shard.begin(connection);
@@ -76,7 +78,7 @@ pub(crate) fn run(
     let handled = match shard.mail.ask(owner, message.len() + 8, REPLY_BYTES_MAX) {
         Some(ask) => {
             if let Some(existing) = existing {
-                shard.readers.unsubscribe(existing);
+                shard.readers.end(existing);
             }
             let subscription = shard.readers.subscribe(connection, partition, owner, session);
             Writer(&mut message).u32(subscription.slot).u32(subscription.generation);
@@ -119,7 +121,7 @@ pub(crate) fn attach_now(
         Opened::Refused(refused) => Err(refused),
         Opened::Absent => match from {
             From::Latest | From::Earliest | From::Offset(0, None) => {
-                Ok(Attached { epoch: 0, next: 0, earliest: 0, live: 0 })
+                Ok(Attached { epoch: 0, next: 0, earliest: 0, live: 0, latest: from == From::Latest })
             }
             From::Offset(0, Some(_)) => Err(Refused::field(Refusal::ForeignEpoch, "from")),
             From::Offset(..) => Err(Refused::field(Refusal::OffsetOutOfRange, "from")),
@@ -145,7 +147,8 @@ pub(crate) fn attach_now(
                     }
                 };
                 let epoch = partition.epoch();
-                next.map(|next| Attached { epoch, next, earliest, live: committed })
+                let latest = from == From::Latest;
+                next.map(|next| Attached { epoch, next, earliest, live: committed, latest })
             }
         }
     };
@@ -179,7 +182,7 @@ pub(crate) fn answer_attach(
             w.u32(subscription.slot).u32(subscription.generation).u128(partition.0);
             match &found {
                 Ok(a) => {
-                    w.u8(1).u64(a.epoch).u64(a.next).u64(a.earliest).u64(a.live);
+                    w.u8(1).u64(a.epoch).u64(a.next).u64(a.earliest).u64(a.live).u8(u8::from(a.latest));
                 }
                 Err(refused) => {
                     w.u8(0);
@@ -218,9 +221,7 @@ pub(crate) fn attached(
             shard.answer(Origin::Local(connection), id, &Reply::Refused(refused));
         }
         Ok(a) => {
-            let Some(s) = readers.subscription_mut(subscription) else { return };
-            (s.start, s.cursor) = (a.next, a.next);
-            let feed_slot = s.feed;
+            let Some(feed_slot) = readers.subscription(subscription).map(|s| s.feed) else { return };
             let feed = &mut readers.feeds[feed_slot as usize];
             feed.epoch = a.epoch;
             let partition = feed.partition;
@@ -230,11 +231,17 @@ pub(crate) fn attached(
             } else {
                 feed.live_next = Some(a.live);
             }
+            // From the latest: what went by while the answer was on its way may have come through the client's patterns.
+            let stands = readers.feeds[feed_slot as usize].live_next.unwrap_or(0);
+            let next = if a.latest { a.next.max(stands) } else { a.next };
+            if let Some(s) = readers.subscription_mut(subscription) {
+                (s.start, s.cursor) = (next, next);
+            }
             readers.attached.push(subscription);
             let session = readers.feeds[feed_slot as usize].session.clone();
             // Before anything is committed a crash may still take the epoch back: nobody is told of it.
             let epoch = if a.live == 0 { 0 } else { a.epoch };
-            let reply = Reply::Subscribed { session: &session, epoch, next: a.next, earliest: a.earliest };
+            let reply = Reply::Subscribed { session: &session, epoch, next, earliest: a.earliest };
             shard.answer(Origin::Local(connection), id, &reply);
         }
     }

@@ -102,6 +102,7 @@ pub(crate) fn run(
         position: String::new(),
         gaps: Vec::new(),
         gap_owed: None,
+        delivered: Vec::new(),
     };
     if let Some(client) = shard.readers.clients.get_mut(connection) {
         client.patterns = Some(Box::new(feed));

@@ -10,7 +10,7 @@ pub(crate) fn session(shard: &mut Shard, connection: ConnectionId, id: CommandId
     let partition = shard.log.partition_id(&client.tenant, session);
     match shard.readers.find(connection, partition) {
         Some(subscription) => {
-            shard.readers.unsubscribe(subscription);
+            shard.readers.end(subscription);
             shard.effects.reply(connection, id, &Reply::Unsubscribed);
         }
         None => shard.refuse_local(connection, id, Refused::field(Refusal::NotSubscribed, "session")),

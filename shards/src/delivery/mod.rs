@@ -21,7 +21,7 @@ use crate::ids::{ConnectionId, Epoch, Now, Offset, PartitionId, ShardId};
 use crate::outbox::{GAP_FRAME_BYTES_MAX, Gap, GapReason, Outbox, event_bytes_max};
 use client::{Client, Clients, NONE};
 use hashbrown::HashMap;
-use patterns::TenantFeeds;
+use patterns::{Delivered, TenantFeeds};
 use std::collections::VecDeque;
 use storage::ids::LogSeq;
 use storage::record::{EventView, Kind, RecordView};
@@ -65,6 +65,8 @@ pub(crate) struct Subscription {
     pub start: Offset,
     /// Next offset it wants.
     pub cursor: Offset,
+    /// Events below it that the client's patterns match were left to this subscription by its pattern feed.
+    pub skipped: Offset,
     pub state: ReaderState,
     pub next_of_client: u32,
 }
@@ -117,9 +119,20 @@ pub(crate) struct Readers {
     pub attached: Vec<SubscriptionId>,
     /// Pattern clients all of whose sources have answered, likewise.
     pub patterns_attached: Vec<ConnectionId>,
+    /// Gaps that ended subscriptions leave behind, to be said as soon as there is room.
+    pub gaps_owed: Vec<GapOwed>,
     /// Partitions whose last subscriber left and whose remote owner must be told.
     pub detach_due: Vec<(PartitionId, ShardId)>,
     generation: u32,
+}
+
+/// What an ended subscription had taken over from its client's pattern feed and not delivered.
+pub(crate) struct GapOwed {
+    connection: ConnectionId,
+    session: Box<str>,
+    epoch: Epoch,
+    from: Offset,
+    to: Offset,
 }
 
 /// How far a record got with one cursor.
@@ -143,6 +156,7 @@ impl Readers {
             blocked: Vec::new(),
             attached: Vec::new(),
             patterns_attached: Vec::new(),
+            gaps_owed: Vec::new(),
             detach_due: Vec::new(),
             generation: 0,
         }
@@ -180,6 +194,7 @@ impl Readers {
             feed,
             start: Offset::MAX,
             cursor: Offset::MAX,
+            skipped: 0,
             state: ReaderState::Attaching,
             next_of_client,
         }) as u32;
@@ -212,6 +227,37 @@ impl Readers {
             slot = subscription.next_of_client;
         }
         None
+    }
+
+    /// Ends a subscription at its client's word. What it delivered, the client's pattern feed must not deliver again; what
+    /// that feed left to it and it did not deliver is said as a gap.
+    pub fn end(&mut self, id: SubscriptionId) {
+        let Some(subscription) = self.subscription(id) else { return };
+        let Subscription { connection, feed, start, cursor, skipped, .. } = *subscription;
+        let feed = &self.feeds[feed as usize];
+        let range = Delivered { partition: feed.partition, source: feed.owner, from: start, to: cursor };
+        if skipped > cursor {
+            let (session, epoch) = (feed.session.clone(), feed.epoch);
+            self.gaps_owed.push(GapOwed { connection, session, epoch, from: cursor, to: skipped });
+        }
+        if let Some(patterns) = self.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()) {
+            patterns.delivered_elsewhere(range);
+        }
+        self.unsubscribe(id);
+    }
+
+    /// Says the gaps that are owed, where there is room.
+    pub fn pay_gaps(&mut self, out: &mut impl Outbox) {
+        let clients = &self.clients;
+        self.gaps_owed.retain(|owed| {
+            let room = out.room(owed.connection) >= GAP_FRAME_BYTES_MAX + owed.session.len();
+            if room {
+                let GapOwed { connection, session, epoch, from, to } = owed;
+                let reason = GapReason::Policy;
+                out.gap(*connection, &Gap { session, epoch: *epoch, from: *from, to: *to, reason });
+            }
+            !room && clients.get(owed.connection).is_some()
+        });
     }
 
     /// Ends a subscription. The last of a feed takes the feed with it.

@@ -11,7 +11,7 @@
 
 use super::client::{Client, NONE};
 use super::{ByPartition, Feed, Pushed, Reader, ReaderState, Readers, Subscription, block, is_expired};
-use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
+use crate::ids::{CommandId, ConnectionId, Now, Offset, PartitionId, ShardId, SliceId, SliceSeq};
 use crate::names::pattern_matches;
 use crate::outbox::{GAP_FRAME_BYTES_MAX, GapReason, Outbox, PatternGap, event_bytes_max};
 use hashbrown::HashMap;
@@ -35,6 +35,17 @@ pub(crate) struct PatternFeed {
     pub gaps: Vec<SliceGap>,
     /// A gap of which only its reason is known, to be said before anything else.
     pub gap_owed: Option<GapReason>,
+    /// What session subscriptions that have ended delivered, while the feed was behind on their source.
+    pub delivered: Vec<Delivered>,
+}
+
+/// Offsets of a session that a session subscription delivered before it ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivered {
+    pub partition: PartitionId,
+    pub source: ShardId,
+    pub from: Offset,
+    pub to: Offset,
 }
 
 /// Slice, first and one past the last slice sequence that are gone.
@@ -57,6 +68,19 @@ pub(crate) struct Source {
 impl PatternFeed {
     pub fn matches(&self, topic: &str) -> bool {
         self.patterns.iter().any(|pattern| pattern_matches(pattern, topic))
+    }
+
+    /// Remembers what another subscription delivered, until the feed is live on that source and has passed it.
+    pub fn delivered_elsewhere(&mut self, range: Delivered) {
+        let sources = &self.sources;
+        self.delivered.retain(|d| sources[usize::from(d.source.0)].state != ReaderState::Live);
+        if range.from < range.to && sources[usize::from(range.source.0)].state != ReaderState::Live {
+            self.delivered.push(range);
+        }
+    }
+
+    fn was_delivered(&self, partition: PartitionId, offset: Offset) -> bool {
+        self.delivered.iter().any(|d| d.partition == partition && (d.from..d.to).contains(&offset))
     }
 
     pub fn unblock(&mut self, connection: ConnectionId, queued: &mut VecDeque<Reader>) {
@@ -124,7 +148,7 @@ impl Readers {
             if at.state == ReaderState::Live && record.log_seq() >= at.seq {
                 let mut skip = 0;
                 let feeds =
-                    SessionFeeds { subscriptions: &self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
+                    SessionFeeds { subscriptions: &mut self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
                 if push_matching(client, *connection, &patterns, &mut skip, record, feeds, now, out) == Pushed::Blocked
                 {
                     let at = &mut patterns.sources[usize::from(source.0)];
@@ -234,7 +258,7 @@ impl Readers {
         let mut patterns = client.patterns.take()?;
         let at = patterns.sources[usize::from(source.0)];
         let mut skip = if at.by_position || at.seq == record.log_seq() { at.skip } else { 0 };
-        let feeds = SessionFeeds { subscriptions: &self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
+        let feeds = SessionFeeds { subscriptions: &mut self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
         let pushed = push_matching(client, connection, &patterns, &mut skip, record, feeds, now, out);
         let at = &mut patterns.sources[usize::from(source.0)];
         match pushed {
@@ -303,28 +327,27 @@ pub(crate) enum Covered {
 }
 
 /// What is needed to see whether a session subscription of the same client covers an event.
-#[derive(Clone, Copy)]
 struct SessionFeeds<'a> {
-    subscriptions: &'a slab::Slab<Subscription>,
+    subscriptions: &'a mut slab::Slab<Subscription>,
     feeds: &'a slab::Slab<Feed>,
     feed_of: &'a ByPartition<u32>,
 }
 
 impl SessionFeeds<'_> {
-    /// First offset of the partition that a session subscription of the client covers.
-    fn covered_from(&self, client: &Client, partition: PartitionId) -> u64 {
+    /// The client's subscription to the partition.
+    fn covering(&mut self, client: &Client, partition: PartitionId) -> Option<&mut Subscription> {
         if client.subscriptions == NONE || !self.feed_of.contains_key(&partition) {
-            return u64::MAX;
+            return None;
         }
         let mut slot = client.subscriptions;
         while slot != NONE {
             let subscription = &self.subscriptions[slot as usize];
             if self.feeds[subscription.feed as usize].partition == partition {
-                return subscription.start;
+                return Some(&mut self.subscriptions[slot as usize]);
             }
             slot = subscription.next_of_client;
         }
-        u64::MAX
+        None
     }
 }
 
@@ -336,13 +359,18 @@ fn push_matching(
     patterns: &PatternFeed,
     skip: &mut u32,
     record: RecordView<'_>,
-    feeds: SessionFeeds<'_>,
+    mut feeds: SessionFeeds<'_>,
     now: Now,
     out: &mut impl Outbox,
 ) -> Pushed {
-    let covered_from = feeds.covered_from(client, record.partition());
+    let partition = record.partition();
+    let mut covering = feeds.covering(client, partition);
     for event in record.events().skip(*skip as usize) {
-        if event.offset() < covered_from && patterns.matches(event.topic()) && !is_expired(&event, now) {
+        let offset = event.offset();
+        if !patterns.matches(event.topic()) || patterns.was_delivered(partition, offset) {
+        } else if let Some(subscription) = covering.as_mut().filter(|s| offset >= s.start) {
+            subscription.skipped = subscription.skipped.max(offset + 1);
+        } else if !is_expired(&event, now) {
             if !client.has_credit() || out.room(connection) < event_bytes_max(&event) {
                 return Pushed::Blocked;
             }
