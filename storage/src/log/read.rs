@@ -48,7 +48,7 @@ impl Log {
         }
         let id = partition.id();
         let Some(segment) = partition.run_of(from).map(|run| partition.runs()[run].segment) else {
-            return Read::Gap { to: self.gap_end(slot) };
+            return Read::Gap { to: self.gap_end(slot, from) };
         };
         let purpose = Purpose::Partition { partition: id, from };
         if let Some(live) = self.live.iter().position(|live| live.segment() == segment) {
@@ -63,7 +63,7 @@ impl Log {
             return self.read_live(live, purpose).map_or(Read::Busy, Read::Cold);
         }
         let Some(index) = self.shelf.find(segment) else {
-            return Read::Gap { to: self.gap_end(slot) };
+            return Read::Gap { to: self.gap_end(slot, from) };
         };
         let segment = index.contents.segment;
         let Some(block) = index.partition_block(id, from) else {
@@ -78,13 +78,18 @@ impl Log {
         Read::Cold(self.ask(wanted))
     }
 
-    /// Drops runs whose segment is gone; where reading may go on.
-    pub(super) fn gap_end(&mut self, slot: PartitionSlot) -> Offset {
+    /// Drops runs whose segment is gone; where reading may go on. Beyond `from` in any case: segments of old logs do not
+    /// leave in the order of a session's offsets, so a run in the middle may be gone before the first.
+    pub(super) fn gap_end(&mut self, slot: PartitionSlot, from: Offset) -> Offset {
         let (live, shelf) = (&self.live, &self.shelf);
-        self.catalog.drop_gone_runs(slot, |segment| {
-            shelf.find(segment).is_none() && !live.iter().any(|live| live.segment() == segment)
-        });
-        self.partition(slot).first_offset()
+        let gone = |segment| shelf.find(segment).is_none() && !live.iter().any(|live| live.segment() == segment);
+        self.catalog.drop_gone_runs(slot, gone);
+        let partition = self.catalog.get(slot).expect("the slot was evicted; pin what you hold");
+        if partition.first_offset() > from {
+            return partition.first_offset();
+        }
+        let next = partition.runs().iter().find(|run| run.first > from && !gone(run.segment));
+        next.map_or(partition.committed(), |run| run.first.min(partition.committed()))
     }
 
     /// Begins a cold read of records in a segment without sidecar: their places are known.
