@@ -14,8 +14,8 @@
 //! **Bounds.** [`LANE_JOBS_MAX`] jobs wait in a lane, one runs. Memory is that of the running jobs (`storage::jobs` says
 //! how much each takes) plus [`IO_BYTES`] per open file.
 
-use super::folder::DataFolder;
-use super::{BLOCK_BYTES, fault_of, fault_of_error};
+use super::folder::{DataFolder, temporary_name};
+use super::{BLOCK_BYTES, fault_of, fault_of_error, recorder};
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use glommio::{ByteSliceMutExt, Latency, LocalExecutorBuilder, Placement, Shares};
 use std::io;
@@ -268,10 +268,12 @@ impl JobFiles {
     async fn zero(&mut self, file: FileId, bytes: u64) -> Result<(), DiskFault> {
         let path = self.folder.path_of(file);
         self.replaced.push(file);
-        let zeroed = zero_file(&path, bytes, self.folder.is_direct()).await;
+        let zeroed = zero_file(file, &path, bytes, self.folder.is_direct()).await;
         if let Err(fault) = zeroed {
             // Gives the space back; a file that stays is made anew by the next attempt or removed at boot.
-            let _ = glommio::io::remove(&path).await;
+            if glommio::io::remove(&path).await.is_ok() {
+                recorder::removed(|| file.file_name());
+            }
             return Err(fault);
         }
         self.sync_entries().await
@@ -310,6 +312,7 @@ impl JobFiles {
                 options.write(true).create(true).truncate(true).mode(0o600);
                 let out = JobFile::open(&options, &path, self.folder.is_direct()).await;
                 let out = out.map_err(fault_of_glommio)?;
+                recorder::created(|| temporary_name(file));
                 self.drafts.push(Draft { file, out, buffer: Vec::with_capacity(IO_BYTES), written: 0 });
                 self.drafts.last_mut().expect("just pushed")
             }
@@ -319,7 +322,7 @@ impl JobFiles {
             draft.buffer.extend_from_slice(now);
             bytes = later;
             if draft.buffer.len() == IO_BYTES {
-                draft.out.write_all(&draft.buffer, draft.written).await?;
+                draft.write().await?;
                 draft.written += IO_BYTES as u64;
                 draft.buffer.clear();
             }
@@ -333,25 +336,29 @@ impl JobFiles {
         let length = draft.written + draft.buffer.len() as u64;
         // Direct writes are whole blocks: pad the last one, then cut the file to its length.
         draft.buffer.resize(draft.buffer.len().next_multiple_of(BLOCK_BYTES), 0);
-        let mut made = draft.out.write_all(&draft.buffer, draft.written).await;
+        let mut made = draft.write().await;
         if made.is_ok() {
-            made = draft.out.cut_and_sync(length).await;
+            made = draft.out.cut_and_sync(length, || temporary_name(file)).await;
         }
         draft.out.close().await;
         let temporary = self.folder.temporary_path_of(file);
         if let Err(fault) = made {
-            let _ = glommio::io::remove(&temporary).await;
+            remove_draft(&self.folder, file).await;
             return Err(fault);
         }
         self.replaced.push(file);
         glommio::io::rename(&temporary, self.folder.path_of(file)).await.map_err(fault_of_glommio)?;
+        recorder::renamed(|| temporary_name(file), || file.file_name());
         self.sync_entries().await
     }
 
     async fn remove(&mut self, file: FileId) -> Result<(), DiskFault> {
         self.replaced.push(file);
         match glommio::io::remove(self.folder.path_of(file)).await.map_err(fault_of_glommio) {
-            Ok(()) => self.sync_entries().await,
+            Ok(()) => {
+                recorder::removed(|| file.file_name());
+                self.sync_entries().await
+            }
             Err(DiskFault::Missing) => Ok(()),
             Err(fault) => Err(fault),
         }
@@ -372,19 +379,38 @@ impl JobFiles {
         }
         for draft in self.drafts {
             draft.out.close().await;
-            let _ = glommio::io::remove(self.folder.temporary_path_of(draft.file)).await;
+            remove_draft(&self.folder, draft.file).await;
         }
         self.replaced
     }
 }
 
-async fn zero_file(path: &Path, bytes: u64, direct: bool) -> Result<(), DiskFault> {
+impl Draft {
+    /// Writes the buffer, which holds whole blocks, at the end of what was written.
+    async fn write(&self) -> Result<(), DiskFault> {
+        let write = recorder::write_begins(|| temporary_name(self.file), self.written, &self.buffer);
+        self.out.write_all(&self.buffer, self.written).await?;
+        recorder::write_ends(write);
+        Ok(())
+    }
+}
+
+async fn remove_draft(folder: &DataFolder, file: FileId) {
+    if glommio::io::remove(folder.temporary_path_of(file)).await.is_ok() {
+        recorder::removed(|| temporary_name(file));
+    }
+}
+
+async fn zero_file(name: FileId, path: &Path, bytes: u64, direct: bool) -> Result<(), DiskFault> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let file = JobFile::open(&options, path, direct).await.map_err(fault_of_glommio)?;
+    recorder::created(|| name.file_name());
+    let write = recorder::zeros_begin(|| name.file_name(), 0, bytes);
     let mut zeroed = file.fill_with_zeros(bytes).await;
     if zeroed.is_ok() {
-        zeroed = file.cut_and_sync(bytes).await;
+        recorder::write_ends(write);
+        zeroed = file.cut_and_sync(bytes, || name.file_name()).await;
     }
     file.close().await;
     zeroed
@@ -453,13 +479,21 @@ impl JobFile {
         Ok(())
     }
 
-    async fn cut_and_sync(&self, length: u64) -> Result<(), DiskFault> {
-        let (cut, synced) = match self {
-            JobFile::Direct(file) => (file.truncate(length).await, file.fdatasync().await),
-            JobFile::Buffered(file) => (file.truncate(length).await, file.fdatasync().await),
+    async fn cut_and_sync(&self, length: u64, name: impl Fn() -> String) -> Result<(), DiskFault> {
+        let cut = match self {
+            JobFile::Direct(file) => file.truncate(length).await,
+            JobFile::Buffered(file) => file.truncate(length).await,
         };
         cut.map_err(fault_of_glommio)?;
-        synced.map_err(|error| sync_fault(fault_of_glommio(error)))
+        recorder::cut(&name, length);
+        let sync = recorder::sync_begins(&name, None);
+        let synced = match self {
+            JobFile::Direct(file) => file.fdatasync().await,
+            JobFile::Buffered(file) => file.fdatasync().await,
+        };
+        synced.map_err(|error| sync_fault(fault_of_glommio(error)))?;
+        recorder::sync_ends(sync);
+        Ok(())
     }
 
     async fn close(self) {

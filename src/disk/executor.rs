@@ -14,7 +14,7 @@
 
 use super::background::Background;
 use super::folder::DataFolder;
-use super::{BLOCK_BYTES, fault_of};
+use super::{BLOCK_BYTES, fault_of, recorder};
 use hashbrown::HashMap;
 use io_uring::{opcode, squeue, types};
 use slab::Slab;
@@ -99,6 +99,8 @@ struct Transfer {
     pending: u8,
     interrupted: u8,
     fault: Option<DiskFault>,
+    write: recorder::Begun,
+    sync: recorder::Begun,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,6 +166,8 @@ impl<B: Background> Executor<B> {
                 pending: 0,
                 interrupted: 0,
                 fault: None,
+                write: Default::default(),
+                sync: Default::default(),
             },
             DiskOp::Read { op, file, at, len, slot } => {
                 let buffer = &mut memory.read_buffer_mut(slot)[..len];
@@ -179,6 +183,8 @@ impl<B: Background> Executor<B> {
                     pending: 0,
                     interrupted: 0,
                     fault: None,
+                    write: Default::default(),
+                    sync: Default::default(),
                 }
             }
             DiskOp::Job { op, job } => {
@@ -275,6 +281,15 @@ impl<B: Background> Executor<B> {
         let memory = unsafe { transfer.memory.add(transfer.moved) };
         let at = transfer.at + transfer.moved as u64;
         let write = || opcode::Write::new(fd, memory, rest).offset(at).build();
+        if transfer.direction != Direction::Read {
+            let name = || transfer.file.file_name();
+            // SAFETY: as above; the log changes no byte of a closed group until the answer.
+            let bytes = unsafe { std::slice::from_raw_parts(memory, rest as usize) };
+            transfer.write = recorder::write_begins(name, at, bytes);
+            if transfer.direction != Direction::Write {
+                transfer.sync = recorder::sync_begins(name, Some(transfer.write));
+            }
+        }
         let (first, sync) = match transfer.direction {
             Direction::Read => (opcode::Read::new(fd, memory, rest).offset(at).build(), None),
             Direction::Write => (write(), None),
@@ -417,6 +432,7 @@ impl<B: Background> Executor<B> {
                 // write the same bytes twice does no harm.
                 let before = transfer.moved;
                 transfer.moved += bytes as usize;
+                recorder::write_ends(transfer.write);
                 if transfer.moved < transfer.len {
                     transfer.moved -= transfer.moved % BLOCK_BYTES;
                     if transfer.moved == before {
@@ -432,7 +448,10 @@ impl<B: Background> Executor<B> {
         let transfer = &mut self.transfers[slot];
         transfer.pending -= 1;
         match result {
-            0 => transfer.direction = Direction::WriteSync { synced: true },
+            0 => {
+                transfer.direction = Direction::WriteSync { synced: true };
+                recorder::sync_ends(transfer.sync);
+            }
             // The write before it failed or was short: this sync never began.
             error if error == -libc::ECANCELED => {}
             error => transfer.fault = Some(DiskFault::SyncFailed { errno: -error }),

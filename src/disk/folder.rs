@@ -9,7 +9,7 @@
 //!     *.tmp                   half-made files of a crashed process; removed at boot
 //! ```
 
-use super::{BLOCK_BYTES, fault_of_error};
+use super::{BLOCK_BYTES, fault_of_error, recorder};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -141,7 +141,7 @@ impl DataFolder {
 
     /// Path under which a file is made before it takes its name.
     pub fn temporary_path_of(&self, file: FileId) -> PathBuf {
-        self.path.join(file.file_name() + TEMPORARY_SUFFIX)
+        self.path.join(temporary_name(file))
     }
 
     /// Files may be opened with O_DIRECT.
@@ -161,7 +161,10 @@ impl DataFolder {
     /// Makes entries added to or removed from the folder durable. A true fsync: an fdatasync of a directory need
     /// not commit an entry that left the directory's size as it was.
     pub fn sync_entries(&self) -> io::Result<()> {
-        self.directory.sync_all()
+        let sync = recorder::entries_sync_begins();
+        self.directory.sync_all()?;
+        recorder::sync_ends(sync);
+        Ok(())
     }
 }
 
@@ -209,9 +212,16 @@ impl Folder for &DataFolder {
         let write = || {
             let mut options = OpenOptions::new();
             let mut out = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let name = || temporary_name(file);
+            recorder::created(name);
+            let write = recorder::write_begins(name, 0, bytes);
             out.write_all(bytes)?;
+            recorder::write_ends(write);
+            let sync = recorder::sync_begins(name, None);
             out.sync_all()?;
+            recorder::sync_ends(sync);
             std::fs::rename(&temporary, self.path_of(file))?;
+            recorder::renamed(name, || file.file_name());
             self.sync_entries()
         };
         self.writable()?;
@@ -226,10 +236,15 @@ impl Folder for &DataFolder {
             for chunk in bytes.chunks(HARDEN_BYTES) {
                 buffer.clear();
                 buffer.extend_from_slice(chunk);
+                let write = recorder::write_begins(|| file.file_name(), at, chunk);
                 out.write_all_at(&buffer, at)?;
+                recorder::write_ends(write);
                 at += chunk.len() as u64;
             }
-            out.sync_all()
+            let sync = recorder::sync_begins(|| file.file_name(), None);
+            out.sync_all()?;
+            recorder::sync_ends(sync);
+            Ok(())
         };
         self.writable()?;
         write().map_err(|error| fault_of_error(&error))
@@ -240,7 +255,11 @@ impl Folder for &DataFolder {
         match std::fs::remove_file(self.path_of(file)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault_of_error(&error)),
             // Not synced: a file that comes back is removed again by the next boot.
-            _ => Ok(()),
+            Ok(()) => {
+                recorder::removed(|| file.file_name());
+                Ok(())
+            }
+            Err(_) => Ok(()),
         }
     }
 }
@@ -266,6 +285,11 @@ pub fn file_id(name: &str) -> Option<FileId> {
     };
     // Only the one spelling counts: no sign, no upper case.
     (file.file_name() == name).then_some(file)
+}
+
+/// Name under which a file is made before it takes its own.
+pub(super) fn temporary_name(file: FileId) -> String {
+    file.file_name() + TEMPORARY_SUFFIX
 }
 
 fn take_lock(folder: &Path) -> Result<File, FolderError> {
@@ -301,6 +325,7 @@ fn remove_temporary_files(folder: &Path) -> io::Result<()> {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(|name| name.ends_with(TEMPORARY_SUFFIX)) {
             std::fs::remove_file(entry.path())?;
+            recorder::removed(|| entry.file_name().to_string_lossy().into_owned());
         }
     }
     Ok(())
