@@ -23,6 +23,8 @@ mod delivery;
 mod effect_queue;
 mod gather;
 mod mail;
+#[cfg(test)]
+mod models;
 mod packed;
 mod scan;
 mod sessions;

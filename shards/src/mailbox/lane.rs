@@ -8,7 +8,7 @@
 //! A message exists once its length is in `slots`; its bytes were published before. One per ordered pair of shards
 //! and lane; the sender half is touched only by the sender's thread, the receiver half only by the receiver's.
 
-use rtrb::{Consumer, Producer, RingBuffer};
+use super::rings::{Consumer, Producer, RingBuffer};
 
 /// Sending half.
 pub struct LaneSender {
@@ -104,47 +104,5 @@ impl LaneReceiver {
         if done {
             self.pop();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_come_out_whole_in_order_and_full_is_said_before() {
-        let (mut tx, mut rx) = lane(4, 16);
-        let mut sent = 0u8;
-        let mut seen = 0u8;
-        for round in 0..1000usize {
-            let length = round % 9;
-            if let Some(permit) = tx.permit(length) {
-                tx.send(permit, &vec![sent; length]);
-                sent = sent.wrapping_add(1);
-            } else {
-                let message = rx.peek().expect("full means not empty").to_vec();
-                assert!(message.iter().all(|b| *b == seen));
-                rx.pop();
-                seen = seen.wrapping_add(1);
-            }
-        }
-        while rx.peek().is_some() {
-            rx.pop();
-            seen = seen.wrapping_add(1);
-        }
-        assert_eq!(sent, seen);
-    }
-
-    #[test]
-    fn a_restored_message_is_seen_again() {
-        let (mut tx, mut rx) = lane(2, 8);
-        let permit = tx.permit(3).expect("empty lane");
-        tx.send(permit, b"abc");
-        let taken = rx.take().expect("one message");
-        rx.restore(taken, false);
-        assert!(rx.has_mail());
-        assert_eq!(rx.peek(), Some(&b"abc"[..]));
-        rx.pop();
-        assert!(!rx.has_mail());
     }
 }

@@ -8,23 +8,27 @@
 //! Room for a reply is reserved by the *asker* when it sends the request ([`Mailboxes::ask`]), so that the answerer
 //! can always answer. A full request lane is a normal answer: the command stays with its connection.
 //!
-//! Sleeping: a shard sets its flag, then looks at its lanes again, then parks. A sender puts mail in, then looks at
-//! the flag. Both with a SeqCst fence between, so one of the two always sees the other.
+//! `lane` and `sleep` import what they synchronise with from here, so that `tests/mailbox_loom.rs` can put loom's in its
+//! place.
 
 pub mod codec;
 pub mod lane;
 pub mod message;
+pub mod sleep;
+
+mod atomics {
+    pub use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
+
+mod rings {
+    pub use rtrb::{Consumer, Producer, RingBuffer};
+}
 
 use crate::ids::ShardId;
 use crate::limits::Limits;
 use lane::{LaneReceiver, LaneSender, Permit, lane};
+use sleep::SleepFlag;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-
-/// A flag on a cache line of its own: peers poll it on every message.
-#[repr(align(128))]
-#[derive(Default)]
-struct SleepFlag(AtomicBool);
 
 /// All lanes of one shard. Made together by [`mesh`], then moved to the shard's thread.
 pub struct Mailboxes {
@@ -166,25 +170,17 @@ impl Mailboxes {
 
     /// After mail was sent: is the peer asleep? Clears its flag, so that one sleeper is woken once.
     pub fn must_wake(&self, peer: ShardId) -> bool {
-        fence(Ordering::SeqCst);
-        let flag = &self.sleeping[usize::from(peer.0)].0;
-        flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::SeqCst)
+        self.sleeping[usize::from(peer.0)].must_wake()
     }
 
     /// Sets the sleeping flag; `false` if mail is there already and the shard must not park.
     pub fn prepare_park(&self) -> bool {
-        let flag = &self.sleeping[usize::from(self.own.0)].0;
-        flag.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        let mail = self.requests_in.iter().chain(&self.replies_in).flatten().any(LaneReceiver::has_mail);
-        if mail {
-            flag.store(false, Ordering::SeqCst);
-        }
-        !mail
+        let has_mail = || self.requests_in.iter().chain(&self.replies_in).flatten().any(LaneReceiver::has_mail);
+        self.sleeping[usize::from(self.own.0)].prepare_park(has_mail)
     }
 
     /// Clears the sleeping flag.
     pub fn unpark(&self) {
-        self.sleeping[usize::from(self.own.0)].0.store(false, Ordering::SeqCst);
+        self.sleeping[usize::from(self.own.0)].unpark();
     }
 }
