@@ -84,6 +84,7 @@ fn a_message_larger_than_the_lane_never_gets_a_permit() {
 
 /// Two real threads, a million bytes: nothing is torn or lost.
 #[test]
+#[allow(clippy::disallowed_methods)] // the crate has no threads; this test has two
 fn survives_two_threads() {
     let (mut sender, mut receiver) = lane(16, 1 << 10);
     let messages = 20_000u32;

@@ -46,6 +46,8 @@ pub struct Publisher {
     next: BTreeMap<String, u64>,
     open: VecDeque<Command>,
     settled: BTreeMap<String, u64>,
+    /// Commands that were acknowledged as new.
+    originals: BTreeSet<u64>,
     /// What it learnt; taken out after each run.
     pub learnt: Ledger,
     /// Refusals that asked it to come back.
@@ -69,6 +71,7 @@ impl Publisher {
             next: BTreeMap::new(),
             open: VecDeque::new(),
             settled: BTreeMap::new(),
+            originals: BTreeSet::new(),
             learnt: Ledger::default(),
             refused: 0,
             acknowledged: 0,
@@ -205,14 +208,11 @@ impl Publisher {
     fn acknowledge(&mut self, reply: &Value, received: u64) -> Result<(), String> {
         let duplicate = reply["duplicate"] == true;
         self.duplicates += u64::from(duplicate);
-        let Some(index) = self.open.iter().position(|command| reply["id"] == command.id) else {
-            // The answer to a repeat; the first answer is compared with what is stored.
-            return if duplicate || reply["type"] == "marked" {
-                Ok(())
-            } else {
-                Err(format!("a repeat is not called a duplicate: {reply}"))
-            };
-        };
+        if !duplicate && reply["type"] != "marked" && !self.originals.insert(reply["id"].as_u64().unwrap_or(u64::MAX)) {
+            return Err(format!("a repeat is not called a duplicate: {reply}"));
+        }
+        // Answers come in any order, that to a repeat maybe first; the first one is compared with what is stored.
+        let Some(index) = self.open.iter().position(|command| reply["id"] == command.id) else { return Ok(()) };
         let command = self.open.remove(index).expect("just found");
         self.acknowledged += 1;
         if let Some(offset) = command.marker {
