@@ -249,11 +249,18 @@ impl Client {
         }
     }
 
-    /// The connection is gone, with all that was on the way.
-    pub fn disconnected(&mut self) {
+    /// The connection is gone, with all that was on the way. Returns the events whose fate nobody told.
+    pub fn disconnected(&mut self) -> Vec<(String, Key)> {
+        let mut untold = Vec::new();
+        for pending in std::mem::take(&mut self.pending).into_values() {
+            let Pending::Work(first) = pending else { continue };
+            let Some(work) = self.work.get(&first) else { continue };
+            for number in first..first + work.events.len() as u64 {
+                untold.push((work.session.clone(), Key { client: self.index, number }));
+            }
+        }
         self.connected = false;
         self.welcomed = false;
-        self.pending.clear();
         self.outgoing.clear();
         self.incoming.clear();
         self.event_frames = 0;
@@ -264,6 +271,7 @@ impl Client {
         if let Some(feed) = &mut self.feed {
             feed.state = State::Idle;
         }
+        untold
     }
 
     /// Why it has not come to rest, if it has not: something unanswered, or behind the tail.

@@ -15,7 +15,7 @@ use super::client::{Client, Role};
 use super::disk::{Answer, Counts, Faults, SimDisk};
 use super::edge::{Door, Doors};
 use super::options::Options;
-use super::oracle::{Checked, Oracle};
+use super::oracle::{Checked, Key, Oracle};
 use super::random::Random;
 use super::trace::Trace;
 use shards::effect::Effect;
@@ -48,6 +48,8 @@ pub struct World {
     wall_offset_ms: i64,
     generation: u32,
     boots: u32,
+    /// Events whose answer was lost with a connection of this node, and its refusals when that began.
+    untold: Vec<(String, Key, u64)>,
     full_until_us: u64,
     calm: bool,
     /// A promise broken in bytes that arrived while the node died.
@@ -62,10 +64,19 @@ pub struct World {
 struct Link {
     shard: usize,
     connection: ConnectionId,
+    /// Refusals the node had given when the connection was made.
+    refusals: u64,
 }
 
 struct Node {
     shards: Vec<Core>,
+}
+
+impl Node {
+    /// Refusals given since the boot.
+    fn refusals(&self) -> u64 {
+        self.shards.iter().map(|core| core.shard.counters().refusals).sum()
+    }
 }
 
 /// One shard with its edge.
@@ -106,6 +117,7 @@ impl World {
             wall_offset_ms: 1_700_000_000_000,
             generation: 0,
             boots: 0,
+            untold: Vec::new(),
             full_until_us: 0,
             calm: false,
             broken_late: None,
@@ -296,10 +308,10 @@ impl World {
                         self.broken_late.get_or_insert(why);
                     }
                 }
-                self.clients[client].disconnected();
+                self.lose(client, link);
             }
         }
-        self.node = None;
+        self.forget_node();
         self.fail_disk();
         self.disk.set_full(false);
     }
@@ -328,7 +340,25 @@ impl World {
                 core.gone.push(link.connection);
             }
         }
-        self.clients[client].disconnected();
+        self.lose(client, link);
+    }
+
+    /// What the client was waiting for may still be refused, and nobody will tell: its order is then no promise.
+    fn lose(&mut self, client: usize, link: Link) {
+        for (session, key) in self.clients[client].disconnected() {
+            self.untold.push((session, key, link.refusals));
+        }
+    }
+
+    /// The node is gone, or all has come to rest: whoever lost an answer while refusals were given may have been refused.
+    fn forget_node(&mut self) {
+        let refusals = self.node.as_ref().map_or(0, Node::refusals);
+        for (session, key, before) in std::mem::take(&mut self.untold) {
+            if refusals > before {
+                self.oracle.refused(&session, key);
+            }
+        }
+        self.node = None;
     }
 
     fn connect(&mut self, client: usize) {
@@ -354,7 +384,8 @@ impl World {
         core.woken = true;
         let door = Door::new(&name, index as u16, &self.options.limits);
         core.doors.insert(connection, door);
-        self.links[client] = Some(Link { shard: index, connection });
+        let refusals = node.refusals();
+        self.links[client] = Some(Link { shard: index, connection, refusals });
         self.trace.say(self.now_us, format_args!("{name} connects to shard {index} as {connection:?}"));
         self.clients[client].connected(&mut self.workload, &mut self.net);
     }
@@ -537,6 +568,7 @@ impl World {
             self.clients[index].audit(sessions);
             self.come_to_rest("at the second audit")?;
         }
+        self.forget_node();
         let follows = std::mem::take(&mut self.clients[index].follows);
         for (session, follow) in &follows {
             let checked = self.oracle.audit(session, follow.first, &follow.events, &follow.gaps);
