@@ -179,18 +179,16 @@ fn attached(
         let comma = if feed.position.is_empty() { "" } else { "," };
         let _ = write!(feed.position, "{comma}{slice}.{seq}");
     }
-    if source != shard.config.shard
-        && let Some(tenant) = readers.tenants.get_mut(&tenant)
-    {
-        let live = &mut tenant.live[usize::from(source.0)];
-        *live = Some(live.unwrap_or(0).max(found.live));
-    }
     feed.sources[usize::from(source.0)] =
         Source { seq: found.seq, skip: 0, state: ReaderState::Attaching, by_position: found.by_position, taken: 0 };
     feed.gaps.extend(found.gaps);
     feed.attaching -= 1;
-    if feed.attaching == 0 {
-        let (id, position) = (feed.id, std::mem::take(&mut feed.position));
+    let whole = (feed.attaching == 0).then(|| (feed.id, std::mem::take(&mut feed.position)));
+    if source != shard.config.shard {
+        // The answer may overtake the live stream: other clients that are live and behind it read what it skips.
+        readers.cover(&tenant, source, found.live, found.live);
+    }
+    if let Some((id, position)) = whole {
         readers.patterns_attached.push(connection);
         shard.answer(Origin::Local(connection), id, &Reply::SubscribedPatterns { position: &position });
     }
