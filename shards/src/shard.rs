@@ -516,6 +516,12 @@ impl Shard {
         }
     }
 
+    /// Does mail wait in a lane for room that something else must make first? Such mail does not keep a shard awake; it
+    /// is looked at again each turn.
+    pub fn holds_mail(&self) -> bool {
+        self.mail.holds_mail()
+    }
+
     /// Sets the sleeping flag and looks at the lanes again; `false`: mail came, do not park.
     pub fn prepare_park(&self) -> bool {
         self.mail.prepare_park()

@@ -144,15 +144,19 @@ impl Reactor {
         for deadline_us in [self.net.next_deadline_us(), self.doors.shard.next_deadline_us()].into_iter().flatten() {
             timeout_us = timeout_us.min(deadline_us.saturating_sub(now.mono_us));
         }
-        if self.net.waiting() > 0 || self.is_ending() {
+        if self.net.waiting() > 0 || self.doors.shard.holds_mail() || self.is_ending() {
             timeout_us = timeout_us.min(WAITING_PARK_US);
         }
         // Mail that came before the flag was set is found here; mail that comes after rings the ring.
         if self.doors.shard.prepare_park() {
             self.ring.park(timeout_us.max(1))?;
+            self.doors.shard.unpark();
+            Ok(())
+        } else {
+            // Not a turn without entering the kernel: completions, the disk's too, are only handed out there.
+            self.doors.shard.unpark();
+            self.ring.enter()
         }
-        self.doors.shard.unpark();
-        Ok(())
     }
 
     /// Carries out what the core has decided.

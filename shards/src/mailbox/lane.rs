@@ -62,9 +62,15 @@ impl LaneSender {
 }
 
 impl LaneReceiver {
-    /// Is there a message? Used by the park protocol after the sleeping flag was set.
+    /// Is there a message that nobody has looked at? Used by the park protocol after the sleeping flag was set. One that is
+    /// held for want of room is not: what it waits for wakes the shard by itself.
     pub fn has_mail(&self) -> bool {
-        self.held || self.slots.slots() > 0
+        !self.held && self.slots.slots() > 0
+    }
+
+    /// Is the oldest message held, for want of room?
+    pub fn holds_mail(&self) -> bool {
+        self.held
     }
 
     /// The oldest message, whole; it stays until [`LaneReceiver::pop`].

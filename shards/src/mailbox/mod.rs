@@ -179,6 +179,11 @@ impl Mailboxes {
         self.sleeping[usize::from(self.own.0)].prepare_park(has_mail)
     }
 
+    /// Is a message held in a lane, for want of room?
+    pub fn holds_mail(&self) -> bool {
+        self.requests_in.iter().chain(&self.replies_in).flatten().any(LaneReceiver::holds_mail)
+    }
+
     /// Clears the sleeping flag.
     pub fn unpark(&self) {
         self.sleeping[usize::from(self.own.0)].unpark();
