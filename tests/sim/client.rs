@@ -951,6 +951,11 @@ impl Client {
                 if retry || (refusal == "producer_gap" && self.role.numbers) {
                     return Ok(());
                 }
+                // Retention may take the first copy of a commit between the lookups of two of its events.
+                if oracle.retention && work.commit && refusal == "message_id_reused" {
+                    self.work.remove(&first);
+                    return Ok(());
+                }
                 // The payload that fills `event_bytes_max` may not fit with its names, or a commit of several.
                 let large = work.events.iter().map(|e| e.data.len() as u64).sum::<u64>() >= self.role.data_bytes_max;
                 let stale = work.marker.is_some() && refusal == "marker_backwards";
