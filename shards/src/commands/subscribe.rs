@@ -142,8 +142,10 @@ pub(crate) fn attach_now(
                     }
                     From::Offset(offset, _) => Ok(offset),
                     From::Marker(name) => {
-                        // A marker may stand beyond what is committed for a moment; the cursor waits there.
-                        partition.marker(name).ok_or(Refused::field(Refusal::UnknownMarker, "from"))
+                        // A marker may stand beyond what is committed for a moment, and a crash may take that back: nobody
+                        // is told of a place that does not last.
+                        let stands = partition.marker(name).map(|offset| offset.min(committed));
+                        stands.ok_or(Refused::field(Refusal::UnknownMarker, "from"))
                     }
                 };
                 let epoch = partition.epoch();
