@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Is the alarm alive? Applies known bugs to a copy of the tree, one by one; each must be found within a minute of running.
+
+    tools/canary/run.py                 all patches of this folder
+    tools/canary/run.py NAME …          those whose name contains one of these
+
+A patch begins with two lines: `Canary:` says what is broken, `Test:` names what must notice it, all of them:
+
+    sim      the simulator              crash    kills and power cuts over the real binary
+    loom     the mailbox under loom
+
+Builds go to a target folder of their own, so that only the crates that a patch changes compile again. First the tree runs as it
+is: what fails without a bug proves nothing with one. Exit status 0 only if every canary was caught.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "canary"
+TREE = TARGET / "tree"
+RUN_S = 60
+BASE_S = 15
+# Seeds of one call of the simulator, rounds of one life of the crash test: short, so that a run ends soon after its time is up.
+SEEDS = 10
+ROUNDS = 12
+
+
+class Stale(Exception):
+    """The patch does not fit the tree any more: a canary that cannot fly is no canary."""
+
+
+def copy_tree():
+    """The tree as the editor has it, less what git ignores; unchanged files keep their times, or all would compile again."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
+    names = {name for name in os.fsdecode(listed.stdout).split("\0") if name and (ROOT / name).is_file()}
+    for name in names:
+        source, copy = ROOT / name, TREE / name
+        if not copy.exists() or copy.read_bytes() != source.read_bytes():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+            shutil.copymode(source, copy)
+    for copy in [path for path in TREE.rglob("*") if path.is_file()]:
+        if str(copy.relative_to(TREE)) not in names:
+            copy.unlink()
+
+
+def apply(patch):
+    command = ["patch", "-p1", "--forward", "--no-backup-if-mismatch", "--reject-file=-", "-s", "-i", patch]
+    done = subprocess.run(command, cwd=TREE, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Stale(done.stdout.strip() or done.stderr.strip())
+
+
+def build(tests):
+    """Name of each test to its program."""
+    programs = {}
+    # Incremental: a canary changes a function or two.
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "1"}
+    for package, names in [("tidegate", [name for name in tests if name != "loom"]), ("shards", ["mailbox_loom"] * ("loom" in tests))]:
+        if not names:
+            continue
+        command = ["cargo", "test", "--no-run", "--locked", "-q", "--profile", "sim", "--message-format=json", "-p", package]
+        command += ["--features", "power-cut"] * (package == "tidegate")
+        command += list(itertools.chain.from_iterable(["--test", name] for name in names))
+        done = subprocess.run(command, cwd=TREE, env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Stale(f"does not compile: {done.stderr.strip()[-2000:]}")
+        for line in done.stdout.splitlines():
+            message = json.loads(line)
+            if message.get("executable") and message["target"]["name"] in names:
+                programs[message["target"]["name"].replace("mailbox_", "")] = message["executable"]
+    return programs
+
+
+def calls(test, folder):
+    """Arguments of one short call after another."""
+    for n in itertools.count(1):
+        if test == "sim":
+            yield ["--seeds", str(SEEDS), "--from", str(n * SEEDS)]
+        elif test == "crash":
+            yield ["--rounds", str(ROUNDS), "--seed", str(n), "--folder", os.path.join(folder, str(n))]
+        else:
+            yield []
+
+
+def hunt(test, program, seconds):
+    """Runs a test again and again; what it said when it failed, or None, and how long that took."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tidegate-canary-") as folder:
+        for arguments in calls(test, folder):
+            process = subprocess.Popen([program, *arguments], cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+            try:
+                said, _ = process.communicate(timeout=max(0.1, began + seconds - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                # A run that was cut short may have said it already.
+                said, _ = process.communicate()
+                process.returncode = 1 if "failed:" in said else 0
+            if process.returncode != 0:
+                telling = [line for line in said.splitlines() if "failed" in line or "crash:" in line or "panicked" in line]
+                return (telling or said.splitlines() or ["no word"])[0][:200], time.monotonic() - began
+            if test == "loom" or time.monotonic() - began >= seconds:
+                return None, time.monotonic() - began
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="only patches whose name contains one of these")
+    parser.add_argument("--no-base", action="store_true", help="do not run the tree as it is first")
+    options = parser.parse_args()
+    patches = [patch for patch in sorted(HERE.glob("*.patch")) if not options.names or any(name in patch.stem for name in options.names)]
+    if not patches:
+        sys.exit("no such canary")
+
+    TREE.mkdir(parents=True, exist_ok=True)
+    copy_tree()
+    needed = sorted({test for patch in patches for test in tests_of(patch)})
+    if not options.no_base:
+        for test, program in build(needed).items():
+            found, took = hunt(test, program, BASE_S)
+            if found:
+                sys.exit(f"{test} fails without a canary, so it proves nothing: {found}")
+            print(f"as it is: {test} ran {took:.0f} s clean", flush=True)
+
+    missed = []
+    for patch in patches:
+        tests = tests_of(patch)
+        try:
+            apply(patch)
+            began = time.monotonic()
+            programs = build(tests)
+            built = time.monotonic() - began
+            for test in tests:
+                found, took = hunt(test, programs[test], RUN_S)
+                print(f"{'caught' if found else 'MISSED'}  {patch.stem} by {test} in {took:.1f} s (built in {built:.0f} s){': ' + found if found else ''}", flush=True)
+                if not found:
+                    missed.append(f"{patch.stem} by {test}")
+        except Stale as why:
+            print(f"STALE   {patch.stem}: {why}", flush=True)
+            missed.append(patch.stem)
+        finally:
+            copy_tree()
+    print(f"{len(patches)} canaries, {len(missed)} missed{': ' + ', '.join(missed) if missed else ''}")
+    return 1 if missed else 0
+
+
+def tests_of(patch):
+    for line in patch.read_text().splitlines():
+        if line.startswith("Test: "):
+            return [test.strip() for test in line.removeprefix("Test: ").split(",")]
+    sys.exit(f"{patch.name} does not say which test must notice it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
