@@ -109,6 +109,8 @@ impl DataFolder {
         let lock = take_lock(path)?;
         remove_temporary_files(path).map_err(failed("tidy the data folder", path))?;
         refuse_foreign_folder(path)?;
+        // A process may have died between a rename and its sync: what this boot sees must be what the next one sees.
+        directory.sync_all().map_err(failed("sync", path))?;
         let direct = takes_direct_writes(path).map_err(failed("write to the data folder", path))?;
         if !direct {
             tracing::warn!(

@@ -74,6 +74,7 @@ impl Folder for BootFolder<'_> {
 
 /// Recovers. `None`: the node died after `cut` changes.
 pub fn recover(disk: &mut SimDisk, options: &Options, cut: Option<u64>) -> Checked<Option<Recovered>> {
+    disk.open();
     let mut folder = BootFolder { disk, cut, died: false };
     let recovered = recovery::recover(&mut folder, options.shards, HashKey(17, 4711));
     let died = folder.died;

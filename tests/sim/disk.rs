@@ -181,6 +181,12 @@ impl SimDisk {
         Some(&self.files[self.names.get(&Name::Final(file))?].now)
     }
 
+    /// Opens the folder as boot does it: no half-made files, and names as they are seen are durable.
+    pub fn open(&mut self) {
+        self.remove_temporaries();
+        self.sync_names();
+    }
+
     /// Replaces a file as boot does it: whole and durable when it returns.
     pub fn write_atomic(&mut self, file: FileId, bytes: &[u8]) {
         let temporary = Name::Temporary(file);
@@ -279,7 +285,6 @@ impl SimDisk {
                 Stage::Read { .. } => {}
             }
         }
-        self.remove_temporaries();
     }
 
     /// The power fails. What was not synced is there, partly there, or not.
@@ -308,7 +313,6 @@ impl SimDisk {
         }
         let names = &self.names;
         self.files.retain(|inode, _| names.values().any(|named| named == inode));
-        self.remove_temporaries();
     }
 
     /// What a real boot does with half-made files.
