@@ -66,7 +66,7 @@ proptest! {
                     }
                 }
             }
-            prop_assert_eq!((receiver.has_mail() || receiver.holds_mail()), !model.is_empty());
+            prop_assert_eq!(receiver.has_mail() || receiver.holds_mail(), !model.is_empty());
         }
         while let Some(message) = model.pop_front() {
             prop_assert_eq!(receiver.peek(), Some(&message[..]));

@@ -1,0 +1,408 @@
+//! What a client hears: frames taken apart, and each answer, event and gap held against what it sent and the oracle.
+
+use super::*;
+
+impl Client {
+    /// Bytes from the server. Each whole frame is checked.
+    pub fn receive(&mut self, bytes: &[u8], oracle: &mut Oracle, net: &mut Random, wall_ms: u64) -> Checked {
+        self.incoming.extend_from_slice(bytes);
+        let mut incoming = std::mem::take(&mut self.incoming);
+        let mut at = 0;
+        let result = loop {
+            match take_frame(&incoming[at..]) {
+                Err(why) => break Err(why),
+                Ok(None) => break Ok(()),
+                Ok(Some((opcode, payload, length))) => {
+                    if let Err(why) = self.frame(opcode, payload, oracle, net, wall_ms) {
+                        break Err(format!("{} got {}: {why}", self.name(), String::from_utf8_lossy(payload)));
+                    }
+                    at += length;
+                }
+            }
+        };
+        incoming.drain(..at);
+        self.incoming = incoming;
+        result
+    }
+
+    fn frame(&mut self, opcode: u8, payload: &[u8], oracle: &mut Oracle, net: &mut Random, wall_ms: u64) -> Checked {
+        match opcode {
+            0x1 => {}
+            0x8 => {
+                self.closed_with = Some(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
+                return Ok(());
+            }
+            0x9 => {
+                put_frame(&mut self.outgoing, net, 0x8a, payload);
+                return Ok(());
+            }
+            0xa => return Ok(()),
+            other => return Err(format!("opcode {other:#x}")),
+        }
+        let text = std::str::from_utf8(payload).map_err(|e| format!("no UTF-8: {e}"))?;
+        let frame: Frame<'_> = serde_json::from_str(text).map_err(|e| format!("no frame of ours: {e}"))?;
+        if !std::mem::replace(&mut self.welcomed, true) && frame.r#type != "welcome" {
+            return Err("the first frame is no welcome".to_owned());
+        }
+        *self.counts.entry(frame.r#type.to_string()).or_default() += 1;
+        match &*frame.r#type {
+            "welcome" => {
+                let named = Frame::text(&frame.client, "client")?;
+                if named != self.name() { Err(format!("welcomed as {named}")) } else { Ok(()) }
+            }
+            "event" => self.event(&frame, oracle),
+            "gap" => self.gap(&frame, oracle, wall_ms),
+            "volatile" => match self.follows.get(Frame::text(&frame.session, "session")?) {
+                None if self.feed.is_none() => Err("volatile event of a session that is not followed".to_owned()),
+                _ => Ok(()),
+            },
+            "goaway" => Ok(()),
+            _ => self.answer(&frame, oracle, wall_ms),
+        }
+    }
+
+    fn event(&mut self, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
+        self.event_frames += 1;
+        if let Some(credit) = self.role.credit
+            && self.event_frames > self.event_frames_acknowledged + credit
+        {
+            return Err(format!("more than the {credit} events lent"));
+        }
+        let (key, epoch, offset, at) = oracle.seen(&seen_of(frame)?)?;
+        let session = Frame::text(&frame.session, "session")?;
+        if let Some(follow) = self.follows.get_mut(session) {
+            if !matches!(follow.state, State::Live | State::Leaving) {
+                return Err(format!("an event while the subscription is {:?}", follow.state));
+            }
+            if follow.next != Some(offset) {
+                return Err(format!("{session}: offset {:?} was next", follow.next));
+            }
+            if follow.epoch.replace(epoch).is_some_and(|before| before != epoch) {
+                return Err("the epoch changed".to_owned());
+            }
+            follow.next = Some(offset + 1);
+            follow.events.push((offset, key));
+            return Ok(());
+        }
+        let topic = Frame::text(&frame.topic, "topic")?;
+        let patterns = &self.role.patterns;
+        let Some(feed) = self.feed.as_mut().filter(|feed| feed.state == State::Live) else {
+            return Err("an event nobody asked for".to_owned());
+        };
+        if !patterns.iter().any(|pattern| shards::names::pattern_matches(pattern, topic)) {
+            return Err(format!("topic {topic} matches none of {patterns:?}"));
+        }
+        let place = feed.position.entry(at.0).or_default();
+        if at.1 <= *place {
+            return Err(format!("slice {} stood at {place} already", at.0));
+        }
+        *place = at.1;
+        if let Some(before) = feed.last.insert(session.to_owned(), offset)
+            && before >= offset
+        {
+            return Err(format!("{session}: offset {before} came before {offset}"));
+        }
+        feed.events.insert(at, (session.to_owned(), offset));
+        Ok(())
+    }
+
+    fn gap(&mut self, frame: &Frame<'_>, oracle: &mut Oracle, wall_ms: u64) -> Checked {
+        if frame.session.is_none() {
+            // Of a feed: places of a slice, or only that something is missing.
+            return match (&self.feed, frame.reason.as_deref()) {
+                (Some(_), Some("retention")) if oracle.retention => Ok(()),
+                (feed, reason) => Err(format!("a gap of a feed for {reason:?}, {feed:?}")),
+            };
+        }
+        let session = Frame::text(&frame.session, "session")?;
+        let (Some(from), Some(to)) = (frame.from, frame.to) else { return Err("a gap without bounds".to_owned()) };
+        oracle.gone(session, from, to, Frame::text(&frame.reason, "reason")?, wall_ms)?;
+        let Some(follow) = self.follows.get_mut(session) else {
+            return if self.feed.is_some() { Ok(()) } else { Err("a gap nobody asked for".to_owned()) };
+        };
+        if follow.next != Some(from) || to <= from {
+            return Err(format!("{session}: {:?} was next", follow.next));
+        }
+        follow.next = Some(to);
+        follow.gaps.push((from, to));
+        Ok(())
+    }
+
+    fn answer(&mut self, frame: &Frame<'_>, oracle: &mut Oracle, wall_ms: u64) -> Checked {
+        let Some(id) = frame.id else {
+            return match (&*frame.r#type, self.role.rude) {
+                ("refused", true) => Ok(()),
+                _ => Err("an answer without an id".to_owned()),
+            };
+        };
+        let Some(pending) = self.pending.remove(&id) else {
+            return if self.role.rude { Ok(()) } else { Err("an answer to nothing".to_owned()) };
+        };
+        if frame.r#type == "refused" {
+            return self.refused(pending, frame, oracle);
+        }
+        match (pending, &*frame.r#type) {
+            (Pending::Work(first), "published" | "committed") => {
+                let Some(work) = self.work.remove(&first) else { return Ok(()) };
+                self.check_acknowledged(&work, frame, oracle)?;
+                let event_id = frame.event_id.as_deref().unwrap_or("").to_owned();
+                if frame.durability.as_deref() == Some("disk") {
+                    self.done.push((work, event_id));
+                }
+                Ok(())
+            }
+            (Pending::Repeat(index), "published" | "committed") => {
+                let (work, event_id) = self.done[index].clone();
+                if !frame.duplicate {
+                    return Err(format!("a repeat of {event_id} was taken for new"));
+                }
+                self.check_acknowledged(&work, frame, oracle)
+            }
+            (Pending::Reused, _) => Err("another body under the same message id was taken".to_owned()),
+            (Pending::Subscribe(session), "subscribed") => self.subscribed(&session, frame, oracle),
+            (Pending::Unsubscribe(session), "unsubscribed") => {
+                if let Some(follow) = self.follows.get_mut(&session) {
+                    follow.state = State::Idle;
+                }
+                Ok(())
+            }
+            (Pending::SubscribeFeed, "subscribed") => self.subscribed_feed(frame),
+            (Pending::Mark { session, name, offset }, "marked") => {
+                let stands = frame.offset.ok_or("no offset")?;
+                if frame.name.as_deref() != Some(name.as_str()) || stands < offset {
+                    return Err(format!("marked {name} at {offset}"));
+                }
+                oracle.mark_seen(&session, &name, stands, Some(offset))
+            }
+            (Pending::History { session, from, limit }, "history") => {
+                self.page(&session, from, limit, frame, oracle, wall_ms)
+            }
+            (Pending::Volatile, "published") if frame.durability.as_deref() == Some("volatile") => Ok(()),
+            (Pending::Other, _) => Ok(()),
+            (pending, other) => Err(format!("{pending:?} answered by {other}")),
+        }
+    }
+
+    fn check_acknowledged(&mut self, work: &Work, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
+        let durability = Frame::text(&frame.durability, "durability")?;
+        let durable = durability == "disk";
+        if !(durable || work.memory && durability == "memory") {
+            return Err(format!("acknowledged as {durability}"));
+        }
+        if work.commit && frame.count != Some(work.events.len() as u64) {
+            return Err(format!("{} events committed", work.events.len()));
+        }
+        let Some(event_id) = frame.event_id.as_deref() else {
+            // Of what a numbering producer sent before its last event only that it is there is known.
+            return match work.events[0].producer {
+                Some(_) if frame.duplicate => Ok(()),
+                _ => Err("no event id".to_owned()),
+            };
+        };
+        let (_, epoch, offset) = crate::oracle::parse_event_id(event_id)?;
+        for index in 0..work.events.len() as u64 {
+            let key = Key { client: self.index, number: work.first + index };
+            let event_id = format!("{}:{epoch:016x}:{}", work.session, offset + index);
+            oracle.acknowledged(&work.session, key, &event_id, durable)?;
+        }
+        if let Some(marker) = work.marker.filter(|_| !frame.duplicate) {
+            oracle.mark_seen(&work.session, &self.marker_name(), marker, Some(marker))?;
+        }
+        Ok(())
+    }
+
+    fn subscribed(&mut self, session: &str, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
+        let (Some(next), Some(earliest)) = (frame.next, frame.earliest) else { return Err("no offsets".to_owned()) };
+        if earliest > 0 {
+            oracle.gone(session, 0, earliest, "retention", 0)?;
+        }
+        let start = self.role.from;
+        let follow = self.follows.get_mut(session).ok_or("a session that is not followed")?;
+        if let Some(epoch) = &frame.epoch {
+            let epoch = u64::from_str_radix(epoch, 16).map_err(|e| e.to_string())?;
+            if follow.epoch.replace(epoch).is_some_and(|before| before != epoch) && !follow.events.is_empty() {
+                return Err("the epoch changed".to_owned());
+            }
+        }
+        match follow.next {
+            // A position below what is retained is met by a gap frame; the answer itself moves nobody.
+            Some(wanted) if next != wanted && !(oracle.retention && next >= wanted) => {
+                return Err(format!("resumed at {next}, asked for {wanted}"));
+            }
+            None if start == Start::Earliest && next != earliest => {
+                return Err(format!("begins at {next}, earliest is {earliest}"));
+            }
+            None => follow.first = next,
+            _ => {}
+        }
+        if let Some(wanted) = follow.next.filter(|wanted| next > *wanted) {
+            follow.gaps.push((wanted, next));
+        }
+        follow.next = Some(next);
+        follow.state = State::Live;
+        Ok(())
+    }
+
+    fn subscribed_feed(&mut self, frame: &Frame<'_>) -> Checked {
+        let position = Frame::text(&frame.position, "position")?;
+        let mut given = BTreeMap::new();
+        for part in position.split(',').filter(|part| !part.is_empty()) {
+            let (slice, seq) = parse_place(part)?;
+            given.insert(slice, seq);
+        }
+        let feed = self.feed.as_mut().ok_or("no feed was asked for")?;
+        if feed.start.is_none() {
+            feed.start = Some(given.clone());
+            feed.position = given;
+        } else {
+            for (slice, seq) in given {
+                let stood = feed.position.get(&slice).copied().unwrap_or(0);
+                if seq != stood {
+                    return Err(format!("slice {slice} resumes at {seq}, stood at {stood}"));
+                }
+            }
+        }
+        feed.state = State::Live;
+        Ok(())
+    }
+
+    fn page(
+        &mut self,
+        session: &str,
+        from: u64,
+        limit: u64,
+        frame: &Frame<'_>,
+        oracle: &mut Oracle,
+        wall_ms: u64,
+    ) -> Checked {
+        let (Some(next), Some(tail)) = (frame.next, frame.tail) else { return Err("no offsets".to_owned()) };
+        if frame.events.len() as u64 > limit || next > tail {
+            return Err(format!("limit {limit}, next {next}, tail {tail}"));
+        }
+        if frame.events.is_empty() && next < tail && next == from {
+            return Err(format!("no progress from {from} towards {tail}"));
+        }
+        let mut at = from;
+        for event in &frame.events {
+            let (_, _, offset, _) = oracle.seen(&seen_of(event)?)?;
+            if offset < at {
+                return Err(format!("offset {offset} after {at}"));
+            }
+            if offset > at {
+                self.page_gap(session, at, offset, oracle, wall_ms)?;
+            }
+            at = offset + 1;
+        }
+        if next > at {
+            self.page_gap(session, at, next, oracle, wall_ms)?;
+        }
+        if next < at { Err(format!("next is {next} after {at}")) } else { Ok(()) }
+    }
+
+    /// A page has no gap frames: what it leaves out must be gone by retention or expiry.
+    fn page_gap(&self, session: &str, from: u64, to: u64, oracle: &mut Oracle, wall_ms: u64) -> Checked {
+        if oracle.retention {
+            return Ok(());
+        }
+        oracle.gone(session, from, to, "expired", wall_ms)
+    }
+
+    fn refused(&mut self, pending: Pending, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
+        let code = frame.code.ok_or("a refusal without a code")?;
+        let refusal = Frame::text(&frame.refusal, "refusal")?;
+        *self.counts.entry(format!("refused {refusal}")).or_default() += 1;
+        let retry = code < 4200;
+        match pending {
+            Pending::Work(first) => {
+                let Some(work) = self.work.get(&first) else { return Ok(()) };
+                for index in 0..work.events.len() as u64 {
+                    oracle.refused(&work.session, Key { client: self.index, number: first + index });
+                }
+                // The second of two numbered events, when the first was refused: both are sent again.
+                if retry || (refusal == "producer_gap" && self.role.numbers) {
+                    return Ok(());
+                }
+                // Retention may take the first copy of a commit between the lookups of two of its events.
+                if oracle.retention && work.commit && refusal == "message_id_reused" {
+                    self.work.remove(&first);
+                    return Ok(());
+                }
+                // The payload that fills `event_bytes_max` may not fit with its names, or a commit of several.
+                let large = work.events.iter().map(|e| e.data.len() as u64).sum::<u64>() >= self.role.data_bytes_max;
+                let stale = work.marker.is_some() && refusal == "marker_backwards";
+                if (large && refusal == "command_too_large") || stale {
+                    let numbered = work.events.first().is_some_and(|e| e.producer.is_some());
+                    if !numbered {
+                        self.work.remove(&first);
+                        return Ok(());
+                    }
+                    // A number that is never used would end the producer: the same events go without what was refused.
+                    if !stale {
+                        return Err("a numbered event that does not fit".to_owned());
+                    }
+                    self.work.get_mut(&first).expect("looked up above").marker = None;
+                    return Ok(());
+                }
+                Err("a good command was refused for ever".to_owned())
+            }
+            Pending::Reused if refusal == "message_id_reused" || retry => Ok(()),
+            Pending::Repeat(_) | Pending::Volatile | Pending::History { .. } if retry => Ok(()),
+            Pending::Subscribe(session) if retry || refusal == "no_credit" => {
+                if let Some(follow) = self.follows.get_mut(&session) {
+                    follow.state = State::Idle;
+                }
+                Ok(())
+            }
+            Pending::SubscribeFeed if retry => {
+                if let Some(feed) = &mut self.feed {
+                    feed.state = State::Idle;
+                }
+                Ok(())
+            }
+            Pending::Unsubscribe(session) if retry => {
+                if let Some(follow) = self.follows.get_mut(&session) {
+                    follow.state = State::Live;
+                }
+                Ok(())
+            }
+            // A mark that overtakes nothing: an earlier one, whose answer was lost, may stand further.
+            Pending::Mark { .. } if retry || refusal == "marker_backwards" => Ok(()),
+            Pending::Other => Ok(()),
+            other => Err(format!("{other:?} was refused for ever")),
+        }
+    }
+}
+
+fn seen_of<'f>(frame: &'f Frame<'_>) -> Checked<Seen<'f>> {
+    Ok(Seen {
+        event_id: Frame::text(&frame.event_id, "event_id")?,
+        session: Frame::text(&frame.session, "session")?,
+        topic: Frame::text(&frame.topic, "topic")?,
+        client: Frame::text(&frame.client, "client")?,
+        message_id: frame.message_id.as_deref().unwrap_or(""),
+        prev_event_id: frame.prev_event_id.as_deref(),
+        at: Frame::text(&frame.at, "at")?,
+        data: frame.data.ok_or("no data")?.get(),
+    })
+}
+
+/// A whole frame of a server at the front of `bytes`: opcode, payload, length.
+fn take_frame(bytes: &[u8]) -> Checked<Option<(u8, &[u8], usize)>> {
+    let [head, length, ..] = bytes else { return Ok(None) };
+    if head & 0xf0 != 0x80 || length & 0x80 != 0 {
+        return Err(format!("a server's frame begins {head:#x} {length:#x}"));
+    }
+    let (length, start) = match length {
+        126 => match bytes.get(2..4) {
+            Some(b) => (u64::from(u16::from_be_bytes([b[0], b[1]])), 4),
+            None => return Ok(None),
+        },
+        127 => match bytes.get(2..10) {
+            Some(b) => (u64::from_be_bytes(b.try_into().expect("eight bytes")), 10),
+            None => return Ok(None),
+        },
+        short => (u64::from(*short), 2),
+    };
+    let end = start + length as usize;
+    Ok(bytes.get(start..end).map(|payload| (head & 0x0f, payload, end)))
+}

@@ -1,0 +1,58 @@
+//! A sidecar with right checksums: refused, or every question about it has an answer.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use storage::ids::SliceId;
+use storage::recluster::CLUSTERED;
+use storage::sidecar::{BlockAt, SidecarIndex};
+use tidegate_fuzz::{BLOCK, KEY, file_of, seal, segment, u32_at};
+
+const APPENDED: &[u8] = include_bytes!("../../../storage/tests/golden/sidecar.idx");
+const REWRITTEN: &[u8] = include_bytes!("../../../storage/tests/golden/clustered.idx");
+
+fuzz_target!(|input: &[u8]| {
+    let Some((choice, input)) = input.split_first() else { return };
+    let (golden, name) = if choice & 1 == 0 { (APPENDED, segment(0)) } else { (REWRITTEN, segment(CLUSTERED)) };
+    let mut file = file_of(input, golden);
+    let blocks: usize = (0..3).map(|table| u32_at(&file, BLOCKS_AT + 4 * table)).fold(1, usize::saturating_add);
+    for block in 1..blocks.min(file.len() / BLOCK) {
+        seal(&mut file, block * BLOCK, block * BLOCK + 4, (block + 1) * BLOCK);
+    }
+    let tables = blocks.saturating_mul(BLOCK);
+    let end = file.len();
+    seal(&mut file, TABLES_CRC_AT, tables, end);
+    seal(&mut file, 8, 12, BLOCK);
+    let Ok(index) = SidecarIndex::parse(name, &file) else { return };
+    let block = |at: BlockAt| file.get(at.at as usize..).and_then(|rest| rest.get(..at.len));
+    for n in 0..3 {
+        let id = KEY.partition("acme", &format!("session-{n}"));
+        let mut at = index.partition_block(id, n);
+        for _ in 0..8 {
+            let Some(here) = at else { break };
+            let Some(bytes) = block(here) else { break };
+            if let Ok(rows) = index.partition_rows(here, bytes, id, 0) {
+                std::hint::black_box(rows.map(|row| u64::from(row.position)).fold(0, u64::wrapping_add));
+            }
+            at = index.next_partition_block(here, id);
+        }
+        let slice = index.slice_ranges().get(n as usize).map_or(SliceId(n as u16), |range| range.slice);
+        let mut at = index.slice_block(slice, n);
+        for _ in 0..8 {
+            let Some(here) = at else { break };
+            let Some(bytes) = block(here) else { break };
+            if let Ok(rows) = index.slice_rows(here, bytes, slice, 0) {
+                std::hint::black_box(rows.map(|row| u64::from(row.position)).fold(0, u64::wrapping_add));
+            }
+            at = index.next_slice_block(here, slice);
+        }
+        let key = u128::from(n) << 64;
+        if let Some(at) = index.dedupe_block(key)
+            && let Some(bytes) = block(at)
+        {
+            let _ = std::hint::black_box(index.dedupe_row(at, bytes, key));
+        }
+    }
+});
+
+const BLOCKS_AT: usize = 8 + 4 + 4 + 4 * 4 + 7 * 8;
+const TABLES_CRC_AT: usize = BLOCKS_AT + 3 * 4 + 4 + 8 + 8;
