@@ -50,6 +50,9 @@ use xxhash_rust::xxh3::Xxh3Default;
 /// Blocked clients are tried again this often: room may come back without their own queue draining. Microseconds.
 const UNBLOCK_EVERY_US: u64 = 100_000;
 
+/// What waits for room in a peer's lane is tried again this often. Microseconds.
+const RETRY_EVERY_US: u64 = 1000;
+
 /// Retention by age looks at the clock this often, also where nothing is appended. Milliseconds.
 const RETENTION_EVERY_MS: u64 = 60_000;
 
@@ -117,6 +120,7 @@ pub struct Shard {
     pattern_generation: u32,
     random: u64,
     unblock_at_us: u64,
+    retry_at_us: u64,
     retention_at_ms: u64,
     unblock_scratch: Vec<ConnectionId>,
     stopped: bool,
@@ -161,6 +165,7 @@ impl Shard {
             pattern_generation: 0,
             random: config.seed,
             unblock_at_us: 0,
+            retry_at_us: 0,
             retention_at_ms: 0,
             unblock_scratch: Vec::new(),
             stopped: false,
@@ -467,6 +472,7 @@ impl Shard {
     /// Walks what was committed, goes on with parked commands, serves cursors that are behind with about `bytes`.
     /// Returns 0 only if nothing was done, and nothing can be done before something else happens.
     pub fn deliver(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
+        self.retry_at_us = now.mono_us + RETRY_EVERY_US;
         self.drain_log_events();
         self.readers.settle_attached(self.config.shard, self.announced, out);
         self.readers.pay_gaps(out);
@@ -510,6 +516,13 @@ impl Shard {
     /// When a turn is due even if nothing happens, microseconds of [`Now::mono_us`].
     pub fn next_deadline_us(&self) -> Option<u64> {
         let unblock = (!self.readers.blocked.is_empty()).then_some(self.unblock_at_us);
+        // What found a peer's lane full is tried again: nobody tells a sleeping sender that there is room.
+        let waits = !self.readers.queued.is_empty()
+            || self.interests.has_missed()
+            || !self.readers.detach_due.is_empty()
+            || !self.pattern_detach_due.is_empty();
+        let unblock =
+            if waits { Some(unblock.map_or(self.retry_at_us, |us| us.min(self.retry_at_us))) } else { unblock };
         match (self.log.next_deadline_us(), unblock) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
