@@ -34,6 +34,32 @@ pub(crate) struct Scan {
     batch_ends: Vec<ScanCursor>,
 }
 
+/// Whom a batch is for, and how much of it the client can take now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchFor {
+    pub shard: ShardId,
+    pub connection: ConnectionId,
+    pub generation: u32,
+    /// Room reserved for the reply in the asker's lane.
+    pub reply_bytes: u32,
+    pub records_max: u32,
+    pub bytes_max: u32,
+}
+
+impl BatchFor {
+    /// Adds a record behind `records` others, with the events of it that are to be skipped; `false` if the batch is full. One
+    /// record always fits.
+    pub fn add(&self, batch: &mut Vec<u8>, records: usize, record: &[u8], skip: u32) -> bool {
+        let full = records >= self.records_max as usize || batch.len() + record.len() + 4 > self.bytes_max as usize;
+        if full && !batch.is_empty() {
+            return false;
+        }
+        batch.extend_from_slice(&skip.to_le_bytes());
+        batch.extend_from_slice(record);
+        true
+    }
+}
+
 /// What a record is to a scan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wanted {
@@ -113,6 +139,11 @@ impl Scan {
     pub fn begin_batch(&mut self) {
         self.batch_start = self.cursor;
         self.batch_ends.clear();
+    }
+
+    /// Records in the batch.
+    pub fn batch_records(&self) -> usize {
+        self.batch_ends.len()
     }
 
     /// A record went into the batch; `end` is behind it.

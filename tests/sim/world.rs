@@ -29,8 +29,9 @@ use tidegate::wire::decode::Scratch;
 
 /// Tenant of everybody.
 const TENANT: &str = "default";
-/// Steps of the liveness phase before the world counts as stuck.
-const REST_STEPS_MAX: u64 = 400_000;
+/// Steps of the liveness phase in which nothing is delivered before the world counts as stuck: a reader with a credit of one
+/// event takes its time.
+const QUIET_STEPS_MAX: u64 = 200_000;
 
 /// A run in progress.
 pub struct World {
@@ -524,12 +525,18 @@ impl World {
         self.disk.set_faults(Faults { delay_us: self.options.faults.delay_us, ..Faults::default() });
         self.say(format_args!("calm"));
         let mut why = String::new();
-        for step in 0..REST_STEPS_MAX {
+        let (mut quiet, mut delivered) = (0, 0);
+        while quiet < QUIET_STEPS_MAX {
             self.step()?;
-            if step % 64 == 0 {
+            quiet += 1;
+            if quiet % 64 == 0 {
                 match self.unrest() {
                     None => return Ok(()),
                     Some(unrest) => why = unrest,
+                }
+                let now = self.counts.get("frames delivered").copied().unwrap_or_default();
+                if now > delivered {
+                    (quiet, delivered) = (0, now);
                 }
             }
         }

@@ -79,6 +79,12 @@ impl Client {
             && c.bytes_delivered - c.bytes_acknowledged < c.bytes_window
     }
 
+    /// Events that may still be delivered.
+    pub fn credit_left(&self) -> u64 {
+        let c = &self.credit;
+        c.events_window.saturating_sub(c.events_delivered - c.events_acknowledged)
+    }
+
     /// An event frame of `bytes` payload was queued.
     pub fn delivered(&mut self, bytes: usize) {
         self.credit.events_delivered += 1;

@@ -1,0 +1,276 @@
+//! Cursors that are behind, served in turn, a bounded piece each: from the hot tail, from disk, or from the shard that
+//! owns the session.
+//!
+//! ```text
+//!  queued ─► own session ── log.read ──► Hot: push   Cold: Reading … ReadReady ─► push
+//!         ├► other shard's session ── FETCH ──► … FETCHED ─► push
+//!         └► pattern source ── log.scan or SCAN ──► … push
+//!                          then: live, or in line again, or blocked until its client has room
+//! ```
+
+use crate::delivery::{Pushed, Reader, ReaderState, SubscriptionId};
+use crate::effect::Reply;
+use crate::gather::{Gather, PageEnd};
+use crate::ids::{ConnectionId, Now};
+use crate::mailbox::codec::Writer;
+use crate::mailbox::message::{put_connection, request};
+use crate::outbox::{EVENT_FRAME_OVERHEAD_BYTES_MAX, GapReason, Outbox};
+use crate::refusal::{Refusal, Refused};
+use crate::scan::BatchFor;
+use crate::sessions::Asker;
+use crate::shard::{Opened, Shard};
+use storage::log::{Read, ReadTicket};
+
+mod pages;
+mod patterns;
+
+/// Records pushed to one cursor before the next one's turn.
+const RECORDS_PER_TURN_MAX: usize = 256;
+
+/// What a cold read is for.
+pub(crate) enum ReadFor {
+    Subscription(SubscriptionId),
+    Gather(Gather),
+    /// A scan of this shard's log.
+    Scan(BatchFor),
+}
+
+impl Shard {
+    /// Serves cursors that are behind, about `bytes` in all. Returns the cursors served.
+    pub(crate) fn serve_behind(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
+        let mut served = 0;
+        let mut left = bytes;
+        for ticket in std::mem::take(&mut self.ready_reads) {
+            served += 1;
+            self.serve_read(ticket, now, out);
+        }
+        for _ in 0..self.gathers.len() {
+            let Some(gather) = self.gathers.pop_front() else { break };
+            served += 1;
+            self.step_gather(gather);
+        }
+        served += self.send_pages(out);
+        for _ in 0..self.readers.queued.len() {
+            if left == 0 {
+                break;
+            }
+            let Some(reader) = self.readers.queued.pop_front() else { break };
+            let used = match reader {
+                Reader::Subscription(id) => self.serve_subscription(id, now, out),
+                Reader::Pattern(connection, source) => self.serve_pattern(connection, source, now, out),
+            };
+            served += usize::from(used > 0);
+            left = left.saturating_sub(used.max(64));
+        }
+        served
+    }
+
+    /// One piece for a subscription that is behind. Returns bytes of records pushed, at least 1 if anything happened.
+    fn serve_subscription(&mut self, id: SubscriptionId, now: Now, out: &mut impl Outbox) -> usize {
+        let Some(subscription) = self.readers.subscription(id).filter(|s| s.state == ReaderState::Queued) else {
+            return 1;
+        };
+        let connection = subscription.connection;
+        if !self.can_take(connection, out) {
+            self.set_state(id, ReaderState::Blocked);
+            return 1;
+        }
+        let Some(subscription) = self.readers.subscription(id) else { return 1 };
+        let feed = &self.readers.feeds[subscription.feed as usize];
+        if feed.owner != self.config.shard {
+            let room = out.room(connection);
+            return self.fetch(id, room);
+        }
+        let (partition, session) = (feed.partition, feed.session.clone());
+        let Some(client) = self.readers.clients.get(connection) else { return 1 };
+        let tenant = client.tenant.clone();
+        let slot = match self.open(partition, &tenant, &session, None) {
+            Opened::Ready(slot) => slot,
+            Opened::Absent => {
+                self.readers.settle(id);
+                return 1;
+            }
+            Opened::Park | Opened::Refused(_) => {
+                self.readers.queued.push_back(Reader::Subscription(id));
+                return 0;
+            }
+        };
+        let mut used = 1;
+        for _ in 0..RECORDS_PER_TURN_MAX {
+            let Some(cursor) = self.readers.subscription(id).map(|s| s.cursor) else { return used };
+            match self.log.read(slot, cursor) {
+                Read::Hot(record) => {
+                    used += record.bytes().len();
+                    if self.readers.push_read(id, record, now, out) != Some(Pushed::Whole) {
+                        return used;
+                    }
+                }
+                Read::Cold(ticket) => {
+                    self.reads.insert(ticket, ReadFor::Subscription(id));
+                    self.set_state(id, ReaderState::Reading);
+                    return used;
+                }
+                Read::Gap { to } => {
+                    if !self.readers.push_gap(id, to, GapReason::Retention, out) {
+                        return used;
+                    }
+                }
+                Read::End => break,
+                Read::Busy => {
+                    self.readers.queued.push_back(Reader::Subscription(id));
+                    return used - 1;
+                }
+                Read::Fault(_) => {
+                    if !self.skip_damage(id, out) {
+                        return used;
+                    }
+                }
+            }
+        }
+        self.readers.settle(id);
+        used
+    }
+
+    /// Has the client credit, and room for a small event? If not it is blocked: reading for it would be for nothing.
+    fn can_take(&mut self, connection: ConnectionId, out: &mut impl Outbox) -> bool {
+        let Some(client) = self.readers.clients.get_mut(connection) else { return true };
+        if client.has_credit() && out.room(connection) >= EVENT_FRAME_OVERHEAD_BYTES_MAX {
+            return true;
+        }
+        crate::delivery::block(client, connection, &mut self.readers.blocked);
+        false
+    }
+
+    /// Bytes that were durable cannot be had: say so as a gap up to what is committed now, never skip silently.
+    fn skip_damage(&mut self, id: SubscriptionId, out: &mut impl Outbox) -> bool {
+        self.counters.damaged_reads += 1;
+        let Some(subscription) = self.readers.subscription(id) else { return false };
+        let feed = &self.readers.feeds[subscription.feed as usize];
+        let to = feed.live_next.unwrap_or(subscription.cursor).max(subscription.cursor + 1);
+        self.readers.push_gap(id, to, GapReason::Damaged, out)
+    }
+
+    fn set_state(&mut self, id: SubscriptionId, state: ReaderState) {
+        if let Some(subscription) = self.readers.subscription_mut(id) {
+            subscription.state = state;
+        }
+    }
+
+    /// Asks the owner for records, no more than its client has room for: what is not taken is read again.
+    fn fetch(&mut self, id: SubscriptionId, room: usize) -> usize {
+        let Some(subscription) = self.readers.subscription(id) else { return 1 };
+        let (cursor, feed_slot, connection) = (subscription.cursor, subscription.feed, subscription.connection);
+        let Some(client) = self.readers.clients.get(connection) else { return 1 };
+        let feed = &self.readers.feeds[feed_slot as usize];
+        let owner = feed.owner;
+        let reply_bytes = self.page_reply_bytes();
+        self.scratch.clear();
+        let mut w = Writer(&mut self.scratch);
+        w.u8(request::FETCH).u32(reply_bytes as u32).u32(id.slot).u32(id.generation);
+        w.text(&client.tenant).text(&feed.session).u64(cursor).u32(room.min(self.config.limits.page_bytes) as u32);
+        match self.mail.ask(owner, self.scratch.len(), reply_bytes) {
+            Some(ask) => {
+                self.mail.send_ask(owner, ask, &self.scratch);
+                self.wake(owner);
+                self.set_state(id, ReaderState::Reading);
+                1
+            }
+            None => {
+                self.readers.queued.push_back(Reader::Subscription(id));
+                0
+            }
+        }
+    }
+
+    fn serve_read(&mut self, ticket: ReadTicket, now: Now, out: &mut impl Outbox) {
+        match self.reads.remove(&ticket) {
+            Some(ReadFor::Subscription(id)) => {
+                let mut whole = self.readers.subscription(id).is_some();
+                let mut fault = false;
+                match self.log.read_records(ticket) {
+                    Ok(records) => {
+                        for record in records {
+                            if self.readers.push_read(id, record, now, out) != Some(Pushed::Whole) {
+                                whole = false;
+                                break;
+                            }
+                        }
+                    }
+                    // Retention was faster: the next read says the gap.
+                    Err(storage::log::ReadFault::Gone) => {}
+                    Err(_) => fault = true,
+                }
+                self.log.release(ticket);
+                if fault {
+                    whole = self.skip_damage(id, out);
+                }
+                if whole {
+                    self.readers.settle(id);
+                }
+            }
+            Some(ReadFor::Gather(mut gather)) => {
+                let end = match self.log.read_records(ticket) {
+                    Ok(records) => {
+                        let mut full = false;
+                        for record in records {
+                            full = !gather.take(record) || gather.is_full();
+                            if full {
+                                break;
+                            }
+                        }
+                        full.then_some(PageEnd::More)
+                    }
+                    Err(storage::log::ReadFault::Gone) => None,
+                    Err(_) if gather.records.is_empty() => {
+                        self.counters.damaged_reads += 1;
+                        Some(PageEnd::Damaged(gather.tail.max(gather.next + 1)))
+                    }
+                    Err(_) => Some(PageEnd::More),
+                };
+                self.log.release(ticket);
+                match end {
+                    Some(end) => self.finish_gather(gather, end),
+                    None => self.gathers.push_back(gather),
+                }
+            }
+            Some(ReadFor::Scan(wanted)) => self.scan_ready(ticket, wanted, now, out),
+            None => self.log.release(ticket),
+        }
+    }
+
+    /// Tells owners that nobody here listens to a partition any more.
+    pub(crate) fn send_detaches(&mut self) -> usize {
+        let mut sent = 0;
+        while let Some((partition, owner)) = self.readers.detach_due.last().copied() {
+            if owner != self.config.shard {
+                self.scratch.clear();
+                Writer(&mut self.scratch).u8(request::DETACH).u128(partition.0);
+                if !self.mail.tell(owner, &self.scratch) {
+                    break;
+                }
+                self.wake(owner);
+                sent += 1;
+            }
+            self.readers.detach_due.pop();
+        }
+        while let Some(due) = self.pattern_detach_due.pop() {
+            self.scratch.clear();
+            let mut w = Writer(&mut self.scratch);
+            w.u8(request::DETACH_PATTERNS);
+            put_connection(&mut w, due.connection);
+            w.u32(due.generation).text(&due.tenant);
+            if !self.mail.tell(due.source, &self.scratch) {
+                self.pattern_detach_due.push(due);
+                break;
+            }
+            self.wake(due.source);
+            sent += 1;
+        }
+        sent
+    }
+
+    /// Refuses what waits for a partition that cannot be read.
+    pub(crate) fn refuse_unreadable(&mut self, asker: &Asker) {
+        self.answer(asker.origin, asker.id, &Reply::Refused(Refused::later(Refusal::Unavailable, 1000)));
+    }
+}
