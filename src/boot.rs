@@ -22,8 +22,7 @@ use crate::reactor::{Ended, Reactor, ReactorConfig, close_table, random_u64};
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown;
 use shards::ids::ShardId;
-use shards::limits::REPLY_BYTES_MAX;
-use shards::outbox::EVENT_FRAME_OVERHEAD_BYTES_MAX;
+use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
 use shards::{Shard, ShardConfig, mailbox};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -164,18 +163,16 @@ fn connections_per_shard(config: &Config, shards: u16) -> Result<usize, Failure>
 fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_max: u64) -> ReactorConfig {
     let limits = config.limits();
     let us = |ms: u64| ms.saturating_mul(1000);
-    // While data is base64 a frame is a third larger than its event.
-    let delivery_bytes_max =
-        limits.event_bytes_max.div_ceil(3) * 4 + EVENT_FRAME_OVERHEAD_BYTES_MAX + 8 * shards::limits::NAME_BYTES_MAX;
     let echo_bytes = if config.echo { crate::reactor::ECHO_ASSEMBLY_BYTES_MAX } else { 0 };
     let net = NetConfig {
         shard,
         connections_max: connections,
-        assembly_bytes_max: ASSEMBLIES * limits.frame_bytes_max + echo_bytes,
+        assembly_bytes_max: config.assembly_bytes_max as usize + echo_bytes,
         sends: SendLimits {
             connection_send_bytes_max: limits.connection_send_bytes_max,
-            reply_reserve_bytes: limits.client_commands_in_flight_max as usize * REPLY_BYTES_MAX,
-            delivery_bytes_max,
+            reply_reserve_bytes: limits.client_commands_in_flight_max as usize * REPLY_BYTES_MAX
+                + POSITION_REPLY_BYTES_MAX,
+            delivery_bytes_max: limits.event_frame_bytes_max(),
             shard_send_bytes_max: config.shard_send_bytes_max as usize + echo_bytes,
         },
         handshake_timeout_us: us(config.handshake_timeout_ms),
@@ -199,9 +196,6 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
         drain_us_max: us(config.stop_timeout_ms) / 2,
     }
 }
-
-/// Frames of full size that may be coming in parts at once, per shard.
-const ASSEMBLIES: usize = 64;
 
 /// Makes logs that go on of whatever the last process left.
 fn recover(folder: &DataFolder, shards: u16) -> Result<Vec<RecoveredLog>, Failure> {

@@ -1,4 +1,7 @@
-//! Every bound of the core, with its unit in its name. Relations between bounds are asserted at compile time.
+//! Every bound of the core, with its unit in its name. Relations between constants are asserted at compile time, those
+//! between an operator's bounds by [`Limits::check`].
+
+use crate::outbox::EVENT_FRAME_OVERHEAD_BYTES_MAX;
 
 /// Largest name: tenant, session, client, marker, message id. Bytes.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -20,6 +23,10 @@ pub const DATA_DEPTH_MAX: usize = 64;
 pub const CLIENT_PATTERNS_MAX: usize = 32;
 /// Largest reply but history and pattern position, framed, bytes.
 pub const REPLY_BYTES_MAX: usize = 1024;
+/// Largest reply with the position of a pattern: `slice.sequence,` of every slice, framed. Bytes.
+pub const POSITION_REPLY_BYTES_MAX: usize = storage::ids::SLICES as usize * 22 + REPLY_BYTES_MAX;
+/// Largest head of a page of history, bytes.
+pub(crate) const HISTORY_HEAD_BYTES_MAX: usize = 1024;
 /// A number on the wire stays below this.
 pub const WIRE_INTEGER_MAX: u64 = 1 << 53;
 
@@ -77,26 +84,130 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Largest event frame, bytes: `data` as base64, and every name at its longest.
+    pub fn event_frame_bytes_max(&self) -> usize {
+        let names = 3 * NAME_BYTES_MAX + TOPIC_BYTES_MAX + 2 * NAME_BYTES_MAX + TRACEPARENT_BYTES_MAX;
+        self.event_bytes_max.div_ceil(3) * 4 + 2 + names + EVENT_FRAME_OVERHEAD_BYTES_MAX
+    }
+
     /// Checks the relations between the bounds, given the largest record of the log in bytes.
     ///
     /// # Errors
-    /// The first that does not hold: what to change.
+    /// The first that does not hold: what to change. It begins with the name of a bound.
     pub fn check(&self, record_bytes_max: usize) -> Result<(), &'static str> {
-        if self.mailbox_bytes < 2 * (record_bytes_max.max(self.page_bytes) + 1024) {
-            return Err("mailbox_bytes must hold two replies of record_bytes_max or page_bytes");
+        let half = self.connection_send_bytes_max / 2;
+        let rules: [(bool, &'static str); 12] = [
+            (self.event_bytes_max > 0, "event_bytes_max must be at least 1"),
+            (self.page_bytes > 0, "page_bytes must be at least 1: an empty page gets no reader any further"),
+            (
+                self.client_commands_in_flight_max > 0 && self.connections_per_shard_max > 0,
+                "client_commands_in_flight_max and connections_per_shard_max must be at least 1",
+            ),
+            (
+                self.mail_per_peer_per_turn_max > 0 && self.parked_bytes_max > 0,
+                "mail_per_peer_per_turn_max and parked_bytes_max must be at least 1",
+            ),
+            (
+                self.mailbox_bytes >= 2 * (record_bytes_max.max(self.page_bytes) + 1024),
+                "mailbox_bytes must hold two replies of record_bytes_max or page_bytes: raise mailbox_bytes, or lower commit_bytes_max or page_bytes",
+            ),
+            (
+                self.mailbox_bytes >= 64 << 10,
+                "mailbox_bytes must be at least 64 KiB: the positions of every slice travel at once",
+            ),
+            (
+                self.connection_send_bytes_max >= 4 * self.event_bytes_max,
+                "connection_send_bytes_max must hold four events of event_bytes_max: raise connection_send_bytes_max or lower event_bytes_max",
+            ),
+            (
+                half >= self.event_frame_bytes_max() + HISTORY_HEAD_BYTES_MAX,
+                "connection_send_bytes_max must hold two frames of event_bytes_max, base64 and the longest names included, or such an event is never delivered: raise connection_send_bytes_max to 8 KiB or more",
+            ),
+            (
+                self.page_bytes <= half,
+                "page_bytes must be at most half of connection_send_bytes_max, which is all of a page that is sent: lower page_bytes or raise connection_send_bytes_max",
+            ),
+            (
+                record_bytes_max >= self.frame_bytes_max + self.frame_bytes_max / 4,
+                "commit_bytes_max must hold a record made of one frame of frame_bytes_max, and read_buffer_bytes too: raise them or lower frame_bytes_max",
+            ),
+            (
+                self.effects_max >= 64 && self.mailbox_slots >= 8,
+                "effects_max must be at least 64 and mailbox_slots at least 8",
+            ),
+            (
+                (1..=self.subscriptions_per_shard_max).contains(&self.client_subscriptions_max),
+                "client_subscriptions_max must be at least 1 and at most subscriptions_per_shard_max: lower the one or raise the other",
+            ),
+        ];
+        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, cure)| Err(cure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD_BYTES_MAX: usize = 500 << 10;
+
+    #[test]
+    fn the_defaults_hold_every_relation() {
+        assert_eq!(Limits::default().check(RECORD_BYTES_MAX), Ok(()));
+    }
+
+    /// Each relation broken by itself, by the smallest step; both bounds are named, and one step back it holds.
+    #[test]
+    fn a_contradiction_names_both_bounds_and_the_step_before_it_is_accepted() {
+        type Change = fn(&mut Limits, usize);
+        let cases: [(usize, usize, Change, &[&str]); 8] = [
+            (256 << 10, (256 << 10) + 1, |l, n| l.page_bytes = n, &["page_bytes", "connection_send_bytes_max"]),
+            (1, 0, |l, n| l.page_bytes = n, &["page_bytes"]),
+            (
+                256 << 10,
+                (256 << 10) - 1,
+                |l, n| l.connection_send_bytes_max = n,
+                &["connection_send_bytes_max", "event_bytes_max"],
+            ),
+            (
+                2 * (1024 + 1222),
+                2 * (1024 + 1222) - 1,
+                |l, n| {
+                    (l.event_bytes_max, l.page_bytes, l.connection_send_bytes_max) = (1, 1, n);
+                },
+                &["connection_send_bytes_max", "event_bytes_max"],
+            ),
+            (400 << 10, (400 << 10) + 1, |l, n| l.frame_bytes_max = n, &["frame_bytes_max", "commit_bytes_max"]),
+            (
+                1 << 20,
+                (1 << 20) + 1,
+                |l, n| l.client_subscriptions_max = n,
+                &["client_subscriptions_max", "subscriptions_per_shard_max"],
+            ),
+            (
+                2 * ((500 << 10) + 1024),
+                2 * ((500 << 10) + 1024) - 1,
+                |l, n| l.mailbox_bytes = n,
+                &["mailbox_bytes", "page_bytes"],
+            ),
+            (1, 0, |l, n| l.parked_bytes_max = n, &["parked_bytes_max"]),
+        ];
+        for (good, bad, change, names) in cases {
+            let mut limits = Limits::default();
+            if names.len() > 1 && names[0] == "connection_send_bytes_max" {
+                limits.page_bytes = 1 << 10;
+            }
+            change(&mut limits, good);
+            assert_eq!(limits.check(RECORD_BYTES_MAX), Ok(()), "{good}: {names:?}");
+            change(&mut limits, bad);
+            let cure = limits.check(RECORD_BYTES_MAX).expect_err("the relation is broken");
+            assert!(names.iter().all(|name| cure.contains(name)), "{bad}: {cure}");
         }
-        if self.mailbox_bytes < 64 << 10 {
-            return Err("mailbox_bytes must be at least 64 KiB: the positions of every slice travel at once");
-        }
-        if self.connection_send_bytes_max < 4 * self.event_bytes_max {
-            return Err("connection_send_bytes_max must hold four events of event_bytes_max, base64 included");
-        }
-        if record_bytes_max < self.frame_bytes_max + self.frame_bytes_max / 4 {
-            return Err("commit_bytes_max must hold a record made of one frame of frame_bytes_max");
-        }
-        if self.effects_max < 64 || self.mailbox_slots < 8 {
-            return Err("effects_max must be at least 64 and mailbox_slots at least 8");
-        }
-        Ok(())
+    }
+
+    /// The bound of a frame is one: nothing that `event_bytes_max` of the outbox can say is larger.
+    #[test]
+    fn the_largest_frame_is_that_of_the_longest_names() {
+        let limits = Limits { event_bytes_max: 1, ..Limits::default() };
+        assert_eq!(limits.event_frame_bytes_max(), 4 + 2 + 5 * 128 + 128 + 64 + EVENT_FRAME_OVERHEAD_BYTES_MAX);
     }
 }

@@ -263,14 +263,16 @@ impl Config {
         if self.shards > SHARDS_MAX {
             return refuse("shards", format!("{} is more than {SHARDS_MAX}", self.shards));
         }
-        // An event must fit the frame it comes in and the commit group it is stored in, each with its envelope.
+        // An event, as base64, must fit the frame it comes in, and that the commit group it is stored in, each with its
+        // envelope. A frame that comes in parts is gathered in memory that grows by doubling.
         let at_most = [
             (
                 "event_bytes_max",
-                u64::from(self.event_bytes_max) + ENVELOPE_BYTES,
+                u64::from(self.event_bytes_max).div_ceil(3) * 4 + ENVELOPE_BYTES,
                 "frame_bytes_max",
                 u64::from(self.frame_bytes_max),
             ),
+            ("frame_bytes_max", 2 * u64::from(self.frame_bytes_max), "assembly_bytes_max", self.assembly_bytes_max),
             (
                 "frame_bytes_max",
                 2 * u64::from(self.frame_bytes_max),
@@ -279,12 +281,6 @@ impl Config {
             ),
             ("commit_bytes_max", 4 * u64::from(self.commit_bytes_max), "hot_tail_bytes", self.hot_tail_bytes),
             ("commit_bytes_max", 4 * u64::from(self.commit_bytes_max), "segment_bytes", self.segment_bytes),
-            (
-                "event_bytes_max",
-                2 * u64::from(self.event_bytes_max),
-                "connection_send_bytes_max",
-                u64::from(self.connection_send_bytes_max),
-            ),
             (
                 "connection_send_bytes_max",
                 u64::from(self.connection_send_bytes_max),
@@ -395,6 +391,13 @@ mod tests {
             ("event_bytes_max = 99999999999", &["event_bytes_max"]),
             ("event_bytes_max = true", &["event_bytes_max"]),
             ("event_bytes_max = '256KiB'", &["frame_bytes_max", "event_bytes_max"]),
+            ("event_bytes_max = '190KiB'", &["frame_bytes_max", "event_bytes_max"]),
+            ("assembly_bytes_max = '500KiB'", &["assembly_bytes_max", "frame_bytes_max"]),
+            ("page_bytes = '300KiB'", &["page_bytes", "connection_send_bytes_max"]),
+            ("connection_send_bytes_max = '200KiB'", &["connection_send_bytes_max", "event_bytes_max"]),
+            ("page_bytes = 0", &["page_bytes"]),
+            ("parked_bytes_max = 0", &["parked_bytes_max"]),
+            ("subscriptions_per_shard_max = 10", &["client_subscriptions_max", "subscriptions_per_shard_max"]),
             ("sync = 'maybe'", &["sync", "on", "off"]),
             ("listen = 'localhost'", &["listen", "127.0.0.1:7777"]),
             ("listen = '0.0.0.0:1'", &["listen", "loopback"]),

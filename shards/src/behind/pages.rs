@@ -6,6 +6,7 @@
 
 use crate::effect::Reply;
 use crate::gather::{GATHERS_MAX, Gather, GatherFor, Page, PageEnd};
+use crate::limits::HISTORY_HEAD_BYTES_MAX;
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_connection, put_id, reply};
 use crate::outbox::{HistoryHead, Outbox, event_bytes_max};
@@ -129,7 +130,7 @@ impl Shard {
             let Some(page) = self.pages.pop_front() else { break };
             let Some(client) = self.readers.clients.get_mut(page.connection) else { continue };
             let room = out.room(page.connection);
-            let (mut bytes, mut next, mut events) = (1024, page.from, 0);
+            let (mut bytes, mut next, mut events) = (HISTORY_HEAD_BYTES_MAX, page.from, 0);
             let budget = self.config.limits.connection_send_bytes_max / 2;
             for event in Records(&page.records).flat_map(|record| record.events()).filter(|e| e.offset() >= page.from) {
                 let event_bytes = event_bytes_max(&event);
