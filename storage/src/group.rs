@@ -22,7 +22,7 @@
 //! it looks for evidence behind a torn group, takes for a header. `durable_through` is what tells a torn tail from corruption: a later
 //! group that says "g was durable" turns an unreadable g into damage that a human must see.
 
-use crate::ids::{LogId, LogSeq, SegmentId};
+use crate::ids::{COUNTER_MAX, LogId, LogSeq, SegmentId};
 use crate::record::{RecordFault, RecordView};
 use crate::segment::FORMAT_VERSION;
 use std::fmt;
@@ -143,7 +143,8 @@ impl GroupHeader {
             salt: u32_at(56),
         };
         let whole = (GROUP_HEAD_BYTES as u64 + u64::from(header.records_bytes)).next_multiple_of(BLOCK_BYTES as u64);
-        (u64::from(header.group_bytes) == whole && header.durable_through < header.group).then_some(header)
+        let sound = header.durable_through < header.group && header.group.max(header.first_log_seq) <= COUNTER_MAX;
+        (u64::from(header.group_bytes) == whole && sound).then_some(header)
     }
 }
 

@@ -36,6 +36,10 @@ pub type SliceSeq = u64;
 /// Dense number of a record inside its log, from 0. Orders everything one shard appends.
 pub type LogSeq = u64;
 
+/// Above what any counter of a log reaches: a number of a group, a record or an event beyond it is damage, whatever its
+/// checksum says. Below it there is always a next one.
+pub const COUNTER_MAX: u64 = 1 << 62;
+
 /// The two 64-bit keys under which a folder hashes names. Secret: a client that knew them could aim
 /// at one slice or forge a dedupe collision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

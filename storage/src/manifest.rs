@@ -118,7 +118,8 @@ impl Manifest {
         let (slices, shards, zero) = (take.u16()?, take.u16()?, take.u16()?);
         let key = HashKey(take.u64()?, take.u64()?);
         let (next_log, old) = (LogId(take.u32()?), take.u32()?);
-        if slices != SLICES || zero != 0 || shards == 0 || shards > SHARDS_MAX {
+        let names_left = next_log.0 <= u32::MAX - u32::from(SHARDS_MAX);
+        if slices != SLICES || zero != 0 || shards == 0 || shards > SHARDS_MAX || !names_left {
             return None;
         }
         let mut logs = Vec::new();

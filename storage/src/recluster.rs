@@ -27,6 +27,12 @@ use std::ops::Range;
 /// Set in the number of a clustered segment.
 pub const CLUSTERED: u32 = 1 << 31;
 
+/// Segments of a log are numbered below this, so that there is always a next number that is not a clustered one's.
+pub const SEGMENTS_END: u32 = CLUSTERED - 1;
+
+/// Most bytes of one job: positions in what it writes are 32 bits, and so is their sum with a group.
+const JOB_BYTES_MAX: u64 = (1 << 31) - 1;
+
 /// Whether a segment is a clustered one, by its name.
 pub fn is_clustered(segment: SegmentId) -> bool {
     segment.number & CLUSTERED != 0
@@ -39,7 +45,7 @@ pub fn covers(header: &SegmentHeader) -> Option<(u32, u32)> {
         (SegmentKind::Appended, _) => (!is_clustered(header.segment)).then_some((own, own)),
         (SegmentKind::Clustered, Some((first, last))) => {
             let last = u32::try_from(last).ok()?;
-            (is_clustered(header.segment) && first <= last && last < CLUSTERED).then_some((first, last))
+            (is_clustered(header.segment) && first <= last && last < SEGMENTS_END).then_some((first, last))
         }
         (SegmentKind::Clustered, None) => None,
     }
@@ -70,7 +76,7 @@ pub fn plan(sealed: &[Contents], log: LogId, replay_from: u32, limits: Recluster
         let mut bytes = 0;
         let fits = |contents: &&Contents| {
             bytes += contents.end;
-            bytes <= limits.bytes_max
+            bytes <= limits.bytes_max.min(JOB_BYTES_MAX)
         };
         let taken = neighbours.iter().take(limits.segments_max).take_while(fits).count();
         if taken >= limits.segments_min.max(2) {
@@ -149,7 +155,7 @@ impl ReclusterRun {
     /// Begins the job.
     pub fn new(job: ReclusterJob) -> ReclusterRun {
         let total: u64 = job.sources.iter().map(|source| source.end).sum();
-        assert!(total < 1 << 31 && is_clustered(job.target), "the plan bounds a job");
+        assert!(total <= JOB_BYTES_MAX && is_clustered(job.target), "the plan bounds a job");
         ReclusterRun {
             job,
             stage: Stage::Reading(0),

@@ -26,7 +26,7 @@
 
 use crate::catalog::ReplayFault;
 use crate::group::{BLOCK_BYTES, GroupFault, GroupHeader, GroupNumber, GroupPlace, check_group, group_records};
-use crate::ids::{LogId, LogSeq, SegmentId};
+use crate::ids::{COUNTER_MAX, LogId, LogSeq, SegmentId};
 use crate::record::RecordView;
 use std::fmt;
 
@@ -112,7 +112,7 @@ impl SegmentHeader {
         };
         let number = u32_at(16);
         let previous = u32_at(20);
-        if head[11] & !FLAG_UNSYNCED != 0 || previous > number {
+        if head[11] & !FLAG_UNSYNCED != 0 || previous > number || u64_at(40).max(u64_at(48)) > COUNTER_MAX {
             return Err(HeaderFault::Damaged);
         }
         Ok(SegmentHeader {

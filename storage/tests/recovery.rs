@@ -2,8 +2,14 @@
 
 mod world;
 
+use storage::disk::FileId;
+use storage::group::GroupHeader;
+use storage::ids::{LogId, SegmentId};
 use storage::log::{LogConfig, LogEvent};
-use world::{Files, World};
+use storage::recluster::SEGMENTS_END;
+use storage::recovery::{RecoverError, recover};
+use storage::segment::{HeaderFault, SegmentHeader};
+use world::{Files, KEY, World};
 
 fn config() -> LogConfig {
     LogConfig::small()
@@ -66,4 +72,49 @@ fn a_clean_stop_is_recognised_and_nothing_is_read_again() {
     assert_eq!(world.read_all("a", 100), [(100, b"last".to_vec())]);
     fill(&mut world, 1);
     assert_eq!(world.read_all("a", 101).len(), 1);
+}
+
+/// Changes bytes of a file and makes the checksum over `sealed` right again.
+fn forge(files: &mut Files, file: FileId, at: usize, bytes: &[u8], crc_at: usize, sealed: std::ops::Range<usize>) {
+    let content = files.files.get_mut(&file).expect("it exists");
+    content[at..at + bytes.len()].copy_from_slice(bytes);
+    let crc = crc32c::crc32c(&content[sealed]);
+    content[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn corrupt(mut files: Files) -> bool {
+    matches!(recover(&mut files, 1, KEY), Err(RecoverError::Corrupt(report)) if report.is_corrupt())
+}
+
+/// Numbers have ends: a file whose name leaves no name for the next one came from nowhere, and no number may wrap round.
+#[test]
+fn regression_a_file_of_the_last_number_is_damage() {
+    let (mut world, _) = World::boot(config(), Files::default());
+    fill(&mut world, 3);
+    let (log, first) = (LogId(0), SegmentId { log: LogId(0), number: 0 });
+    let bytes = world.files.files[&FileId::Segment(first)].clone();
+    let last_of = |number| FileId::Segment(SegmentId { log, number });
+    for odd in [last_of(SEGMENTS_END), last_of(u32::MAX), FileId::Checkpoint(log, u32::MAX)] {
+        let mut files = world.files.clone();
+        files.files.insert(odd, bytes.clone());
+        assert!(corrupt(files), "{odd:?}");
+    }
+}
+
+/// A group or a segment that says it is the last there can be: damage, though its checksum is right.
+#[test]
+fn regression_counters_at_their_end_are_damage() {
+    let (mut world, _) = World::boot(config(), Files::default());
+    fill(&mut world, 3);
+    let file = FileId::Segment(SegmentId { log: LogId(0), number: 0 });
+    for at in [40, 48] {
+        let mut files = world.files.clone();
+        forge(&mut files, file, at, &u64::MAX.to_le_bytes(), 60, 0..60);
+        let header = SegmentHeader::get(&files.files[&file]);
+        assert_eq!(header, Err(HeaderFault::Damaged), "byte {at}");
+        assert!(corrupt(files), "byte {at}");
+    }
+    let mut files = world.files.clone();
+    forge(&mut files, file, 4096 + 32, &u64::MAX.to_le_bytes(), 4096 + 60, 4096..4096 + 60);
+    assert_eq!(GroupHeader::get(&files.files[&file][4096..]), None);
 }

@@ -23,7 +23,7 @@
 //! `committed` is not stored: a checkpoint is installed only when all it holds is committed, so it equals `tail`.
 
 use crate::bytes::{Put, Take};
-use crate::ids::{Epoch, LogId, LogSeq, Offset, PartitionId, SegmentId};
+use crate::ids::{COUNTER_MAX, Epoch, LogId, LogSeq, Offset, PartitionId, SegmentId};
 
 /// Most markers a session keeps.
 pub const MARKERS_MAX: usize = 64;
@@ -349,7 +349,7 @@ impl Partition {
         let bounds = usize::from(runs) <= RUNS_MAX
             && usize::from(markers) <= MARKERS_MAX
             && usize::from(producers) <= PRODUCERS_MAX;
-        if length != entry.len() || zero != 0 || !bounds || first > tail {
+        if length != entry.len() || zero != 0 || !bounds || first > tail || tail > COUNTER_MAX {
             return None;
         }
         let mut partition = Partition::new(id, tenant, session, epoch);

@@ -27,8 +27,9 @@ use crate::catalog::ENTRY_BYTES_MAX;
 use crate::disk::FileId;
 use crate::filter::Filter;
 use crate::group::BLOCK_BYTES;
-use crate::ids::{LogId, LogSeq, PartitionId, SLICES, SliceSeq};
+use crate::ids::{COUNTER_MAX, LogId, LogSeq, PartitionId, SLICES, SliceSeq};
 use crate::jobs::CHUNK_BYTES;
+use crate::recluster::SEGMENTS_END;
 use page::PAGE_HEAD_BYTES;
 
 /// Version this build writes, and the only one it reads.
@@ -170,7 +171,10 @@ impl CheckpointIndex {
         let pages = parse_pages(index, (tables_at / BLOCK_BYTES) as u64).ok_or(corrupt(tables_at))?;
         let filter = Filter::from_bytes(filter).ok_or(corrupt(tables_at + index.len()))?;
         let (slices, _) = rest.as_chunks::<8>();
-        let slice_next = slices.iter().take(SLICES.into()).map(|seq| u64::from_le_bytes(*seq)).collect();
+        let slice_next: Vec<SliceSeq> = slices.iter().take(SLICES.into()).map(|seq| u64::from_le_bytes(*seq)).collect();
+        if slice_next.iter().any(|seq| *seq > COUNTER_MAX) {
+            return Err(corrupt(tables_at + tables.len() - rest.len()));
+        }
         let (position, clean_stop, entries) = (footer.position, footer.clean_stop, footer.entries);
         Ok(CheckpointIndex { log, number, position, clean_stop, entries, pages, filter, slice_next })
     }
@@ -263,7 +267,8 @@ impl Footer {
         let (pages_bytes, index_bytes, filter_bytes, entries) = (take.u64()?, take.u64()?, take.u64()?, take.u64()?);
         let (segment, clean_stop) = (take.u32()?, take.u32()? != 0);
         let position = LogPosition { segment, at: take.u64()?, group: take.u64()?, log_seq: take.u64()? };
-        Some(Footer { tables_crc, pages_bytes, index_bytes, filter_bytes, entries, position, clean_stop })
+        let sound = position.segment < SEGMENTS_END && position.group.max(position.log_seq) <= COUNTER_MAX;
+        sound.then_some(Footer { tables_crc, pages_bytes, index_bytes, filter_bytes, entries, position, clean_stop })
     }
 }
 

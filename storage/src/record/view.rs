@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::archived;
+use crate::ids::COUNTER_MAX;
 use std::fmt;
 
 /// What is wrong with bytes that should be a record.
@@ -73,8 +74,7 @@ impl<'a> RecordView<'a> {
             || u32_at(bytes, RESERVED_AT) != 0
             || view.slice() != view.partition().slice()
             || view.epoch() == 0
-            || view.offset().checked_add(u64::from(view.count())).is_none()
-            || view.slice_seq().checked_add(u64::from(view.count())).is_none()
+            || view.offset().max(view.slice_seq()).max(view.log_seq()) > COUNTER_MAX
             || body_bytes > length - HEAD_BYTES
             || (HEAD_BYTES + body_bytes).next_multiple_of(RECORD_ALIGN) != length
         {

@@ -8,7 +8,7 @@ use crate::disk::FileId;
 use crate::group::{BLOCK_BYTES, GroupHeader};
 use crate::ids::{LogId, SegmentId};
 use crate::manifest::Manifest;
-use crate::recluster::{CLUSTERED, SegmentMap, covers, is_clustered};
+use crate::recluster::{CLUSTERED, SEGMENTS_END, SegmentMap, covers, is_clustered};
 use crate::record::RecordView;
 use crate::segment::{
     Damage, HeaderFault, SegmentExpect, SegmentHeader, SegmentKind, SegmentScan, Verdict, scan_segment,
@@ -111,6 +111,11 @@ pub(super) fn inspect<F: Folder>(
         if segment.log != log {
             continue;
         }
+        if matches!(segment.number, SEGMENTS_END | u32::MAX) {
+            // No log gets this far, and after it there is no number for the next file.
+            report.corrupt(file, 0, Damage::Misplaced);
+            continue;
+        }
         if is_clustered(segment) {
             found.next_clustered = found.next_clustered.max(segment.number + 1);
             found.take_clustered(folder, manifest, segment, &mut sidecars, &mut map, report)?;
@@ -205,7 +210,11 @@ impl<B: Deref<Target = [u8]>> Found<B> {
         report: &mut Report,
     ) -> Result<Option<LogPosition>, RecoverError> {
         let Some(file @ FileId::Checkpoint(_, newest)) = checkpoints.pop() else { return Ok(None) };
-        self.next_checkpoint = newest + 1;
+        let Some(next) = newest.checked_add(1) else {
+            report.corrupt(file, 0, Damage::Misplaced);
+            return Ok(None);
+        };
+        self.next_checkpoint = next;
         self.remove.append(&mut checkpoints);
         let bytes = read(folder, file)?;
         // It got its name when it was whole and durable, and the one before it went: there is no other to fall back to.

@@ -19,6 +19,7 @@
 mod build;
 mod table;
 
+use crate::recluster::{SEGMENTS_END, is_clustered};
 pub use build::{SealJob, SealRun, SidecarBuilder};
 pub use table::{DedupeRow, Row, Rows};
 
@@ -26,7 +27,7 @@ use crate::bytes::{Put, Take};
 use crate::disk::FileId;
 use crate::filter::Filter;
 use crate::group::BLOCK_BYTES;
-use crate::ids::{LogId, LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq};
+use crate::ids::{COUNTER_MAX, LogId, LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq};
 use table::{Fence, TableKind};
 
 /// Version this build writes, and the only one it reads.
@@ -326,6 +327,13 @@ impl Header {
         let (log_seq_min, log_seq_max) = (take.u64()?, take.u64()?);
         let contents =
             Contents { segment, covers, end, records, events, time_min_ms, time_max_ms, log_seq_min, log_seq_max };
+        let own = segment.number;
+        let covered = if is_clustered(segment) {
+            covers.0 <= covers.1 && covers.1 < SEGMENTS_END && own < u32::MAX
+        } else {
+            covers == (own, own) && own < SEGMENTS_END
+        };
+        (covered && end <= u64::from(u32::MAX) && log_seq_max <= COUNTER_MAX).then_some(())?;
         let blocks = [take.u32()?, take.u32()?, take.u32()?];
         let ranges = take.u32()?;
         let (filter_bytes, tables_bytes, tables_crc) = (take.u64()?, take.u64()?, take.u32()?);
