@@ -1,5 +1,6 @@
 //! Shards on one thread over a disk in memory: enough of a world to see what the core does, without the simulator's
 //! faults.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use shards::ids::{CommandId, ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};

@@ -149,10 +149,11 @@ impl World {
     /// Opens a session, making it if need be.
     pub fn open(&mut self, session: &str) -> PartitionSlot {
         let id = KEY.partition(TENANT, session);
-        for _ in 0..4 {
+        for _ in 0..8 {
             match self.log.open(id, TENANT, session, Some(7)) {
                 Open::Ready(slot) => return slot,
-                Open::Loading => self.settle(),
+                // Full: a checkpoint makes room.
+                Open::Loading | Open::Full => self.settle(),
                 other => panic!("{other:?}"),
             }
         }
