@@ -48,6 +48,10 @@ enum Step {
         reader: u8,
         bytes: u16,
     },
+    /// Leaves and comes back, with what it saw last: a reader of all sessions by its position, another by offsets.
+    Return {
+        reader: u8,
+    },
     /// So many turns of one shard.
     Turn {
         shard: u8,
@@ -64,6 +68,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (reader(), any::<u8>()).prop_map(|(reader, from)| Step::SubscribeAll { reader, from }),
         1 => (reader(), 1u8..20).prop_map(|(reader, events)| Step::Credit { reader, events }),
         2 => reader().prop_map(|reader| Step::Acknowledge { reader }),
+        1 => reader().prop_map(|reader| Step::Return { reader }),
         2 => (reader(), 0u16..6000).prop_map(|(reader, bytes)| Step::Room { reader, bytes }),
         8 => (any::<u8>(), 1u8..20).prop_map(|(shard, turns)| Step::Turn { shard, turns }),
     ];
@@ -78,6 +83,10 @@ struct Reader {
     all: bool,
     credit: Option<u64>,
     acknowledged: u64,
+    /// Connections it had before this one.
+    returns: u32,
+    /// Last slice sequence it saw of each slice, on those.
+    position: BTreeMap<u16, u64>,
 }
 
 struct Model {
@@ -100,7 +109,7 @@ impl Model {
     }
 
     fn place(&self, reader: u8) -> (usize, u32) {
-        (usize::from(reader) % self.shards, 1 + u32::from(reader))
+        (usize::from(reader) % self.shards, 1 + u32::from(reader) + self.readers[usize::from(reader)].returns * READERS)
     }
 
     /// Hands a command of a reader in when there is room for it, and lets it be answered.
@@ -190,6 +199,7 @@ impl Model {
                 self.readers[usize::from(reader)].credit = credit_events;
             }
             Step::Acknowledge { reader } => self.acknowledge(reader),
+            Step::Return { reader } => self.return_of(reader),
             Step::Room { reader, bytes } => {
                 let (shard, slot) = self.place(reader);
                 self.world.drained(shard, slot, bytes.into());
@@ -201,6 +211,44 @@ impl Model {
             }
         }
         self.check();
+    }
+
+    fn return_of(&mut self, reader: u8) {
+        let received = self.received(reader);
+        let mut begins = self.readers[usize::from(reader)].begins.clone();
+        for (session, offset, _) in received {
+            begins.insert(session, offset + 1);
+        }
+        let (shard, slot) = self.place(reader);
+        let mut seen = BTreeMap::new();
+        for got in self.world.queues[shard].got.get(&slot).into_iter().flatten() {
+            if let Got::Event { slice, slice_seq, .. } = got {
+                seen.insert(*slice, *slice_seq);
+            }
+        }
+        // Slices of which nothing came since stand where they stood.
+        let stood = std::mem::take(&mut self.readers[usize::from(reader)].position);
+        let position: BTreeMap<u16, u64> = stood.into_iter().chain(seen).collect();
+        self.world.disconnect(shard, slot);
+        let state = &mut self.readers[usize::from(reader)];
+        let returns = state.returns + 1;
+        let all = state.all;
+        *state = Reader { begins: begins.clone(), all, returns, position: position.clone(), ..Reader::default() };
+        let (shard, slot) = self.place(reader);
+        self.world.connect(shard, slot, &format!("reader-{reader}"));
+        if all {
+            let text: Vec<String> = position.iter().map(|(slice, seq)| format!("{slice}.{seq}")).collect();
+            let text = text.join(",");
+            let from = if text.is_empty() { PatternFrom::Earliest } else { PatternFrom::Position(&text) };
+            let reply = self.command(reader, Command::SubscribePatterns { patterns: &[">"], from });
+            assert!(!reply.starts_with("refused"), "{reply}");
+            return;
+        }
+        for (session, offset) in begins {
+            let from = From::Offset(offset, None);
+            let reply = self.command(reader, Command::Subscribe { session: SESSIONS[session], from });
+            assert_eq!(reply, format!("subscribed {offset}"));
+        }
     }
 
     fn acknowledge(&mut self, reader: u8) {

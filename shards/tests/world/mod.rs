@@ -114,6 +114,11 @@ impl World {
         assert_eq!(self.shards[shard].handle(Input::Connected { connection, principal }, self.now), Handled::Done);
     }
 
+    pub fn disconnect(&mut self, shard: usize, slot: u32) {
+        let connection = ConnectionId { slot, generation: 1 };
+        assert_eq!(self.shards[shard].handle(Input::Disconnected { connection }, self.now), Handled::Done);
+    }
+
     pub fn drained(&mut self, shard: usize, slot: u32, room: usize) {
         self.queues[shard].room.insert(slot, room);
         let connection = ConnectionId { slot, generation: 1 };
