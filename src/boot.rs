@@ -15,10 +15,10 @@ use crate::disk::background::{BackgroundThread, Desk};
 use crate::disk::executor::Executor;
 use crate::disk::folder::DataFolder;
 use crate::net::{NetConfig, SendLimits};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Parts, Plan};
 use crate::reactor::clock::Clock;
 use crate::reactor::control::{CONTROL_MESSAGES_MAX, Control, Peer, Report};
-use crate::reactor::{Ended, Reactor, ReactorConfig, close_table, random_u64};
+use crate::reactor::{Ended, Frames, Reactor, ReactorConfig, close_table, random_u64};
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown;
 use shards::ids::ShardId;
@@ -71,7 +71,7 @@ fn failed(why: impl std::fmt::Display) -> Failure {
 fn run(config: &Config) -> Result<(), Failure> {
     let shards = config.shard_count();
     let connections = connections_per_shard(config, shards)?;
-    let plan = Plan::of(config, plan::memory_bytes());
+    let plan = memory_plan(config);
     plan.check().map_err(refused)?;
     config.log_config().check().map_err(refused)?;
 
@@ -160,10 +160,26 @@ fn connections_per_shard(config: &Config, shards: u16) -> Result<usize, Failure>
     Ok(possible as usize)
 }
 
+/// What a server with this configuration may hold, as it is checked before it starts.
+pub fn memory_plan(config: &Config) -> Plan {
+    let shard = reactor_config(config, ShardId(0), config.connections_per_shard_max as usize, 0);
+    let parts = Parts {
+        ring_bytes: shard.ring.memory_bytes() as u64,
+        frame_cache_bytes: Frames::memory_bytes_max() as u64,
+        page_bytes: shard.limits.pages_bytes_max() as u64,
+        echo_bytes: echo_bytes(config) as u64,
+    };
+    Plan::of(config, &parts, plan::memory_bytes())
+}
+
+fn echo_bytes(config: &Config) -> usize {
+    if config.echo { crate::reactor::ECHO_ASSEMBLY_BYTES_MAX } else { 0 }
+}
+
 fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_max: u64) -> ReactorConfig {
     let limits = config.limits();
     let us = |ms: u64| ms.saturating_mul(1000);
-    let echo_bytes = if config.echo { crate::reactor::ECHO_ASSEMBLY_BYTES_MAX } else { 0 };
+    let echo_bytes = echo_bytes(config);
     let net = NetConfig {
         shard,
         connections_max: connections,

@@ -13,10 +13,6 @@
 use crate::config::Config;
 use std::fmt;
 
-/// Receive buffers that a shard registers with its ring: 1024 × 2 KiB.
-const RECV_BYTES: u64 = 1024 * 2048;
-/// Submission and completion entries of a ring: 4096 × 64 bytes and 8 × 4096 × 16 bytes.
-const RING_BYTES: u64 = 4096 * 64 + 8 * 4096 * 16;
 /// User memory of an idle connection: its slot, its client, an index entry. DESIGN holds it under 1 KiB.
 const CONNECTION_BYTES: u64 = 1024;
 /// One subscription: a cursor and its places in two indexes.
@@ -29,6 +25,19 @@ const EFFECT_BYTES: u64 = 256;
 const LANES: u64 = 2;
 /// Binary, allocator slack, background executor with its rings.
 const PROCESS_BYTES: u64 = 64 << 20;
+
+/// What the parts above configuration hold, bytes a shard; they say it themselves, so that the plan cannot drift from them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parts {
+    /// Ring: queues, receive buffers, table of direct slots.
+    pub ring_bytes: u64,
+    /// Frames kept for the next subscriber of the same event.
+    pub frame_cache_bytes: u64,
+    /// Pages being read for `history` and for other shards.
+    pub page_bytes: u64,
+    /// Messages of the echo door; 0 where it is closed.
+    pub echo_bytes: u64,
+}
 
 /// One term of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +60,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Adds up `config`. `memory_bytes` is what the process may use, for a budget that was left at 0.
-    pub fn of(config: &Config, memory_bytes: u64) -> Plan {
+    /// Adds up `config` and `parts`. `memory_bytes` is what the process may use, for a budget that was left at 0.
+    pub fn of(config: &Config, parts: &Parts, memory_bytes: u64) -> Plan {
         let shards = u64::from(config.shard_count());
         let term = |name, count, bytes| Term { name, count, bytes };
         let tables = u64::from(config.connections_per_shard_max) * CONNECTION_BYTES
@@ -61,12 +70,14 @@ impl Plan {
         let terms = vec![
             term("hot tail", shards, config.hot_tail_bytes),
             term("log: read buffers, indexes, message ids", shards, log_bytes.saturating_sub(config.hot_tail_bytes)),
-            term("receive buffers and ring", shards, RECV_BYTES + RING_BYTES),
-            term("send bytes", shards, config.shard_send_bytes_max),
+            term("ring and receive buffers", shards, parts.ring_bytes),
+            term("send bytes", shards, config.shard_send_bytes_max + parts.echo_bytes),
+            term("frames of recent events", shards, parts.frame_cache_bytes),
+            term("pages being read", shards, parts.page_bytes),
             term("connection and subscription tables", shards, tables),
             term("parked commands", shards, config.parked_bytes_max),
             term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
-            term("messages that have come in part", shards, config.assembly_bytes_max),
+            term("messages that have come in part", shards, config.assembly_bytes_max + parts.echo_bytes),
             term(
                 "mailbox lanes",
                 shards * (shards - 1) * LANES,
@@ -145,15 +156,18 @@ mod tests {
 
     #[test]
     fn the_default_plan_of_two_shards_fits_two_gibibytes() {
-        let plan = Plan::of(&config(&[("shards", "2")]), 2 << 30);
+        let plan = Plan::of(&config(&[("shards", "2")]), &Parts::default(), 2 << 30);
         assert!(plan.total_bytes() < 2 << 30, "{plan}");
         assert_eq!(plan.budget_bytes, (2 << 30) / 4 * 3);
     }
 
     #[test]
     fn over_the_budget_is_refused_with_both_numbers_and_the_biggest_term() {
-        let plan =
-            Plan::of(&config(&[("shards", "2"), ("memory_budget_bytes", "1GiB"), ("hot_tail_bytes", "8GiB")]), 0);
+        let plan = Plan::of(
+            &config(&[("shards", "2"), ("memory_budget_bytes", "1GiB"), ("hot_tail_bytes", "8GiB")]),
+            &Parts::default(),
+            0,
+        );
         let why = plan.check().unwrap_err();
         assert!(why.contains("1024.0 MiB") && why.contains("hot tail") && !why.contains('\n'), "{why}");
     }
@@ -161,7 +175,7 @@ mod tests {
     #[test]
     fn lanes_grow_with_the_square_of_shards() {
         let lanes = |n: &str| {
-            let plan = Plan::of(&config(&[("shards", n)]), 1 << 40);
+            let plan = Plan::of(&config(&[("shards", n)]), &Parts::default(), 1 << 40);
             plan.terms.iter().find(|term| term.name == "mailbox lanes").unwrap().count
         };
         assert_eq!((lanes("1"), lanes("2"), lanes("8")), (0, 4, 112));

@@ -90,6 +90,11 @@ impl Limits {
         self.event_bytes_max.div_ceil(3) * 4 + 2 + names + EVENT_FRAME_OVERHEAD_BYTES_MAX
     }
 
+    /// Bytes of the pages that one shard reads at once, for `history` and for other shards.
+    pub fn pages_bytes_max(&self) -> usize {
+        crate::gather::GATHERS_MAX * self.page_bytes
+    }
+
     /// Checks the relations between the bounds, given the largest record of the log in bytes.
     ///
     /// # Errors

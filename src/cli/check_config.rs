@@ -1,13 +1,13 @@
 //! `tidegate check-config`: every value as a TOML line, and where it came from.
 
 use super::Failure;
+use crate::boot;
 use crate::config::Config;
-use crate::plan::{self, Plan};
 use std::fmt::Write as _;
 
 pub(super) fn run(config: &Config) -> Result<(), Failure> {
     super::print_line(&table(config))?;
-    let plan = Plan::of(config, plan::memory_bytes());
+    let plan = boot::memory_plan(config);
     for line in plan.to_string().lines() {
         super::print_line(&format!("# {line}"))?;
     }
