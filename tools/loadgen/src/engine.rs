@@ -1,13 +1,14 @@
-//! Many WebSocket connections on one thread: connects, upgrades, frames in, frames out.
+//! Many connections on one thread: connects, upgrades, messages in, messages out.
 //!
 //! ```text
-//!   open ─► Connecting ─► Upgrading ─► Open ──► Handler::frame(connection, text, &mut out)
-//!                                       │              out is flushed once per step
+//!   open ─► Connecting ─► Upgrading ─► Open ──► Handler::received(connection, bytes, &mut out)
+//!                    └─ plain TCP ──►   │              out is flushed once per step
 //!                                       └─► Closed ──► Handler::lost
 //! ```
 //! Level-triggered; one shared read buffer. A connection owns bytes only while a frame is partial or a send is short.
 
 use crate::net::{Poll, Ready, Socket};
+use crate::peer::Transport;
 use crate::websocket;
 use std::io;
 use std::net::SocketAddrV4;
@@ -17,8 +18,9 @@ use std::time::Instant;
 pub trait Handler {
     /// The upgrade of `connection` was accepted; `out` takes first commands.
     fn opened(&mut self, connection: usize, out: &mut Vec<u8>);
-    /// A text frame came at `now` (ns since the engine's start).
-    fn frame(&mut self, connection: usize, now: u64, text: &[u8], out: &mut Vec<u8>);
+    /// A message, or more of the stream, came at `now` (ns since the engine's start). Returns how much of it was taken; what
+    /// is left of a stream comes again with what follows it.
+    fn received(&mut self, connection: usize, now: u64, bytes: &[u8], out: &mut Vec<u8>) -> usize;
     /// `connection` is gone although nobody here closed it.
     fn lost(&mut self, connection: usize, why: String);
 }
@@ -37,6 +39,8 @@ struct Connection {
     path: String,
     /// The beginning of a response or frame whose end has not come yet.
     partial: Vec<u8>,
+    /// The same for a stream inside WebSocket messages.
+    stream: Vec<u8>,
     out: Vec<u8>,
     sent: usize,
     wants_write: bool,
@@ -47,6 +51,8 @@ struct Connection {
 pub struct Engine {
     poll: Poll,
     address: SocketAddrV4,
+    transport: Transport,
+    subprotocol: Option<&'static str>,
     accept: String,
     connections: Vec<Connection>,
     dirty: Vec<usize>,
@@ -56,10 +62,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(address: SocketAddrV4) -> io::Result<Engine> {
+    pub fn new(address: SocketAddrV4, transport: Transport, subprotocol: Option<&'static str>) -> io::Result<Engine> {
         Ok(Engine {
             poll: Poll::new()?,
             address,
+            transport,
+            subprotocol,
             accept: tungstenite::handshake::derive_accept_key(websocket::HANDSHAKE_KEY.as_bytes()),
             connections: Vec::new(),
             dirty: Vec::new(),
@@ -88,6 +96,7 @@ impl Engine {
             stage: Stage::Connecting,
             path,
             partial: Vec::new(),
+            stream: Vec::new(),
             out: Vec::new(),
             sent: 0,
             wants_write: true,
@@ -103,6 +112,7 @@ impl Engine {
         c.socket = None;
         c.out = Vec::new();
         c.partial = Vec::new();
+        c.stream = Vec::new();
     }
 
     /// The send buffer of a connection, to be flushed with the next [`Engine::step`] or [`Engine::flush`].
@@ -136,7 +146,7 @@ impl Engine {
         self.poll.wait(&mut ready, wait_ns);
         for event in &ready {
             if event.writable {
-                self.writable(event.token);
+                self.writable(event.token, handler);
             }
             if event.readable
                 && let Err(why) = self.readable(event.token, handler)
@@ -149,11 +159,16 @@ impl Engine {
         self.flush(handler);
     }
 
-    fn writable(&mut self, number: usize) {
+    fn writable(&mut self, number: usize, handler: &mut impl Handler) {
         let c = &mut self.connections[number];
         if c.stage == Stage::Connecting {
-            c.stage = Stage::Upgrading;
-            c.out = websocket::upgrade_request(&c.path, &self.address.to_string());
+            if self.transport == Transport::Tcp {
+                c.stage = Stage::Open;
+                handler.opened(number, &mut c.out);
+            } else {
+                c.stage = Stage::Upgrading;
+                c.out = websocket::upgrade_request(&c.path, &self.address.to_string(), self.subprotocol);
+            }
         }
         self.out(number);
     }
@@ -188,18 +203,14 @@ impl Engine {
             c.stage = Stage::Open;
             handler.opened(number, &mut c.out);
         }
-        while let Some((opcode, payload, rest)) = websocket::decode(bytes) {
-            match opcode {
-                websocket::TEXT => handler.frame(number, now, payload, &mut c.out),
-                websocket::PING => websocket::encode(&mut c.out, websocket::PONG, payload),
-                websocket::CLOSE => {
-                    let code = payload.get(..2).map_or(0, |code| u16::from_be_bytes([code[0], code[1]]));
-                    let why = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
-                    return Err(format!("closed by the server: {code} {why}"));
-                }
-                _ => {}
+        if self.transport == Transport::Tcp {
+            let taken = handler.received(number, now, bytes, &mut c.out);
+            bytes = &bytes[taken..];
+        } else {
+            while let Some((opcode, payload, rest)) = websocket::decode(bytes) {
+                c.message(self.transport, opcode, payload, |bytes, out| handler.received(number, now, bytes, out))?;
+                bytes = rest;
             }
-            bytes = rest;
         }
         if !bytes.is_empty() {
             c.partial.extend_from_slice(bytes);
@@ -212,6 +223,34 @@ impl Engine {
 }
 
 impl Connection {
+    fn message(
+        &mut self,
+        transport: Transport,
+        opcode: u8,
+        payload: &[u8],
+        received: impl FnOnce(&[u8], &mut Vec<u8>) -> usize,
+    ) -> Result<(), String> {
+        match opcode {
+            websocket::PING => websocket::encode(&mut self.out, websocket::PONG, payload),
+            websocket::PONG => {}
+            websocket::CLOSE => {
+                let code = payload.get(..2).map_or(0, |code| u16::from_be_bytes([code[0], code[1]]));
+                let why = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
+                return Err(format!("closed by the server: {code} {why}"));
+            }
+            _ if transport == Transport::Messages || self.stream.is_empty() => {
+                let taken = received(payload, &mut self.out);
+                self.stream.extend_from_slice(&payload[taken..]);
+            }
+            _ => {
+                self.stream.extend_from_slice(payload);
+                let taken = received(&self.stream, &mut self.out);
+                self.stream.drain(..taken);
+            }
+        }
+        Ok(())
+    }
+
     fn flush(&mut self, poll: &Poll, number: usize) -> io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
         if self.stage == Stage::Connecting {

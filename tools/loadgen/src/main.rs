@@ -1,29 +1,34 @@
-//! Load for a Tidegate server: prints one JSON line per run.
+//! Load for an event server: prints one JSON line per run.
 //!
 //! ```text
 //!   chat        N sessions × (1 publisher + 1 reader)          --rate R: open loop   no rate: saturation
 //!   fanout      1 publisher, N readers of one session          --window 1: one at a time
-//!   idle        N connections, memory of each
-//!   handshake   connections per second
+//!   lone        1 publisher, no reader: one round trip after the other
+//!   sessions    N publishers, each with many sessions, no readers
+//!   fill        writes so many events, part of them into one hot session          read   reads one session from its start
+//!   idle        N connections, memory of each                                     handshake   connections per second
 //! ```
 //! Every delivery is checked to come exactly once and in order. Exit status 1 where a run is INVALID: it lost something, or this
 //! process was too slow to say anything about the server.
 
-mod connect;
 mod engine;
 mod measure;
 mod net;
-mod protocol;
-mod publish;
+mod peer;
+mod stamp;
 mod websocket;
+mod workload;
 
 use clap::{Args, Parser, Subcommand};
 use engine::Engine;
-use publish::Load;
+use peer::{Choice, Name};
 use std::net::SocketAddrV4;
 use std::process::ExitCode;
+use workload::connect::{self, Door};
+use workload::publish::{self, Load, Spreading};
+use workload::read;
 
-/// Open-loop load for a Tidegate server.
+/// Open-loop load for an event server.
 #[derive(Parser)]
 struct Line {
     #[command(subcommand)]
@@ -31,12 +36,24 @@ struct Line {
     /// Server.
     #[arg(long, global = true, default_value = "127.0.0.1:7777")]
     address: SocketAddrV4,
+    /// What the server speaks.
+    #[arg(long, global = true, value_enum, default_value = "tidegate")]
+    peer: Name,
+    /// Where the server keeps events only if asked to: ask.
+    #[arg(long, global = true)]
+    durable: bool,
+    /// Plain TCP listener of a server that must be prepared before the run.
+    #[arg(long, global = true)]
+    setup: Option<SocketAddrV4>,
     /// Process whose CPU and memory are reported.
     #[arg(long, global = true)]
     pid: Option<u32>,
     /// Upgrades under way at once.
     #[arg(long, global = true, default_value_t = 256)]
     opening_max: usize,
+    /// Beginning of all session names; without it one of this run alone.
+    #[arg(long, global = true)]
+    prefix: Option<String>,
 }
 
 #[derive(Args)]
@@ -62,6 +79,12 @@ struct Shape {
     /// Do not name the session in the URL: connections stay on the shard that accepted them.
     #[arg(long)]
     spread: bool,
+    /// Share of sessions whose connections live on another shard.
+    #[arg(long, default_value_t = 0.0)]
+    cross: f64,
+    /// When connected, print a line and wait for one on stdin.
+    #[arg(long)]
+    hold: bool,
     /// Durability class to ask for: disk, memory.
     #[arg(long)]
     durability: Option<String>,
@@ -83,6 +106,44 @@ enum Workload {
         #[command(flatten)]
         shape: Shape,
     },
+    /// One client that waits for each answer.
+    Lone {
+        #[command(flatten)]
+        shape: Shape,
+    },
+    /// Publishers with many sessions each, chosen at random.
+    Sessions {
+        #[arg(long, default_value_t = 1000)]
+        publishers: u32,
+        /// Over all publishers.
+        #[arg(long, default_value_t = 1000)]
+        sessions: u32,
+        /// Instead of measuring: one event into each session.
+        #[arg(long)]
+        create: bool,
+        #[command(flatten)]
+        shape: Shape,
+    },
+    /// Writes a log.
+    Fill {
+        #[arg(long, default_value_t = 1000)]
+        sessions: u32,
+        #[arg(long, default_value_t = 1_000_000)]
+        events: u64,
+        /// Every so manieth event goes into the session PREFIX-hot.
+        #[arg(long, default_value_t = 5)]
+        hot_every: u32,
+        #[command(flatten)]
+        shape: Shape,
+    },
+    /// Reads one session from its first event on.
+    Read {
+        #[arg(long)]
+        session: String,
+        /// Events to read.
+        #[arg(long)]
+        events: u64,
+    },
     /// Connections that do nothing.
     Idle {
         #[arg(long, default_value_t = 10_000)]
@@ -101,37 +162,75 @@ enum Workload {
 fn main() -> ExitCode {
     let line = Line::parse();
     net::raise_nofile();
-    let mut engine = match Engine::new(line.address) {
+    // Sessions of this run alone: an earlier run's events would be somebody else's.
+    let epoch = std::time::SystemTime::UNIX_EPOCH;
+    let run = format!("lg{:x}{:x}", epoch.elapsed().map_or(0, |since| since.as_millis()), std::process::id());
+    let prefix = line.prefix.clone().unwrap_or_else(|| run.clone());
+    let durability = match &line.workload {
+        Workload::Chat { shape, .. }
+        | Workload::Fanout { shape, .. }
+        | Workload::Lone { shape }
+        | Workload::Sessions { shape, .. }
+        | Workload::Fill { shape, .. } => shape.durability.clone(),
+        _ => None,
+    };
+    let mut peer = peer::make(&Choice { name: line.peer, durable: line.durable, durability, setup: line.setup, run });
+    let peer = peer.as_mut();
+    let mut engine = match Engine::new(line.address, peer.transport(), peer.subprotocol()) {
         Ok(engine) => engine,
         Err(why) => return failed(&why),
     };
-    // Sessions of this run alone: an earlier run's events would be somebody else's.
-    let epoch = std::time::SystemTime::UNIX_EPOCH;
-    let prefix = format!("lg{:x}", epoch.elapsed().map_or(0, |since| since.as_millis()));
-    let load = |lanes: u32, readers_per_lane: u32, shape: Shape| Load {
+    let load = |lanes: u32, readers_per_lane: u32, spreading: Spreading, shape: Shape| Load {
         lanes,
         readers_per_lane,
-        bytes: shape.bytes.max(protocol::STAMP_BYTES),
+        bytes: shape.bytes.max(stamp::STAMP_BYTES),
         rate: shape.rate,
         window: shape.window,
         burst: shape.burst.unwrap_or(shape.window.div_ceil(2)),
         warm_s: shape.warm,
         measure_s: shape.seconds,
+        events: None,
+        spreading,
         placed: !shape.spread,
-        durability: shape.durability,
+        cross: shape.cross,
+        hold: shape.hold,
         server: line.pid,
         opening_max: line.opening_max,
     };
-    let (name, result) = match line.workload {
-        Workload::Chat { sessions, shape } => ("chat", publish::run(&mut engine, &load(sessions, 1, shape), &prefix)),
-        Workload::Fanout { readers, shape } => ("fanout", publish::run(&mut engine, &load(1, readers, shape), &prefix)),
+    let (name, load) = match line.workload {
+        Workload::Chat { sessions, shape } => ("chat", load(sessions, 1, Spreading::Own, shape)),
+        Workload::Fanout { readers, shape } => ("fanout", load(1, readers, Spreading::Own, shape)),
+        Workload::Lone { shape } => ("lone", load(1, 0, Spreading::Own, shape)),
+        Workload::Sessions { publishers, sessions, create, shape } => {
+            let each = sessions.div_ceil(publishers);
+            let spreading = if create { Spreading::InTurn(each) } else { Spreading::Any(each) };
+            let mut load = load(publishers, 0, spreading, shape);
+            // Equal windows: the publishers move through their sessions side by side.
+            load.events = create.then_some(u64::from(each) * u64::from(publishers));
+            ("sessions", load)
+        }
+        Workload::Fill { sessions, events, hot_every, shape } => {
+            let load = load(sessions, 0, Spreading::Hot(hot_every), shape);
+            ("fill", Load { events: Some(events), warm_s: 0.0, ..load })
+        }
+        Workload::Read { session, events } => {
+            return report("read", read::run(&mut engine, peer, &session, events, line.pid));
+        }
         Workload::Idle { connections, bare } => {
-            ("idle", connect::idle(&mut engine, connections, !bare, line.opening_max, line.pid, &prefix))
+            let (opening_max, server) = (line.opening_max, line.pid);
+            let door = Door { peer, subscribe: !bare, opening_max, server, prefix: &prefix };
+            return report("idle", connect::idle(&mut engine, door, connections));
         }
         Workload::Handshake { seconds } => {
-            ("handshake", connect::handshake(&mut engine, seconds, line.opening_max, line.pid, &prefix))
+            let (opening_max, server) = (line.opening_max, line.pid);
+            let door = Door { peer, subscribe: false, opening_max, server, prefix: &prefix };
+            return report("handshake", connect::handshake(&mut engine, door, seconds));
         }
     };
+    report(name, publish::run(&mut engine, peer, &load, &prefix))
+}
+
+fn report(name: &str, result: std::io::Result<serde_json::Value>) -> ExitCode {
     match result {
         Ok(mut report) => {
             report["workload"] = name.into();

@@ -98,17 +98,35 @@ pub fn process_rss_kib(pid: u32) -> u64 {
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
+/// Busy time of each core of the machine, ns, in ticks of 10 ms.
+fn cores_busy_ns() -> Vec<u64> {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let cores = text.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
+    let busy = |line: &str| {
+        let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+        // user nice system idle iowait irq softirq steal; guests are in user already.
+        [0, 1, 2, 5, 6, 7].iter().filter_map(|at| fields.get(*at)).sum::<u64>() * 10_000_000
+    };
+    cores.map(busy).collect()
+}
+
 /// A reading of time and of both processes' CPU; two of them bound a measured interval.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Reading {
     pub at: u64,
     pub server_ns: u64,
     pub own_ns: u64,
+    cores_ns: Vec<u64>,
 }
 
 impl Reading {
     pub fn take(now: u64, server: Option<u32>) -> Reading {
-        Reading { at: now, server_ns: server.map_or(0, process_cpu_ns), own_ns: process_cpu_ns(std::process::id()) }
+        Reading {
+            at: now,
+            server_ns: server.map_or(0, process_cpu_ns),
+            own_ns: process_cpu_ns(std::process::id()),
+            cores_ns: cores_busy_ns(),
+        }
     }
 
     /// (seconds, server's cores used, own cores used) since `earlier`.
@@ -116,6 +134,12 @@ impl Reading {
         let ns = (self.at.saturating_sub(earlier.at)).max(1) as f64;
         let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / ns;
         (ns / 1e9, share(self.server_ns, earlier.server_ns), share(self.own_ns, earlier.own_ns))
+    }
+
+    /// Share of each core of the machine that anybody used since `earlier`.
+    pub fn cores_since(&self, earlier: &Reading) -> Vec<f64> {
+        let ns = (self.at.saturating_sub(earlier.at)).max(1) as f64;
+        self.cores_ns.iter().zip(&earlier.cores_ns).map(|(now, then)| now.saturating_sub(*then) as f64 / ns).collect()
     }
 }
 

@@ -2,44 +2,56 @@
 //!
 //! ```text
 //!   idle        open N, subscribe each to a session of its own, wait, compare resident memory
-//!   handshake   open ─► upgrade ─► welcome ─► reset, again and again, at most `opening_max` under way
+//!   handshake   open ─► upgrade ─► ready ─► reset, again and again, at most `opening_max` under way
 //! ```
 
+use super::{costs, merge};
 use crate::engine::{Engine, Handler};
 use crate::measure::{Reading, process_rss_kib};
-use crate::protocol::{self, Frame, Parser};
+use crate::peer::{Link, Note, Peer, Role};
 use serde_json::{Value, json};
 use std::io;
 
 /// Time for the server to come to rest before its memory is read.
 const SETTLE_NS: u64 = 3_000_000_000;
 
-struct Run {
-    parser: Parser,
-    prefix: String,
-    subscribe: bool,
+/// Connections that are opened.
+pub struct Door<'a> {
+    pub peer: &'a mut dyn Peer,
+    /// Each subscribes to a session of its own.
+    pub subscribe: bool,
+    /// Upgrades under way at once.
+    pub opening_max: usize,
+    pub server: Option<u32>,
+    pub prefix: &'a str,
+}
+
+struct Run<'a> {
+    door: Door<'a>,
+    links: Vec<Link>,
     ready: usize,
     done: Vec<usize>,
     errors: Vec<String>,
 }
 
-impl Handler for Run {
+impl Handler for Run<'_> {
     fn opened(&mut self, connection: usize, out: &mut Vec<u8>) {
-        if self.subscribe {
-            protocol::subscribe(out, &format!("{}-{connection}", self.prefix));
+        if self.door.peer.opened(&mut self.links[connection], out) {
+            self.ready += 1;
+            self.done.push(connection);
         }
     }
 
-    fn frame(&mut self, connection: usize, _: u64, text: &[u8], _: &mut Vec<u8>) {
-        let last = if self.subscribe { Frame::Subscribed } else { Frame::Welcome };
-        match self.parser.parse(text) {
-            frame if frame == last => {
-                self.ready += 1;
-                self.done.push(connection);
+    fn received(&mut self, connection: usize, _: u64, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+        let Run { door, links, ready, done, errors } = self;
+        door.peer.receive(&mut links[connection], bytes, out, &mut |note| match note {
+            Note::Ready { .. } => {
+                *ready += 1;
+                done.push(connection);
             }
-            Frame::Refused(text) | Frame::Strange(text) => self.errors.push(text),
+            Note::Error(why) => errors.push(why),
             _ => {}
-        }
+        })
     }
 
     fn lost(&mut self, connection: usize, why: String) {
@@ -47,10 +59,19 @@ impl Handler for Run {
     }
 }
 
-impl Run {
-    fn new(prefix: &str, subscribe: bool) -> Run {
-        let prefix = prefix.to_string();
-        Run { parser: Parser::new(), prefix, subscribe, ready: 0, done: Vec::new(), errors: Vec::new() }
+impl<'a> Run<'a> {
+    fn new(door: Door<'a>) -> Run<'a> {
+        Run { door, links: Vec::new(), ready: 0, done: Vec::new(), errors: Vec::new() }
+    }
+
+    fn open(&mut self, engine: &mut Engine) -> io::Result<()> {
+        let number = self.links.len();
+        let session = format!("{}-{number}", self.door.prefix);
+        let role = if self.door.subscribe { Role::Reader(number as u32) } else { Role::Bare };
+        let link = Link::new(role, &session);
+        engine.open(self.door.peer.path(&link, if self.door.subscribe { &session } else { "" }))?;
+        self.links.push(link);
+        Ok(())
     }
 
     fn check(&self, wanted: usize) -> io::Result<()> {
@@ -62,21 +83,14 @@ impl Run {
 }
 
 /// Holds `count` connections and reports what each costs the server in memory.
-pub fn idle(
-    engine: &mut Engine,
-    count: usize,
-    subscribe: bool,
-    opening_max: usize,
-    server: Option<u32>,
-    prefix: &str,
-) -> io::Result<Value> {
-    let mut run = Run::new(prefix, subscribe);
+pub fn idle(engine: &mut Engine, door: Door, count: usize) -> io::Result<Value> {
+    let (server, subscribe, opening_max) = (door.server, door.subscribe, door.opening_max);
+    let mut run = Run::new(door);
     let rss_before = server.map(process_rss_kib);
     let before = Reading::take(engine.now(), server);
     while run.ready < count {
-        while engine.len() < count && engine.len() - run.ready < opening_max {
-            let number = engine.len();
-            engine.open(format!("/v1/ws?session={prefix}-{number}"))?;
+        while run.links.len() < count && run.links.len() - run.ready < opening_max {
+            run.open(engine)?;
         }
         engine.step(&mut run, 100_000_000);
         run.check(count)?;
@@ -91,38 +105,32 @@ pub fn idle(
     }
     run.check(count)?;
     let rested = Reading::take(engine.now(), server);
-    let (seconds, server_cores, own_cores) = connected.since(&before);
+    let (seconds, server_cores, _) = connected.since(&before);
     let (_, idle_cores, _) = rested.since(&connected);
     let rss = server.map(process_rss_kib);
     let growth = rss.zip(rss_before).map(|(after, before)| (after as f64 - before as f64) / count as f64);
-    Ok(json!({
+    let report = json!({
         "connections": count,
         "subscribed": subscribe,
         "connects_per_s": count as f64 / seconds,
         "server_us_per_connect": server_cores * seconds * 1e6 / count as f64,
         "rss_kib_per_connection": growth,
         "rss_before_kib": rss_before,
-        "rss_after_kib": rss,
         "idle_server_cores": idle_cores,
-        "own_cores": own_cores,
         "valid": true,
-    }))
+    });
+    Ok(merge(report, costs(&before, &connected, server)))
 }
 
 /// Opens and resets connections for `seconds`.
-pub fn handshake(
-    engine: &mut Engine,
-    seconds: f64,
-    opening_max: usize,
-    server: Option<u32>,
-    prefix: &str,
-) -> io::Result<Value> {
-    let mut run = Run::new(prefix, false);
+pub fn handshake(engine: &mut Engine, door: Door, seconds: f64) -> io::Result<Value> {
+    let (server, opening_max) = (door.server, door.opening_max);
+    let mut run = Run::new(door);
     let before = Reading::take(engine.now(), server);
     let end = before.at + (seconds * 1e9) as u64;
     while engine.now() < end {
-        while engine.len() - run.ready < opening_max {
-            engine.open("/v1/ws".into())?;
+        while run.links.len() - run.ready < opening_max {
+            run.open(engine)?;
         }
         engine.step(&mut run, 50_000_000);
         for connection in std::mem::take(&mut run.done) {
@@ -131,14 +139,12 @@ pub fn handshake(
         run.check(engine.len())?;
     }
     let after = Reading::take(engine.now(), server);
-    let (seconds, server_cores, own_cores) = after.since(&before);
-    Ok(json!({
+    let (seconds, server_cores, _) = after.since(&before);
+    let report = json!({
         "connects_per_s": run.ready as f64 / seconds,
         "server_us_per_connect": server_cores * seconds * 1e6 / run.ready.max(1) as f64,
-        "server_cores": server_cores,
-        "own_cores": own_cores,
-        "generator_full": own_cores >= 0.95,
         "connects": run.ready,
         "valid": true,
-    }))
+    });
+    Ok(merge(report, costs(&before, &after, server)))
 }
