@@ -151,6 +151,9 @@ enum Workload {
         /// Do not subscribe them.
         #[arg(long)]
         bare: bool,
+        /// Seconds for the server to come to rest.
+        #[arg(long, default_value_t = 3.0)]
+        settle: f64,
     },
     /// Connect, upgrade, reset, again.
     Handshake {
@@ -216,10 +219,10 @@ fn main() -> ExitCode {
         Workload::Read { session, events } => {
             return report("read", read::run(&mut engine, peer, &session, events, line.pid));
         }
-        Workload::Idle { connections, bare } => {
+        Workload::Idle { connections, bare, settle } => {
             let (opening_max, server) = (line.opening_max, line.pid);
             let door = Door { peer, subscribe: !bare, opening_max, server, prefix: &prefix };
-            return report("idle", connect::idle(&mut engine, door, connections));
+            return report("idle", connect::idle(&mut engine, door, connections, settle));
         }
         Workload::Handshake { seconds } => {
             let (opening_max, server) = (line.opening_max, line.pid);

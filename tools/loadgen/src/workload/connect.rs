@@ -12,9 +12,6 @@ use crate::peer::{Link, Note, Peer, Role};
 use serde_json::{Value, json};
 use std::io;
 
-/// Time for the server to come to rest before its memory is read.
-const SETTLE_NS: u64 = 3_000_000_000;
-
 /// Connections that are opened.
 pub struct Door<'a> {
     pub peer: &'a mut dyn Peer,
@@ -82,8 +79,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Holds `count` connections and reports what each costs the server in memory.
-pub fn idle(engine: &mut Engine, door: Door, count: usize) -> io::Result<Value> {
+/// Holds `count` connections and reports what each costs the server in memory, once it came to rest for `settle_s`.
+pub fn idle(engine: &mut Engine, door: Door, count: usize, settle_s: f64) -> io::Result<Value> {
     let (server, subscribe, opening_max) = (door.server, door.subscribe, door.opening_max);
     let mut run = Run::new(door);
     let rss_before = server.map(process_rss_kib);
@@ -99,7 +96,7 @@ pub fn idle(engine: &mut Engine, door: Door, count: usize) -> io::Result<Value> 
         }
     }
     let connected = Reading::take(engine.now(), server);
-    let settled = engine.now() + SETTLE_NS;
+    let settled = engine.now() + (settle_s * 1e9) as u64;
     while engine.now() < settled {
         engine.step(&mut run, 100_000_000);
     }
