@@ -2,7 +2,7 @@
 
 mod world;
 
-use storage::disk::DiskOp;
+use storage::disk::{DiskFault, DiskOp};
 use storage::ids::LogId;
 use storage::log::{Log, LogConfig, LogEvent, Read, RecoveredLog, Scan, Seen};
 use world::{Files, KEY, TENANT, World};
@@ -205,4 +205,43 @@ fn damage_met_by_a_read_is_a_typed_fault() {
     assert!(matches!(fault, storage::log::ReadFault::Corrupt { .. }), "{fault}");
     world.log.release(ticket);
     assert!(world.read_all("a", 150).len() == 50, "the rest still reads");
+}
+
+fn poisoned_by(world: &World) -> Option<DiskFault> {
+    world.events.iter().find_map(|event| match event {
+        LogEvent::Poisoned(fault) => Some(*fault),
+        _ => None,
+    })
+}
+
+/// A checkpoint whose sync failed was made again and trusted: nobody knew which entries of the folder were durable.
+#[test]
+fn regression_a_failed_sync_of_a_background_job_poisons_the_log() {
+    let mut world = fresh();
+    world.append("a", b"1");
+    world.settle();
+    world.files.job_fault = Some(DiskFault::SyncFailed { errno: 5 });
+    world.log.checkpoint_now();
+    world.settle();
+    assert_eq!(poisoned_by(&world), Some(DiskFault::SyncFailed { errno: 5 }));
+    assert!(!world.log.room(1), "a poisoned log takes nothing");
+}
+
+/// On a disk that went read-only a publisher waited for the next segment for ever, without an answer.
+#[test]
+fn regression_a_log_that_can_make_no_segment_ends_instead_of_letting_publishers_wait() {
+    let mut world = fresh();
+    world.append("a", b"1");
+    world.settle();
+    world.files.job_fault = Some(DiskFault::Io { errno: 30 });
+    for _ in 0..400 {
+        if !world.log.room(1200) {
+            break;
+        }
+        assert_eq!(poisoned_by(&world), None, "as long as there is a segment, the log goes on");
+        world.append("a", &[b'x'; 900]);
+        world.turn();
+    }
+    world.turn();
+    assert_eq!(poisoned_by(&world), Some(DiskFault::Io { errno: 30 }));
 }

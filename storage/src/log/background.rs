@@ -171,8 +171,7 @@ impl Log {
                 self.events.push_back(LogEvent::Damaged(ReadFault::Corrupt { file, at }));
                 if self.live.iter().any(|live| live.segment() == segment) {
                     // What this log has just filled does not read back: promise nothing more on this disk.
-                    self.pipeline.poison(DiskFault::Io { errno: EIO });
-                    self.committed(self.pipeline.committed());
+                    self.poison(DiskFault::Io { errno: EIO });
                 }
             }
             ShelfChange::Clustered { .. } | ShelfChange::Nothing => {}
@@ -264,15 +263,25 @@ impl Log {
                 | JobDone::Replaced { .. }
                 | JobDone::Removed { .. },
             ) => {}
+            Err(DiskFault::NoSpace) => {
+                self.background.prepare_no_space |= kind == PREPARE;
+                self.job_failed(kind);
+            }
+            // What a failed sync left of the files and their names is unknown, and the next sync would not tell.
+            Err(fault @ DiskFault::SyncFailed { .. }) => self.poison(fault),
+            // Nothing can be appended any more, and nobody would be told.
+            Err(fault) if kind == PREPARE && !self.pipeline.has_segment() => self.poison(fault),
             Err(fault) => {
-                if kind == PREPARE && fault == DiskFault::NoSpace {
-                    self.background.prepare_no_space = true;
-                } else if fault != DiskFault::NoSpace {
-                    self.events.push_back(LogEvent::Damaged(ReadFault::Disk(fault)));
-                }
+                self.events.push_back(LogEvent::Damaged(ReadFault::Disk(fault)));
                 self.job_failed(kind);
             }
         }
+    }
+
+    /// Promises nothing more on this disk, and says so.
+    fn poison(&mut self, fault: DiskFault) {
+        self.pipeline.poison(fault);
+        self.committed(self.pipeline.committed());
     }
 
     /// A job did nothing; it is tried again after a while.

@@ -17,6 +17,8 @@ pub const NOW_MS: u64 = 1_700_000_000_000;
 #[derive(Default, Clone)]
 pub struct Files {
     pub files: BTreeMap<FileId, Vec<u8>>,
+    /// What every job ends with from now on, if it is to fail.
+    pub job_fault: Option<DiskFault>,
     temporary: BTreeMap<FileId, Vec<u8>>,
 }
 
@@ -71,7 +73,10 @@ impl Files {
                 };
                 DiskDone::Read { op, result }
             }
-            DiskOp::Job { op, job } => DiskDone::Job { op, result: Ok(self.run_job(job)) },
+            DiskOp::Job { op, job } => match self.job_fault {
+                Some(fault) => DiskDone::Job { op, result: Err(fault) },
+                None => DiskDone::Job { op, result: Ok(self.run_job(job)) },
+            },
         }
     }
 }
@@ -131,19 +136,30 @@ impl World {
     /// Performs operations until the log asks for nothing more.
     pub fn settle(&mut self) {
         let mut idle = 0;
+        let begun_us = self.now_us;
         while idle < 3 {
             idle += 1;
-            self.now_us += 1_000_000;
-            while let Some(op) = self.log.poll_op(self.now_us) {
+            if self.turn() {
                 idle = 0;
-                let done = self.files.perform(&mut self.log, op);
-                self.log.handle_done(done);
             }
-            while let Some(event) = self.log.poll_event() {
-                idle = 0;
-                self.events.push(event);
-            }
+            assert!(self.now_us < begun_us + 100_000_000_000, "the log never comes to rest");
         }
+    }
+
+    /// Performs what the log asks for now, a second later. Whether there was anything.
+    pub fn turn(&mut self) -> bool {
+        let mut busy = false;
+        self.now_us += 1_000_000;
+        while let Some(op) = self.log.poll_op(self.now_us) {
+            busy = true;
+            let done = self.files.perform(&mut self.log, op);
+            self.log.handle_done(done);
+        }
+        while let Some(event) = self.log.poll_event() {
+            busy = true;
+            self.events.push(event);
+        }
+        busy
     }
 
     /// Opens a session, making it if need be.
