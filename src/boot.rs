@@ -14,6 +14,7 @@ use crate::config::{Config, Origin, Switch};
 use crate::disk::background::{BackgroundThread, Desk};
 use crate::disk::executor::Executor;
 use crate::disk::folder::DataFolder;
+use crate::disk::words_of;
 use crate::net::{NetConfig, SendLimits};
 use crate::plan::{self, Parts, Plan};
 use crate::reactor::clock::Clock;
@@ -33,7 +34,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use storage::ids::HashKey;
 use storage::log::{Log, LogConfig, RecoveredLog};
-use storage::recovery;
+use storage::recovery::{self, RecoverError};
 
 mod listener;
 mod process;
@@ -219,7 +220,11 @@ fn recover(folder: &DataFolder, shards: u16) -> Result<Vec<RecoveredLog>, Failur
     let fresh_key = HashKey(random_u64(), random_u64());
     let recovered = recovery::recover(&mut view, shards, fresh_key).map_err(|why| {
         // The report has a line for each file; the refusal itself stays one line.
-        let why = why.to_string();
+        let why = match why {
+            RecoverError::Disk { file: Some(file), fault } => format!("{}: {}", file.file_name(), words_of(fault)),
+            RecoverError::Disk { file: None, fault } => format!("cannot be listed: {}", words_of(fault)),
+            why => why.to_string(),
+        };
         let mut lines = why.lines();
         let first = lines.next().unwrap_or_default().to_owned();
         lines.for_each(|line| eprintln!("{line}"));
@@ -336,8 +341,9 @@ fn wait(reports: &flume::Receiver<Report>, peers: &[Peer], config: &Config) -> R
             }
             Ok(Report::Poisoned { shard, fault }) => {
                 return Err(failed(format!(
-                    "the log of shard {} is poisoned ({fault:?}): what was acknowledged is on disk; check the disk, then start again",
-                    shard.0
+                    "the log of shard {} is poisoned ({}): what was acknowledged is on disk; check the disk, then start again",
+                    shard.0,
+                    words_of(fault)
                 )));
             }
             Ok(Report::Broken { shard, why }) => {

@@ -7,6 +7,7 @@
 //! ```
 //! Shards drain together and stop together: until the last one is drained, any of them may still owe a peer an answer.
 
+use crate::disk::words_of;
 use crate::reactor::control::{Control, Peer, Report};
 use std::time::{Duration, Instant};
 
@@ -83,7 +84,7 @@ fn gather(
         match reports.recv_deadline(deadline) {
             Ok(report) if wanted(&report) => seen += 1,
             Ok(Report::Signal(_)) => return Err("a second signal: stopping at once".into()),
-            Ok(Report::Poisoned { shard, fault }) => return Err(format!("shard {}: {fault:?}", shard.0)),
+            Ok(Report::Poisoned { shard, fault }) => return Err(format!("shard {}: {}", shard.0, words_of(fault))),
             Ok(Report::Broken { shard, why }) => return Err(format!("shard {}: {why}", shard.0)),
             Ok(_) => {}
             Err(_) => return Err("the stop took longer than stop_timeout_ms".into()),

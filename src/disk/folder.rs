@@ -69,7 +69,8 @@ impl std::fmt::Display for FolderError {
                 write!(f, "cannot {doing} {}: {error}", path.display())?;
                 f.write_str(match error.raw_os_error() {
                     Some(libc::EACCES | libc::EPERM) => ": the folder must belong to the user that runs the server",
-                    Some(libc::EROFS) => ": the file system is read-only",
+                    Some(libc::EROFS) => ": mount its file system writable",
+                    Some(libc::ENOSPC | libc::EDQUOT) => ": free some space, then start again",
                     Some(libc::ENOTDIR | libc::EEXIST) => ": give a folder with --data",
                     Some(libc::ENOENT) => ": give an existing folder",
                     _ => "",

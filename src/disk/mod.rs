@@ -30,3 +30,14 @@ pub fn fault_of(errno: i32) -> DiskFault {
 pub fn fault_of_error(error: &std::io::Error) -> DiskFault {
     fault_of(error.raw_os_error().unwrap_or(libc::EIO))
 }
+
+/// The same for whoever runs the server: what happened, and the cure where there is one.
+pub fn words_of(fault: DiskFault) -> String {
+    let of = |errno| std::io::Error::from_raw_os_error(errno);
+    match fault {
+        DiskFault::NoSpace => "no space is left on the disk: free some, then start again".into(),
+        DiskFault::SyncFailed { errno } => format!("a sync failed: {}", of(errno)),
+        DiskFault::Missing => "a file is missing".into(),
+        DiskFault::Io { errno } => of(errno).to_string(),
+    }
+}
