@@ -4,7 +4,7 @@
 //!  Gather ── log.read ──► Hot: copy, go on      Cold: wait for the buffer, copy, finish
 //!                         Gap / End: finish
 //! ```
-//! Each holds at most one page of records. Their number is bounded by [`GATHERS_MAX`]; what is asked beyond it waits
+//! Each holds at most one page of records. Their number is bounded by [`PAGES_MAX`](crate::limits::PAGES_MAX); what is asked beyond it waits
 //! with its connection or in its mailbox.
 
 use crate::delivery::SubscriptionId;
@@ -12,9 +12,6 @@ use crate::ids::{CommandId, Epoch, Offset, PartitionId, ShardId};
 use crate::sessions::Origin;
 use std::sync::Arc;
 use storage::record::RecordView;
-
-/// Pages under way or waiting for room, per shard.
-pub(crate) const GATHERS_MAX: usize = 256;
 
 /// Whom a page is for.
 #[derive(Clone, Copy, Debug)]

@@ -17,6 +17,7 @@ pub mod outbox;
 pub mod refusal;
 pub mod shard;
 
+mod answers;
 mod behind;
 mod commands;
 mod delivery;
@@ -26,6 +27,7 @@ mod mail;
 #[cfg(test)]
 mod models;
 mod packed;
+mod parking;
 mod scan;
 mod sessions;
 mod volatile;

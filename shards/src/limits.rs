@@ -11,6 +11,8 @@ pub const TOPIC_BYTES_MAX: usize = 128;
 pub const TOPIC_TOKENS_MAX: usize = 16;
 /// Largest traceparent, bytes (W3C level 1 has 55).
 pub const TRACEPARENT_BYTES_MAX: usize = 64;
+/// Pages read for somebody else that one shard has under way or waiting for room.
+pub const PAGES_MAX: usize = 256;
 /// Commands in one frame.
 pub const FRAME_COMMANDS_MAX: usize = 256;
 /// Events in one commit.
@@ -92,7 +94,7 @@ impl Limits {
 
     /// Bytes of the pages that one shard reads at once, for `history` and for other shards.
     pub fn pages_bytes_max(&self) -> usize {
-        crate::gather::GATHERS_MAX * self.page_bytes
+        PAGES_MAX * self.page_bytes
     }
 
     /// Checks the relations between the bounds, given the largest record of the log in bytes.

@@ -10,28 +10,26 @@
 //! ([`Handled::Later`]): room for all that it may cause is proved first. Never nested, never from two threads.
 
 use crate::behind::ReadFor;
-use crate::command::{Command, Durability, From};
+use crate::command::{Command, Durability};
 use crate::commands::{
     Call, Outcome, acknowledge, commit, hello, history, mark, ping, publish, subscribe, subscribe_patterns, unsubscribe,
 };
+use crate::delivery::Readers;
 use crate::delivery::patterns::PatternFeed;
-use crate::delivery::{Readers, SubscriptionId};
-use crate::effect::{Effect, Reply};
+use crate::effect::Effect;
 use crate::effect_queue::EffectQueue;
 use crate::gather::{Gather, Page};
-use crate::ids::{CommandId, ConnectionId, Epoch, Now, PartitionId, ShardId, SliceId, SliceSeq};
+use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
 use crate::input::{Handled, Input};
 use crate::limits::{Limits, REPLY_BYTES_MAX};
 use crate::mailbox::Mailboxes;
 use crate::mailbox::codec::{Reader, Writer};
-use crate::mailbox::message::{
-    get_from, put_command, put_connection, put_from, put_id, put_reply, reply, request, with_command,
-};
+use crate::mailbox::message::{put_command, put_connection, put_id, request};
 use crate::outbox::Outbox;
-use crate::refusal::{Refusal, Refused};
+use crate::refusal::Refused;
 use crate::scan::Scans;
 use crate::sessions::interest::Interests;
-use crate::sessions::parked::{Found, Known, Parked, ParkedCommands, Work};
+use crate::sessions::parked::{Known, ParkedCommands, Work};
 use crate::sessions::waiters::Waiters;
 use crate::sessions::{Asker, Origin};
 use crate::volatile::Volatiles;
@@ -44,7 +42,7 @@ use storage::catalog::PartitionSlot;
 use storage::disk::{DiskDone, DiskOp};
 use storage::ids::{LogSeq, SLICES};
 use storage::log::Log;
-use storage::log::{LogEvent, Open, ReadTicket};
+use storage::log::ReadTicket;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// Blocked clients are tried again this often: room may come back without their own queue draining. Microseconds.
@@ -99,7 +97,7 @@ pub struct Shard {
     pub(crate) waiters: Waiters,
     pub(crate) parked: ParkedCommands,
     /// Partitions whose parked commands may go on.
-    parked_ready: VecDeque<PartitionId>,
+    pub(crate) parked_ready: VecDeque<PartitionId>,
     pub(crate) reads: HashMap<ReadTicket, ReadFor, BuildHasherDefault<Xxh3Default>>,
     pub(crate) ready_reads: Vec<ReadTicket>,
     pub(crate) gathers: VecDeque<Gather>,
@@ -117,13 +115,13 @@ pub struct Shard {
     pub(crate) checked: publish::Checked,
     pub(crate) counters: Counters,
     pub(crate) first_peer: u16,
-    pattern_generation: u32,
-    random: u64,
+    pub(crate) pattern_generation: u32,
+    pub(crate) random: u64,
     unblock_at_us: u64,
     retry_at_us: u64,
     retention_at_ms: u64,
     unblock_scratch: Vec<ConnectionId>,
-    stopped: bool,
+    pub(crate) stopped: bool,
 }
 
 /// What opening a partition came to.
@@ -292,7 +290,7 @@ impl Shard {
         self.execute_now(call, command)
     }
 
-    fn execute_now(&mut self, call: Call<'_>, command: &Command<'_>) -> Outcome {
+    pub(crate) fn execute_now(&mut self, call: Call<'_>, command: &Command<'_>) -> Outcome {
         match *command {
             Command::Publish { event, durability, .. } => publish::run(self, call, &event, durability),
             Command::Commit { events, markers, .. } => commit::run(self, call, events, markers),
@@ -319,88 +317,6 @@ impl Shard {
         }
     }
 
-    // ---- parked commands ------------------------------------------------------------------------------------------
-
-    /// Parks a command behind its partition; `false` if there is no room for it.
-    pub(crate) fn park(&mut self, asker: Asker, partition: PartitionId, work: Work) -> bool {
-        if !self.parked.has_room(self.config.limits.parked_bytes_max) {
-            return false;
-        }
-        self.parked.push(partition, Parked { asker, work, known: Known::default() });
-        true
-    }
-
-    /// Attaches a subscription now, or parks it. The caller has seen room to park.
-    pub(crate) fn attach_or_park(
-        &mut self,
-        asker: Asker,
-        subscription: SubscriptionId,
-        session: &str,
-        from: From<'_>,
-        _now: Now,
-    ) {
-        if subscribe::attach(self, &asker, subscription, session, from) != Outcome::Park {
-            return;
-        }
-        let mut bytes = Vec::new();
-        put_from(&mut Writer(&mut bytes), from);
-        let work = Work::Attach { subscription, session: session.into(), from: bytes.into() };
-        let partition = self.log.partition_id(&asker.tenant, session);
-        let parked = self.park(asker, partition, work);
-        debug_assert!(parked, "room to park was seen before");
-    }
-
-    /// Goes on with commands whose partition or lookup has come. Stops at one that must wait again.
-    fn resume_parked(&mut self, now: Now) -> usize {
-        let mut resumed = 0;
-        for _ in 0..self.parked_ready.len() {
-            let Some(partition) = self.parked_ready.pop_front() else { break };
-            while let Some(parked) = self.parked.pop(partition) {
-                if !self.has_effect_room(1) {
-                    self.parked.push_front(partition, parked);
-                    self.parked_ready.push_back(partition);
-                    return resumed;
-                }
-                let outcome = match &parked.work {
-                    Work::Command(bytes) => with_command(&mut Reader(bytes), |command| {
-                        let session = command.session().unwrap_or_default();
-                        let call = Call { asker: &parked.asker, partition, session, known: &parked.known, now };
-                        self.execute_now(call, &command)
-                    }),
-                    Work::Attach { subscription, session, from } => {
-                        subscribe::attach_now(self, &parked.asker, *subscription, session, get_from(&mut Reader(from)))
-                    }
-                };
-                match outcome {
-                    Outcome::Done => resumed += 1,
-                    Outcome::Park => {
-                        self.parked.push_front(partition, parked);
-                        break;
-                    }
-                    Outcome::Later => {
-                        self.parked.push_front(partition, parked);
-                        self.parked_ready.push_back(partition);
-                        break;
-                    }
-                }
-            }
-        }
-        resumed
-    }
-
-    /// Everything parked on a partition that cannot be read is refused.
-    fn refuse_parked(&mut self, partition: PartitionId) {
-        while let Some(parked) = self.parked.pop(partition) {
-            match parked.work {
-                Work::Command(_) => self.refuse_unreadable(&parked.asker),
-                Work::Attach { subscription, session, .. } => {
-                    let refused = Refused::later(Refusal::Unavailable, 1000);
-                    subscribe::answer_attach(self, &parked.asker, subscription, &session, Err(refused));
-                }
-            }
-        }
-    }
-
     // ---- the disk -------------------------------------------------------------------------------------------------
 
     /// The next disk operation, until none.
@@ -412,44 +328,6 @@ impl Shard {
     pub fn disk_done(&mut self, done: DiskDone, _now: Now) {
         self.log.handle_done(done);
         self.drain_log_events();
-    }
-
-    fn drain_log_events(&mut self) {
-        while let Some(event) = self.log.poll_event() {
-            match event {
-                // Walked in the deliver step, where there is an outbox.
-                LogEvent::Committed { .. } => {}
-                LogEvent::Loaded { id, fault } => match fault {
-                    None => self.parked_ready.push_back(id),
-                    Some(_) => self.refuse_parked(id),
-                },
-                LogEvent::Looked { id, key, fault } => {
-                    if fault.is_some() {
-                        self.refuse_parked(id);
-                    } else {
-                        self.answer_lookup(id, key);
-                        self.parked_ready.push_back(id);
-                    }
-                }
-                LogEvent::ReadReady(ticket) => self.ready_reads.push(ticket),
-                LogEvent::Poisoned(fault) => self.effects.poisoned(fault),
-                LogEvent::NoSpace(_) => {}
-                LogEvent::Damaged(_) => self.counters.damaged_reads += 1,
-                LogEvent::Stopped => self.stopped = true,
-            }
-        }
-    }
-
-    /// Keeps what a lookup found with the command that waits for it: the log may forget it before the command's turn.
-    fn answer_lookup(&mut self, partition: PartitionId, key: u128) {
-        let Some(slot) = self.log.resident(partition) else { return };
-        match self.log.dedupe(slot, key) {
-            storage::log::Seen::Yes { offset, body_hash, .. } => {
-                self.parked.answer(partition, key, Some(Found { offset, body_hash }));
-            }
-            storage::log::Seen::No => self.parked.answer(partition, key, None),
-            storage::log::Seen::Looking => {}
-        }
     }
 
     // ---- the turn -------------------------------------------------------------------------------------------------
@@ -594,109 +472,4 @@ impl Shard {
     pub fn limits(&self) -> &Limits {
         &self.config.limits
     }
-
-    // ---- shared by commands ---------------------------------------------------------------------------------------
-
-    /// Room for `count` effects beside one for every command that will be answered by a commit?
-    pub(crate) fn has_effect_room(&self, count: usize) -> bool {
-        self.effects.has_room(count + self.waiters.len())
-    }
-
-    /// A command of a local client was taken and will be answered.
-    pub(crate) fn begin(&mut self, connection: ConnectionId) {
-        if let Some(client) = self.readers.clients.get_mut(connection) {
-            client.in_flight += 1;
-        }
-    }
-
-    fn end(&mut self, connection: ConnectionId) {
-        if let Some(client) = self.readers.clients.get_mut(connection) {
-            client.in_flight = client.in_flight.saturating_sub(1);
-        }
-    }
-
-    /// Answers a command that was begun.
-    pub(crate) fn answer(&mut self, origin: Origin, id: CommandId, reply: &Reply<'_>) {
-        if let Reply::Refused(_) = reply {
-            self.counters.refusals += 1;
-        }
-        match origin {
-            Origin::Local(connection) => {
-                if self.readers.clients.get(connection).is_some() {
-                    self.end(connection);
-                    self.effects.reply(connection, id, reply);
-                }
-            }
-            Origin::Remote(shard, connection, reply_bytes) => {
-                write_command_reply(&mut self.reply_scratch, connection, id, reply_bytes, |w| put_reply(w, reply));
-                self.mail.reply(shard, &self.reply_scratch);
-                self.wake(shard);
-            }
-        }
-    }
-
-    /// Answers a begun command with a no.
-    pub(crate) fn refuse(&mut self, asker: &Asker, refused: Refused) -> Outcome {
-        self.answer(asker.origin, asker.id, &Reply::Refused(refused));
-        Outcome::Done
-    }
-
-    /// Refuses a command that was never begun.
-    pub(crate) fn refuse_local(&mut self, connection: ConnectionId, id: CommandId, refused: Refused) {
-        self.counters.refusals += 1;
-        self.effects.reply(connection, id, &Reply::Refused(refused));
-    }
-
-    /// After mail was sent to a peer: wake it if it sleeps.
-    pub(crate) fn wake(&mut self, peer: ShardId) {
-        if self.mail.must_wake(peer) {
-            self.effects.wake(peer);
-        }
-    }
-
-    /// Opens a partition, making it under `create` if it does not exist.
-    pub(crate) fn open(&mut self, id: PartitionId, tenant: &str, session: &str, create: Option<Epoch>) -> Opened {
-        match self.log.open(id, tenant, session, create) {
-            Open::Ready(slot) => Opened::Ready(slot),
-            Open::Absent => Opened::Absent,
-            Open::Loading => Opened::Park,
-            Open::Full => Opened::Refused(Refused::later(Refusal::PartitionsFull, 1000)),
-            Open::Collision => Opened::Refused(Refused::field(Refusal::BadName, "session")),
-        }
-    }
-
-    /// A new session's epoch: random and never 0 (SplitMix64, Steele et al. 2014, from the seed).
-    pub(crate) fn new_epoch(&mut self) -> Epoch {
-        loop {
-            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.random;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^= z >> 31;
-            if z != 0 {
-                return z;
-            }
-        }
-    }
-
-    pub(crate) fn next_pattern_generation(&mut self) -> u32 {
-        self.pattern_generation = self.pattern_generation.wrapping_add(1);
-        self.pattern_generation
-    }
-}
-
-/// Writes the reply to a forwarded command into `scratch`.
-pub(crate) fn write_command_reply(
-    scratch: &mut Vec<u8>,
-    connection: ConnectionId,
-    id: CommandId,
-    reply_bytes: u32,
-    put: impl FnOnce(&mut Writer<'_>),
-) {
-    scratch.clear();
-    let mut w = Writer(scratch);
-    w.u8(reply::COMMAND).u32(reply_bytes);
-    put_connection(&mut w, connection);
-    put_id(&mut w, id);
-    put(&mut w);
 }

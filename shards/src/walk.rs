@@ -194,7 +194,7 @@ fn answer(
             }
         }
         Origin::Remote(shard, connection, reply_bytes) => {
-            crate::shard::write_command_reply(scratch, connection, waiter.id, reply_bytes, |w| put_reply(w, reply));
+            crate::answers::write_command_reply(scratch, connection, waiter.id, reply_bytes, |w| put_reply(w, reply));
             mail.reply(shard, scratch);
             if mail.must_wake(shard) {
                 effects.wake(shard);

@@ -5,8 +5,9 @@
 //! ```
 
 use crate::effect::Reply;
-use crate::gather::{GATHERS_MAX, Gather, GatherFor, Page, PageEnd};
+use crate::gather::{Gather, GatherFor, Page, PageEnd};
 use crate::limits::HISTORY_HEAD_BYTES_MAX;
+use crate::limits::PAGES_MAX;
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_connection, put_id, reply};
 use crate::outbox::{HistoryHead, Outbox, event_bytes_max};
@@ -21,7 +22,7 @@ use super::ReadFor;
 impl Shard {
     /// Room for one more page?
     pub(crate) fn gathers_have_room(&self) -> bool {
-        self.gathers.len() + self.pages.len() + self.reads.len() < GATHERS_MAX
+        self.gathers.len() + self.pages.len() + self.reads.len() < PAGES_MAX
     }
 
     /// Begins a page; it is read in the deliver step.
