@@ -3,14 +3,22 @@
 //! ```text
 //!   unmask        the client's mask, 128 B and 16 KiB
 //!   framer        frames in 2 KiB receive buffers, whole and cut at every buffer's end
-//!   decode        publish commands to borrowed commands
-//!   encode        event views to frames
+//!   decode        commands, borrowed from text
+//!   encode        replies, and event views, to frames
 //!   path          frame → command, and event → frame with its head: what one event costs both ways
 //! ```
-//! `-- NAME` runs the cases with NAME in theirs. Under `cargo test`, or with `--tiny`, every case runs a few times only, so that it cannot rot. The hash is of the
-//! results: the same on every machine, and different if a case no longer does what it did. What the numbers do not
-//! show: cache misses of real receive buffers, and the kernel, which costs more than all of this together.
+//! `-- NAME` runs the cases with NAME in theirs. Under `cargo test`, or with `--tiny`, every case runs a few times only,
+//! so that it cannot rot. The hash is of the results: the same on every machine, and different if a case no longer
+//! does what it did. What the numbers do not show: cache misses of real receive buffers, and the kernel, which costs
+//! more than all of this together.
+//!
+//! `-- --count` prints instructions an operation in place of time, free of noise and of what else the machine does:
+//! valgrind counts this very program twice, with `--calls` few and many, and the difference is divided.
 
+use shards::command::Durability;
+use shards::effect::Reply;
+use shards::ids::CommandId;
+use shards::outbox::VolatileEvent;
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -28,10 +36,20 @@ const FRAME_BYTES_MAX: usize = 256 << 10;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let full = arguments.iter().any(|a| a == "--bench") && !arguments.iter().any(|a| a == "--tiny");
-    let filter = arguments.into_iter().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let bench = Bench { rounds: if full { 7 } else { 1 }, operations: if full { 200_000 } else { 64 }, filter };
-    println!("{:<28}{:>10}{:>10}  {:>16}", "case", "ns/op", "MB/s", "hash");
+    let has = |flag: &str| arguments.iter().any(|a| a == flag);
+    let mode = match arguments.iter().position(|a| a == "--calls") {
+        Some(at) => Mode::Calls(arguments.get(at + 1).and_then(|n| n.parse().ok()).expect("--calls N NAME")),
+        None if has("--count") => Mode::Count,
+        None if has("--bench") && !has("--tiny") => Mode::Time { rounds: 7, operations: 200_000 },
+        None => Mode::Time { rounds: 1, operations: 64 },
+    };
+    let filter = arguments.into_iter().skip(1).rfind(|a| !a.starts_with('-')).unwrap_or_default();
+    let bench = Bench { mode, filter };
+    match bench.mode {
+        Mode::Time { .. } => println!("{:<28}{:>10}{:>10}  {:>16}", "case", "ns/op", "MB/s", "hash"),
+        Mode::Count => println!("{:<28}{:>10}{:>10}", "case", "instr/op", "instr/B"),
+        Mode::Calls(_) => {}
+    }
 
     for bytes in [128, 16 << 10] {
         let plain = data(bytes);
@@ -47,12 +65,28 @@ fn main() {
     }
 
     let mut scratch = Scratch::new(&Default::default());
-    for bytes in [16, 128, 1024] {
+    for bytes in [16, 128, 256, 1024, 4096] {
         let frame = publish(bytes);
         bench.run(&format!("decode publish {bytes} B"), frame.len(), 1, || decode_one(&frame, &mut scratch));
     }
-    let head = r#"{"type":"publish","id":1234567,"session":"session-0042","topic":"file.chunk","message_id":"01J9ZK3N5T8W2Q","#;
-    let frame = format!(r#"{head}"data_kind":"bytes","data":"{}"}}"#, "A".repeat(1368));
+    for (name, data) in [
+        ("escapes", format!("\"{}\"", r#"said \"yes\",\nthen left. "#.repeat(10))),
+        ("nested", format!("[{}]", [r#"{"a":[1,2.5e3,null,true],"b":"some text","c":{}}"#; 5].join(","))),
+        ("unicode", format!("\"{}\"", "Grüße aus Köln 你好世界 😀 ".repeat(6))),
+    ] {
+        let frame = format!("{PUBLISH_HEAD}\"data\":{data}}}");
+        bench.run(&format!("decode publish {name}"), frame.len(), 1, || decode_one(&frame, &mut scratch));
+    }
+    for (name, frame) in [
+        (
+            "subscribe",
+            r#"{"type":"subscribe","id":8,"session":"session-0042","from":{"offset":4,"epoch":"00f1e2d3c4b5a697"}}"#,
+        ),
+        ("ack", r#"{"type":"ack","events":123456,"bytes":640000}"#),
+    ] {
+        bench.run(&format!("decode {name}"), frame.len(), 1, || decode_one(frame, &mut scratch));
+    }
+    let frame = format!(r#"{PUBLISH_HEAD}"data_kind":"bytes","data":"{}"}}"#, "A".repeat(1368));
     bench.run("decode publish base64 1 KiB", frame.len(), 1, || decode_one(&frame, &mut scratch));
     let events: Vec<String> =
         (0..16).map(|i| format!(r#"{{"topic":"tool.call","message_id":"m{i}","data":{{"n":{i}}}}}"#)).collect();
@@ -67,6 +101,7 @@ fn main() {
     for (name, kind, bytes) in [
         ("", DataKind::Json, 16),
         ("", DataKind::Json, 128),
+        ("", DataKind::Json, 256),
         ("", DataKind::Json, 1024),
         ("base64 ", DataKind::Bytes, 1024),
     ] {
@@ -79,36 +114,98 @@ fn main() {
         });
     }
 
+    let id = CommandId::Number(1_234_567);
+    let (session, epoch, offset) = ("session-0042", 0x00f1_e2d3_c4b5_a697, 4242);
+    let published = Reply::Published { session, epoch, offset, durability: Durability::Disk, duplicate: false };
+    bench.run("encode published", 1, 1, || {
+        out.clear();
+        encode::reply(&mut out, &id, black_box(&published));
+        black_box(out.len() as u64)
+    });
+    let text = publish(128);
+    let event = VolatileEvent {
+        session,
+        topic: "chat.typing",
+        client_id: "client-0007",
+        after_offset: offset,
+        counter: 99,
+        data: text.as_bytes(),
+        data_kind: DataKind::Json,
+    };
+    bench.run("encode volatile 256 B", 1, 1, || {
+        out.clear();
+        encode::volatile(&mut out, black_box(&event));
+        black_box(out.len() as u64)
+    });
+
     path(&bench);
 }
 
+enum Mode {
+    /// The best of some rounds of so many operations.
+    Time { rounds: usize, operations: usize },
+    /// Instructions an operation.
+    Count,
+    /// The one case of the given name, so many times: what `Count` counts.
+    Calls(usize),
+}
+
 struct Bench {
-    rounds: usize,
-    operations: usize,
+    mode: Mode,
     filter: String,
 }
 
 impl Bench {
-    /// Prints the best round of `call`, which does `per_call` operations on `bytes` bytes in all.
+    /// Runs `call`, which does `per_call` operations on `bytes` bytes in all, as the mode says.
     fn run(&self, name: &str, bytes: usize, per_call: usize, mut call: impl FnMut() -> u64) {
-        if !name.contains(&self.filter) {
-            return;
-        }
-        let calls = (self.operations / per_call).max(1);
-        let mut best = f64::INFINITY;
-        let mut results = Vec::new();
-        for _ in 0..self.rounds {
-            let mut sum = 0u64;
-            let began = Instant::now();
-            for _ in 0..calls {
-                sum = sum.wrapping_add(call());
+        match self.mode {
+            Mode::Calls(calls) if name == self.filter => (0..calls).for_each(|_| {
+                black_box(call());
+            }),
+            Mode::Time { rounds, operations } if name.contains(&self.filter) => {
+                time(name, bytes, per_call, rounds, (operations / per_call).max(1), call);
             }
-            best = best.min(began.elapsed().as_nanos() as f64 / calls as f64);
-            results = (sum / calls as u64).to_le_bytes().to_vec();
+            Mode::Count if name.contains(&self.filter) => {
+                let calls = 1000;
+                let counted = instructions(name, 10 + calls) - instructions(name, 10);
+                let each = counted as f64 / calls as f64;
+                println!("{name:<28}{:>10.1}{:>10.2}", each / per_call as f64, each / bytes as f64);
+            }
+            _ => {}
         }
-        let hash = xxh3_64(&results);
-        println!("{name:<28}{:>10.1}{:>10.0}  {hash:016x}", best / per_call as f64, bytes as f64 / best * 1000.0);
     }
+}
+
+/// Instructions of this program when it runs a case so often.
+fn instructions(name: &str, calls: usize) -> u64 {
+    let own = std::env::current_exe().expect("own path");
+    let calls = calls.to_string();
+    let out = std::process::Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(own)
+        .args(["--calls", &calls, name])
+        .output()
+        .expect("valgrind is installed");
+    let said = String::from_utf8_lossy(&out.stderr);
+    let line = said.lines().find(|line| line.contains("Collected")).unwrap_or_else(|| panic!("{said}"));
+    line.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+}
+
+/// Prints the best round.
+fn time(name: &str, bytes: usize, per_call: usize, rounds: usize, calls: usize, mut call: impl FnMut() -> u64) {
+    let mut best = f64::INFINITY;
+    let mut results = Vec::new();
+    for _ in 0..rounds {
+        let mut sum = 0u64;
+        let began = Instant::now();
+        for _ in 0..calls {
+            sum = sum.wrapping_add(call());
+        }
+        best = best.min(began.elapsed().as_nanos() as f64 / calls as f64);
+        results = (sum / calls as u64).to_le_bytes().to_vec();
+    }
+    let hash = xxh3_64(&results);
+    println!("{name:<28}{:>10.1}{:>10.0}  {hash:016x}", best / per_call as f64, bytes as f64 / best * 1000.0);
 }
 
 /// JSON-safe bytes.
@@ -116,11 +213,11 @@ fn data(bytes: usize) -> Vec<u8> {
     vec![b'x'; bytes]
 }
 
+const PUBLISH_HEAD: &str =
+    r#"{"type":"publish","id":1234567,"session":"session-0042","topic":"chat.message","message_id":"01J9ZK3N5T8W2Q","#;
+
 fn publish(bytes: usize) -> String {
-    let text = "x".repeat(bytes);
-    format!(
-        r#"{{"type":"publish","id":1234567,"session":"session-0042","topic":"chat.message","message_id":"01J9ZK3N5T8W2Q","data":{{"text":"{text}"}}}}"#
-    )
+    format!(r#"{PUBLISH_HEAD}"data":{{"text":"{}"}}}}"#, "x".repeat(bytes))
 }
 
 /// Decodes a frame; a number that depends on what came out.
@@ -232,16 +329,29 @@ fn record(kind: DataKind, bytes: usize) -> Vec<u8> {
     record
 }
 
-/// 128 bytes of data: in through framer and decoder, out through encoder and frame head.
+/// In through framer and decoder, out through encoder and frame head.
 fn path(bench: &Bench) {
-    let text = publish(128);
+    for bytes in [128, 256] {
+        path_in(bench, bytes);
+    }
+    let record = record(DataKind::Json, 128);
+    let view = RecordView::checked(&record).expect("just encoded").events().next().expect("one event");
+    let mut out = Vec::with_capacity(1 << 16);
+    bench.run("path out 128 B", 128, 1, || {
+        out.clear();
+        append_with(&mut out, Opcode::Text, |out| encode::event(out, &view)) as u64
+    });
+}
+
+fn path_in(bench: &Bench, bytes: usize) {
+    let text = publish(bytes);
     let per_buffer = RECV_BYTES / (text.len() + 8);
     let whole = masked_frames(text.as_bytes(), per_buffer);
     let mut buffer = whole.clone();
     let mut assembly = Vec::new();
     let mut decoder = Decoder::new(FRAME_BYTES_MAX);
     let mut scratch = Scratch::new(&Default::default());
-    bench.run("path in 128 B", whole.len(), per_buffer, || {
+    bench.run(&format!("path in {bytes} B"), whole.len(), per_buffer, || {
         buffer.copy_from_slice(&whole);
         let mut at = 0;
         let mut sum = 0;
@@ -253,12 +363,5 @@ fn path(bench: &Bench) {
             at += taken;
         }
         sum
-    });
-    let record = record(DataKind::Json, 128);
-    let view = RecordView::checked(&record).expect("just encoded").events().next().expect("one event");
-    let mut out = Vec::with_capacity(1 << 16);
-    bench.run("path out 128 B", 128, 1, || {
-        out.clear();
-        append_with(&mut out, Opcode::Text, |out| encode::event(out, &view)) as u64
     });
 }
