@@ -334,10 +334,36 @@ fn number(out: &mut Vec<u8>, number: u64) {
 
 #[inline]
 fn hex16(out: &mut Vec<u8>, number: u64) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let (high, low) = (hex8((number >> 32) as u32), hex8(number as u32));
     let mut hex = [0; 16];
-    for (i, digit) in hex.iter_mut().enumerate() {
-        *digit = DIGITS[(number >> (60 - 4 * i)) as usize & 15];
-    }
+    hex[..8].copy_from_slice(&high);
+    hex[8..].copy_from_slice(&low);
     out.extend_from_slice(&hex);
+}
+
+/// Eight digits in a word: each half is spread over twice its room until a digit fills a byte.
+#[inline(always)]
+fn hex8(number: u32) -> [u8; 8] {
+    const ONES: u64 = u64::MAX / 255;
+    let mut digits = u64::from(number);
+    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = (digits + ONES * 6) >> 4 & ONES;
+    (digits + ONES * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn hex_is_what_format_makes(number: u64) {
+            let mut out = Vec::new();
+            hex16(&mut out, number);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), format!("{number:016x}"));
+        }
+    }
 }
