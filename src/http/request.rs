@@ -167,7 +167,7 @@ fn upgrade<'a>(query: &'a str, version: u8, headers: &[httparse::Header<'a>], ou
         if place.is_some() {
             return Err(Bad::RepeatedParameter);
         }
-        *place = Some(percent_decoded(value).filter(|value| is_name(value)).ok_or(bad)?);
+        *place = Some(percent_decoded(value).filter(|value| is_name(value.as_bytes())).ok_or(bad)?);
     }
     Ok(Upgrade { session, client, key, subprotocol })
 }

@@ -10,6 +10,8 @@
 //! most 64 deep, because readers recurse. What is not: numbers of any size and repeated keys inside `data` are
 //! well-formed and passed through; repeated keys of a command are refused by the decoder.
 
+use super::digits;
+use super::scan::{self, BLOCK};
 use shards::limits::DATA_DEPTH_MAX;
 
 /// Why a text is no JSON.
@@ -38,9 +40,11 @@ impl Span {
 }
 
 /// What a value is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
 pub enum Kind {
     /// `null`
+    #[default]
     Null,
     /// `true`
     True,
@@ -48,19 +52,26 @@ pub enum Kind {
     False,
     /// A number.
     Number,
-    /// A string; the span has no quotes.
-    String {
-        /// It has escapes, so its bytes are not its text.
-        escaped: bool,
-    },
+    /// A string without escapes: its bytes are its text. The span has no quotes.
+    Plain,
+    /// A string with escapes. The span has no quotes.
+    Escaped,
     /// An array; the span has its brackets.
     Array,
     /// An object; the span has its braces.
     Object,
 }
 
+impl Kind {
+    /// A string, with escapes or without.
+    #[inline]
+    pub fn is_string(self) -> bool {
+        matches!(self, Kind::Plain | Kind::Escaped)
+    }
+}
+
 /// A checked value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Value {
     /// What it is.
     pub kind: Kind,
@@ -105,18 +116,19 @@ impl<'a> Scanner<'a> {
     }
 
     /// First byte after white space, not taken.
-    #[inline]
+    #[inline(always)]
     pub fn peek(&mut self) -> Option<u8> {
-        loop {
-            match self.bytes.get(self.at) {
-                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
-                other => return other.copied(),
+        match self.bytes.get(self.at) {
+            Some(byte) if *byte > b' ' => Some(*byte),
+            _ => {
+                self.at = after_space(self.bytes, self.at);
+                self.bytes.get(self.at).copied()
             }
         }
     }
 
     /// Takes `byte` if it comes next after white space.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self, byte: u8) -> bool {
         let is = self.peek() == Some(byte);
         self.at += usize::from(is);
@@ -127,7 +139,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// Something else stands here.
-    #[inline]
+    #[inline(always)]
     pub fn expect(&mut self, byte: u8) -> Result<(), Broken> {
         if self.take(byte) { Ok(()) } else { Err(Broken::Syntax) }
     }
@@ -143,25 +155,56 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// No key, comma or colon where one must be.
-    #[inline]
+    #[inline(always)]
     pub fn key(&mut self, first: bool) -> Result<Option<Value>, Broken> {
-        // As most writers put it: no white space.
-        if !first && self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(b",\"")) {
+        let mut next = self.peek();
+        if !first && next == Some(b',') {
             self.at += 1;
-        } else {
-            if self.take(b'}') {
-                return Ok(None);
-            }
-            if !first {
-                self.expect(b',')?;
-            }
-            if self.peek() != Some(b'"') {
-                return Err(Broken::Syntax);
-            }
+            next = self.peek();
+        } else if next == Some(b'}') {
+            self.at += 1;
+            return Ok(None);
+        } else if !first {
+            return Err(Broken::Syntax);
+        }
+        if next != Some(b'"') {
+            return Err(Broken::Syntax);
         }
         let key = self.string()?;
         self.expect(b':')?;
         Ok(Some(key))
+    }
+
+    /// The next key as most writers put it: right after `before`, which is `{` or `,`, below 16 bytes, no escape, its
+    /// colon right after it. The key is the first bytes of those returned, so many as the number says. All of it is
+    /// taken; nothing if it is written in any other way: then [`Scanner::key`] says what stands here.
+    #[inline(always)]
+    pub fn short_key(&mut self, before: u8) -> Option<(&'a [u8; BLOCK], usize)> {
+        let window: &[u8; BLOCK + 3] = self.bytes.get(self.at..)?.first_chunk()?;
+        let block = window[2..].first_chunk()?;
+        let end = scan::stops(block).trailing_zeros() as usize;
+        let whole = window[0] == before
+            && window[1] == b'"'
+            && end < BLOCK
+            && window[2 + end] == b'"'
+            && window[3 + end] == b':';
+        if !whole {
+            return None;
+        }
+        self.at += end + 4;
+        Some((block, end))
+    }
+
+    /// The next value if it is a string below 16 bytes without escapes, and no white space is before it.
+    #[inline(always)]
+    pub fn short_string(&mut self) -> Option<Span> {
+        if !self.next_is(b'"') {
+            return None;
+        }
+        let start = self.at + 1;
+        let end = short_string(self.bytes, start)?;
+        self.at = end + 1;
+        Some(Span { start: start as u32, end: end as u32 })
     }
 
     /// In an array whose `[` is taken: whether another element follows; its comma, or the `]`, is taken.
@@ -169,7 +212,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// Neither a comma nor the end.
-    #[inline]
+    #[inline(always)]
     pub fn element(&mut self, first: bool) -> Result<bool, Broken> {
         if self.take(b']') {
             return Ok(false);
@@ -184,187 +227,223 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// It is broken or too deep.
-    #[inline]
+    #[inline(always)]
     pub fn value(&mut self) -> Result<Value, Broken> {
         match self.peek() {
             Some(b'"') => self.string(),
-            Some(b'{' | b'[') => self.container(),
-            Some(_) => self.scalar(),
+            Some(first @ (b'{' | b'[')) => {
+                let start = self.at;
+                let depth;
+                (self.at, depth) = container(self.bytes, start)?;
+                let kind = if first == b'{' { Kind::Object } else { Kind::Array };
+                Ok(Value { kind, depth, span: self.since(start) })
+            }
+            Some(first) => {
+                let start = self.at;
+                let kind = self.scalar(first)?;
+                Ok(Value { kind, depth: 0, span: self.since(start) })
+            }
             None => Err(Broken::Syntax),
         }
     }
 
-    /// An array or object, without recursion: one bit per open container says which of the two it is.
-    fn container(&mut self) -> Result<Value, Broken> {
-        const _: () = assert!(DATA_DEPTH_MAX < DEPTH_MAX as usize && (DEPTH_MAX as u32) < u128::BITS);
-        let start = self.at;
-        let kind = if self.bytes.get(start) == Some(&b'{') { Kind::Object } else { Kind::Array };
-        let mut objects = 0u128;
-        let (mut depth, mut deepest) = (0, 0);
-        'value: loop {
-            // At the start of a value.
-            match self.peek() {
-                Some(b'"') => {
-                    self.string()?;
-                }
-                Some(open @ (b'{' | b'[')) => {
-                    if depth == DEPTH_MAX {
-                        return Err(Broken::TooDeep);
-                    }
-                    depth += 1;
-                    deepest = deepest.max(depth);
-                    self.at += 1;
-                    objects = objects << 1 | u128::from(open == b'{');
-                    let more = if open == b'{' { self.key(true)?.is_some() } else { self.element(true)? };
-                    if more {
-                        continue 'value;
-                    }
-                    depth -= 1;
-                    objects >>= 1;
-                }
-                Some(_) => {
-                    self.scalar()?;
-                }
-                None => return Err(Broken::Syntax),
-            }
-            // After a value: close what ends here.
-            loop {
-                if depth == 0 {
-                    return Ok(Value { depth: deepest, ..self.since(start, kind) });
-                }
-                let more = if objects & 1 == 1 { self.key(false)?.is_some() } else { self.element(false)? };
-                if more {
-                    continue 'value;
-                }
-                depth -= 1;
-                objects >>= 1;
-            }
-        }
-    }
-
     /// A string; the scanner stands at its opening quote.
-    #[inline]
+    #[inline(always)]
     fn string(&mut self) -> Result<Value, Broken> {
         let start = self.at + 1;
-        let mut at = start;
-        let mut escaped = false;
-        loop {
-            at += plain_bytes(self.bytes.get(at..).unwrap_or_default());
-            match self.bytes.get(at) {
-                Some(b'"') => {
-                    self.at = at + 1;
-                    let span = Span { start: start as u32, end: at as u32 };
-                    return Ok(Value { kind: Kind::String { escaped }, depth: 0, span });
-                }
-                Some(b'\\') => {
-                    escaped = true;
-                    at += self.escape(at)?;
-                }
-                // The end, or a control character.
-                _ => return Err(Broken::Syntax),
-            }
-        }
+        let (end, kind) = match short_string(self.bytes, start) {
+            Some(end) => (end, Kind::Plain),
+            None => long_string(self.bytes, start)?,
+        };
+        self.at = end + 1;
+        Ok(Value { kind, depth: 0, span: Span { start: start as u32, end: end as u32 } })
     }
 
-    /// Length of the escape at `at`.
-    #[cold]
-    fn escape(&self, at: usize) -> Result<usize, Broken> {
-        match self.bytes.get(at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
-            Some(b'u') => {
-                let (_, length) = unicode_escape(&self.bytes[at..]).ok_or(Broken::Syntax)?;
-                Ok(length)
-            }
-            _ => Err(Broken::Syntax),
-        }
+    /// A string whose text nobody wants.
+    #[inline(always)]
+    fn pass_string(&mut self) -> Result<(), Broken> {
+        let start = self.at + 1;
+        self.at = match short_string(self.bytes, start) {
+            Some(end) => end + 1,
+            None => long_string(self.bytes, start)?.0 + 1,
+        };
+        Ok(())
     }
 
-    /// A number, `true`, `false` or `null`; the scanner stands at its first byte.
-    fn scalar(&mut self) -> Result<Value, Broken> {
-        let start = self.at;
-        for (word, kind) in [(&b"null"[..], Kind::Null), (b"true", Kind::True), (b"false", Kind::False)] {
-            if self.bytes[start..].starts_with(word) {
-                self.at += word.len();
-                return Ok(self.since(start, kind));
-            }
-        }
-        if self.next_is(b'-') {
-            self.at += 1;
-        }
-        if self.next_is(b'0') {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.next_is(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if self.next_is(b'e') || self.next_is(b'E') {
-            self.at += 1;
-            if self.next_is(b'+') || self.next_is(b'-') {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        Ok(self.since(start, Kind::Number))
+    /// A key whose name nobody wants, and its colon; the scanner stands at its opening quote.
+    #[inline(always)]
+    fn pass_key(&mut self) -> Result<(), Broken> {
+        self.pass_string()?;
+        self.expect(b':')
     }
 
+    /// A number, `true`, `false` or `null`; the scanner stands at its `first` byte.
+    #[inline(always)]
+    fn scalar(&mut self, first: u8) -> Result<Kind, Broken> {
+        let (kind, length) = match (first, self.bytes.get(self.at + 1..)) {
+            (b'-' | b'0'..=b'9', _) => {
+                self.at = number(self.bytes, self.at)?;
+                return Ok(Kind::Number);
+            }
+            (b'n', Some([b'u', b'l', b'l', ..])) => (Kind::Null, 4),
+            (b't', Some([b'r', b'u', b'e', ..])) => (Kind::True, 4),
+            (b'f', Some([b'a', b'l', b's', b'e', ..])) => (Kind::False, 5),
+            _ => return Err(Broken::Syntax),
+        };
+        self.at += length;
+        Ok(kind)
+    }
+
+    #[inline(always)]
     fn next_is(&self, byte: u8) -> bool {
         self.bytes.get(self.at) == Some(&byte)
     }
 
-    /// One digit or more.
-    fn digits(&mut self) -> Result<(), Broken> {
-        let rest = &self.bytes[self.at..];
-        let count = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-        self.at += count;
-        if count == 0 { Err(Broken::Syntax) } else { Ok(()) }
-    }
-
-    fn since(&self, start: usize, kind: Kind) -> Value {
-        Value { kind, depth: 0, span: Span { start: start as u32, end: self.at as u32 } }
+    #[inline(always)]
+    fn since(&self, start: usize) -> Span {
+        Span { start: start as u32, end: self.at as u32 }
     }
 }
 
-/// Bytes before the first quote, backslash or control character. Names and keys end within sixteen bytes; what goes on
-/// after them is long text.
-#[inline]
-fn plain_bytes(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        if let Some(plain) = plain_in_word(*word) {
-            return at + plain;
-        }
-        at += 8;
-        if at == 16 {
-            // Every byte is looked at and none decides a branch, so that this becomes vector instructions.
-            while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) {
-                let stops = block
-                    .iter()
-                    .fold(0, |stops, b| stops | u8::from(*b == b'"') | u8::from(*b == b'\\') | u8::from(*b < 0x20));
-                if stops != 0 {
-                    break;
+// What follows takes and returns places, so that a scanner whose methods are inlined stays in registers.
+
+/// First place from `at` on that is no white space.
+#[inline(never)]
+fn after_space(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\n' | b'\r' | b'\t') = bytes.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// End and depth of the array or object at `at`, without recursion: one bit per open container says which of the two
+/// it is.
+#[inline(never)]
+fn container(bytes: &[u8], at: usize) -> Result<(usize, u8), Broken> {
+    const _: () = assert!(DATA_DEPTH_MAX < DEPTH_MAX as usize && (DEPTH_MAX as u32) < u128::BITS);
+    let mut scanner = Scanner { bytes, at };
+    let mut objects = 0u128;
+    let (mut depth, mut deepest) = (0, 0);
+    'value: loop {
+        // At the start of a value.
+        match scanner.peek() {
+            Some(b'"') => scanner.pass_string()?,
+            Some(open @ (b'{' | b'[')) => {
+                if depth == DEPTH_MAX {
+                    return Err(Broken::TooDeep);
                 }
-                at += 32;
+                depth += 1;
+                deepest = deepest.max(depth);
+                scanner.at += 1;
+                objects = objects << 1 | u128::from(open == b'{');
+                match (open, scanner.peek()) {
+                    // Empty: it is closed below.
+                    (b'{', Some(b'}')) | (b'[', Some(b']')) => {}
+                    (b'{', Some(b'"')) => {
+                        scanner.pass_key()?;
+                        continue 'value;
+                    }
+                    (b'[', Some(_)) => continue 'value,
+                    _ => return Err(Broken::Syntax),
+                }
+            }
+            Some(first) => {
+                scanner.scalar(first)?;
+            }
+            None => return Err(Broken::Syntax),
+        }
+        // After a value: close what ends here.
+        loop {
+            let in_object = objects & 1 == 1;
+            match scanner.peek() {
+                Some(b',') => {
+                    scanner.at += 1;
+                    if in_object {
+                        if scanner.peek() != Some(b'"') {
+                            return Err(Broken::Syntax);
+                        }
+                        scanner.pass_key()?;
+                    }
+                    continue 'value;
+                }
+                Some(b'}') if in_object => {}
+                Some(b']') if !in_object => {}
+                _ => return Err(Broken::Syntax),
+            }
+            scanner.at += 1;
+            depth -= 1;
+            objects >>= 1;
+            if depth == 0 {
+                return Ok((scanner.at, deepest));
             }
         }
     }
-    let tail = bytes.get(at..).unwrap_or_default();
-    at + tail.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(tail.len())
 }
 
-/// The same for eight bytes at once; `None` if all are plain. The high bit is set in each byte that is zero after the
-/// XOR; a borrow can raise a false bit, but only above a true one, and only the lowest is used.
+/// Closing quote of a string that begins at `start`, if it is within a block and no escape is before it.
+#[inline(always)]
+fn short_string(bytes: &[u8], start: usize) -> Option<usize> {
+    let block = bytes.get(start..)?.first_chunk::<BLOCK>()?;
+    let end = scan::stops(block).trailing_zeros() as usize;
+    (block.get(end) == Some(&b'"')).then_some(start + end)
+}
+
+/// Closing quote of any string that begins at `start`, and whether it has escapes.
+#[inline(never)]
+fn long_string(bytes: &[u8], start: usize) -> Result<(usize, Kind), Broken> {
+    let mut at = start;
+    let mut kind = Kind::Plain;
+    loop {
+        at = scan::plain_end(bytes, at);
+        match bytes.get(at) {
+            Some(b'"') => return Ok((at, kind)),
+            Some(b'\\') => {
+                kind = Kind::Escaped;
+                at += escape(bytes, at)?;
+            }
+            // The end, or a control character.
+            _ => return Err(Broken::Syntax),
+        }
+    }
+}
+
+/// Length of the escape at `at`.
 #[inline]
-fn plain_in_word(word: [u8; 8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES << 7;
-    let word = u64::from_le_bytes(word);
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    let stops = (zeros(word ^ (ONES * 0x22)) | zeros(word ^ (ONES * 0x5c)) | control) & HIGHS;
-    (stops != 0).then_some(stops.trailing_zeros() as usize / 8)
+fn escape(bytes: &[u8], at: usize) -> Result<usize, Broken> {
+    match bytes.get(at + 1) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(2),
+        Some(b'u') => {
+            let (_, length) = unicode_escape(bytes.get(at..).unwrap_or_default()).ok_or(Broken::Syntax)?;
+            Ok(length)
+        }
+        _ => Err(Broken::Syntax),
+    }
+}
+
+/// End of the number at `at`.
+#[inline(never)]
+fn number(bytes: &[u8], mut at: usize) -> Result<usize, Broken> {
+    at += usize::from(bytes.get(at) == Some(&b'-'));
+    at = match bytes.get(at) {
+        Some(b'0') => at + 1,
+        _ => digits(bytes, at)?,
+    };
+    if bytes.get(at) == Some(&b'.') {
+        at = digits(bytes, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        at += 1;
+        at += usize::from(matches!(bytes.get(at), Some(b'+' | b'-')));
+        at = digits(bytes, at)?;
+    }
+    Ok(at)
+}
+
+/// End of one digit or more.
+#[inline(always)]
+fn digits(bytes: &[u8], start: usize) -> Result<usize, Broken> {
+    let end = digits::end(bytes, start);
+    if end == start { Err(Broken::Syntax) } else { Ok(end) }
 }
 
 /// The character of a `\uXXXX` escape, or of a pair of them, and the bytes it takes. `None` if it is broken or half
@@ -409,11 +488,12 @@ pub fn unescape(mut raw: &str, out: &mut Vec<u8>) {
 /// Appends `text` as a JSON string, quotes included.
 pub fn append_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    let mut rest = text.as_bytes();
+    let bytes = text.as_bytes();
+    let mut at = 0;
     loop {
-        let plain = plain_bytes(rest);
-        out.extend_from_slice(&rest[..plain]);
-        let Some(&byte) = rest.get(plain) else { break };
+        let end = scan::plain_end(bytes, at);
+        out.extend_from_slice(&bytes[at..end]);
+        let Some(&byte) = bytes.get(end) else { break };
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
             b'\n' => out.extend_from_slice(b"\\n"),
@@ -426,7 +506,7 @@ pub fn append_string(out: &mut Vec<u8>, text: &str) {
                 out.extend_from_slice(&digits);
             }
         }
-        rest = &rest[plain + 1..];
+        at = end + 1;
     }
     out.push(b'"');
 }
@@ -472,6 +552,9 @@ mod tests {
             "1e",
             "+1",
             "nul",
+            "nulx",
+            "trux",
+            "falsx",
             "truex",
             "[1,]",
             "[,1]",

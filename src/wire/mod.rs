@@ -2,5 +2,7 @@
 //! frames. It knows no sockets and no WebSocket frame heads.
 pub mod codes;
 pub mod decode;
+mod digits;
 pub mod encode;
 pub mod json;
+mod scan;

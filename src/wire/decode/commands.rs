@@ -2,16 +2,71 @@
 
 use super::fields::{Field, Fields, Inside};
 use super::plan::{EventPlan, FromPlan, Place, Plan};
-use super::reader::has_escapes;
 use super::{HISTORY_EVENTS_MAX, Reader};
 use crate::wire::json::{Kind, Scanner, Span, Value};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use shards::command::{DataKind, Durability};
-use shards::ids::SLICES;
+use shards::command::{Command, DataKind, Durability, NewEvent};
+use shards::ids::{CommandId, InlineText, SLICES};
 use shards::limits::{CLIENT_PATTERNS_MAX, COMMIT_MARKERS_MAX, DATA_DEPTH_MAX};
 use shards::names::{is_name, is_pattern, is_topic, is_traceparent};
 use shards::refusal::{Refusal, Refused};
+
+/// Fields that a publish which asks for nothing special may have.
+const PLAIN: u32 = Fields::bits(&[Field::Type, Field::Id, Field::Session, Field::Topic, Field::MessageId, Field::Data]);
+
+impl<'f> Reader<'f, '_> {
+    /// Most commands are publishes of JSON with nothing special asked for and nothing wrong: such a one without the
+    /// way through a plan, all of it borrowed from the frame. `None` for all others, and for what is wrong:
+    /// [`Reader::plan`] finds out why.
+    #[inline(always)]
+    pub(super) fn plain_publish(&self, fields: &Fields) -> Option<(CommandId, Command<'f>)> {
+        let data = fields.get_or_null(Field::Data)?;
+        if !fields.are_only(PLAIN) || self.plain(fields, Field::Type)? != "publish" {
+            return None;
+        }
+        let session = self.plain(fields, Field::Session).filter(|name| is_name(name.as_bytes()))?;
+        let topic = self.plain(fields, Field::Topic).filter(|topic| is_topic(topic.as_bytes()))?;
+        let message_id = self.plain(fields, Field::MessageId).filter(|name| is_name(name.as_bytes()))?;
+        let id = match fields.get(Field::Id) {
+            None => CommandId::None,
+            Some(value) if value.kind == Kind::Number => {
+                CommandId::Number(self.integer(fields, Field::Id, value).ok()?)
+            }
+            Some(_) => CommandId::Text(InlineText::new(self.plain(fields, Field::Id)?)?),
+        };
+        let data_bytes = self.frame.as_bytes().get(json_range(data))?;
+        if usize::from(data.depth) > DATA_DEPTH_MAX || data_bytes.len() > self.scratch.event_bytes_max {
+            return None;
+        }
+        let event = NewEvent {
+            topic,
+            message_id,
+            prev_event_id: None,
+            prev_message_id: None,
+            data: data_bytes,
+            data_kind: DataKind::Json,
+            ttl_ms: None,
+            producer: None,
+            traceparent: "",
+        };
+        Some((id, Command::Publish { session, event, durability: Durability::Disk }))
+    }
+
+    /// A string that is given and has no escapes.
+    #[inline(always)]
+    fn plain(&self, fields: &Fields, field: Field) -> Option<&'f str> {
+        let value = fields.get(field).filter(|value| value.kind == Kind::Plain)?;
+        self.frame.get(value.span.start as usize..value.span.end as usize)
+    }
+}
+
+/// Where a value's own JSON stands: the quotes belong to it.
+#[inline(always)]
+fn json_range(value: Value) -> std::ops::Range<usize> {
+    let quote = usize::from(value.kind.is_string());
+    value.span.start as usize - quote..value.span.end as usize + quote
+}
 
 impl Reader<'_, '_> {
     pub(super) fn plan(&mut self, fields: &Fields) -> Result<Plan, Refused> {
@@ -152,19 +207,18 @@ impl Reader<'_, '_> {
             }
         };
         // Here `null` is a value like any other.
-        let value = fields.values[Field::Data as usize];
-        let value = value.ok_or_else(|| fields.refused(Refusal::MissingField, Field::Data))?;
+        let value =
+            fields.get_or_null(Field::Data).ok_or_else(|| fields.refused(Refusal::MissingField, Field::Data))?;
         if usize::from(value.depth) > DATA_DEPTH_MAX {
             return Err(fields.refused(Refusal::BadData, Field::Data));
         }
         let place = match (kind, value.kind) {
-            (DataKind::Json, Kind::String { .. }) => {
-                // The quotes belong to the data.
-                Place { span: Span { start: value.span.start - 1, end: value.span.end + 1 }, in_scratch: false }
+            (DataKind::Json, _) => {
+                let range = json_range(value);
+                Place { span: Span { start: range.start as u32, end: range.end as u32 }, in_scratch: false }
             }
-            (DataKind::Json, _) => Place { span: value.span, in_scratch: false },
-            (DataKind::Bytes, Kind::String { .. }) => {
-                if value.span.bytes() / 4 * 3 > self.scratch.event_bytes_max + 2 && !has_escapes(value) {
+            (DataKind::Bytes, Kind::Plain | Kind::Escaped) => {
+                if value.span.bytes() / 4 * 3 > self.scratch.event_bytes_max + 2 && value.kind == Kind::Plain {
                     return Err(fields.refused(Refusal::EventTooLarge, Field::Data));
                 }
                 let digits = self.place(value);
@@ -250,14 +304,14 @@ impl Reader<'_, '_> {
         while scanner.element(first).map_err(|_| wrong)? {
             first = false;
             let element = scanner.value().map_err(|_| wrong)?;
-            if !matches!(element.kind, Kind::String { .. }) {
+            if !element.kind.is_string() {
                 return Err(wrong);
             }
             if self.scratch.pattern_places.len() == CLIENT_PATTERNS_MAX {
                 return Err(fields.refused(Refusal::CommandTooLarge, Field::Patterns));
             }
             let place = self.place(element);
-            if !is_pattern(self.text(place)) {
+            if !is_pattern(self.bytes(place)) {
                 return Err(fields.refused(Refusal::BadPattern, Field::Patterns));
             }
             self.scratch.pattern_places.push(place);
@@ -275,7 +329,7 @@ impl Reader<'_, '_> {
     pub(super) fn from(&mut self, fields: &Fields) -> Result<FromPlan, Refused> {
         let wrong = fields.refused(Refusal::WrongType, Field::From);
         let Some(value) = fields.get(Field::From) else { return Ok(FromPlan::Latest) };
-        if let Kind::String { .. } = value.kind {
+        if value.kind.is_string() {
             let place = self.place(value);
             return match self.text(place) {
                 "latest" => Ok(FromPlan::Latest),
@@ -291,7 +345,7 @@ impl Reader<'_, '_> {
                 let epoch = match inner.has(Field::Epoch) {
                     true => {
                         let place = self.string(&inner, Field::Epoch).map_err(outer)?;
-                        Some(parse_epoch(self.text(place)).ok_or(wrong)?)
+                        Some(parse_epoch(self.bytes(place)).ok_or(wrong)?)
                     }
                     false => None,
                 };
@@ -308,30 +362,35 @@ impl Reader<'_, '_> {
 }
 
 /// `session:epoch:offset`, read from the right because a session may hold colons.
-fn is_event_id(text: &str) -> bool {
-    let mut parts = text.rsplitn(3, ':');
+fn is_event_id(id: &[u8]) -> bool {
+    let mut parts = id.rsplitn(3, |b| *b == b':');
     let offset = parts.next().is_some_and(is_u64);
     let epoch = parts.next().is_some_and(|epoch| parse_epoch(epoch).is_some());
     offset && epoch && parts.next().is_some_and(is_name)
 }
 
 /// Sixteen lower-case hex digits.
-fn parse_epoch(text: &str) -> Option<u64> {
-    let good = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    good.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+fn parse_epoch(digits: &[u8]) -> Option<u64> {
+    let good = digits.len() == 16 && digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    good.then(|| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()).flatten()
 }
 
 /// `slice.seq,slice.seq,…`; empty is the position of a server that holds nothing.
-fn is_position(text: &str) -> bool {
-    let is_part = |part: &str| {
-        part.split_once('.').is_some_and(|(slice, seq)| {
-            is_u64(slice) && slice.parse::<u16>().is_ok_and(|slice| slice < SLICES) && is_u64(seq)
-        })
+fn is_position(text: &[u8]) -> bool {
+    let is_part = |part: &[u8]| {
+        let mut halves = part.splitn(2, |b| *b == b'.');
+        let slice = halves.next().and_then(parse_u64);
+        slice.is_some_and(|slice| slice < u64::from(SLICES)) && halves.next().is_some_and(is_u64)
     };
-    text.is_empty() || text.split(',').all(is_part)
+    text.is_empty() || text.split(|b| *b == b',').all(is_part)
+}
+
+fn is_u64(digits: &[u8]) -> bool {
+    parse_u64(digits).is_some()
 }
 
 /// Digits only: `parse` alone would take a sign.
-fn is_u64(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u64>().is_ok()
+fn parse_u64(digits: &[u8]) -> Option<u64> {
+    let good = digits.iter().all(u8::is_ascii_digit);
+    good.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
 }

@@ -1,6 +1,6 @@
 //! The fields of one object, by name.
 
-use crate::wire::json::{Kind, Value};
+use crate::wire::json::{Kind, Span, Value};
 use shards::refusal::{Refusal, Refused};
 
 macro_rules! fields {
@@ -11,22 +11,9 @@ macro_rules! fields {
 
         pub(super) const FIELDS: usize = [$(Field::$variant),*].len();
 
-        #[cfg(test)]
         pub(super) const ALL: [Field; FIELDS] = [$(Field::$variant),*];
 
         impl Field {
-            /// The field of this [`packed`] key.
-            #[inline]
-            // The constants bear the names of the variants: a macro cannot make others.
-            #[allow(non_upper_case_globals)]
-            pub(super) fn of(key: u128) -> Option<Field> {
-                $(const $variant: u128 = packed($name.as_bytes());)*
-                match key {
-                    $($variant => Some(Field::$variant),)*
-                    _ => None,
-                }
-            }
-
             /// Its name at the top of a command, or inside `events`.
             pub(super) const fn name(self, inside: Inside) -> &'static str {
                 match (self, inside) {
@@ -47,10 +34,7 @@ fields! {
 }
 
 /// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.
-pub(super) const fn packed(key: &[u8]) -> u128 {
-    if key.len() > 15 {
-        return u128::MAX;
-    }
+const fn packed(key: &[u8]) -> u128 {
     let mut number = (key.len() as u128) << 120;
     let mut i = 0;
     while i < key.len() {
@@ -58,6 +42,57 @@ pub(super) const fn packed(key: &[u8]) -> u128 {
         i += 1;
     }
     number
+}
+
+/// All fields by their packed names, each at its [`slot`]. An empty slot holds the empty key.
+static TABLE: [(u128, Option<Field>); SLOTS] = {
+    let mut table = [(0, None); SLOTS];
+    let mut i = 0;
+    while i < FIELDS {
+        let key = packed(ALL[i].name(Inside::Command).as_bytes());
+        assert!(table[slot(key)].1.is_none(), "two fields fall together: take another FACTOR");
+        table[slot(key)] = (key, Some(ALL[i]));
+        i += 1;
+    }
+    table
+};
+
+const SLOTS: usize = 64;
+/// Found by trying: no two fields fall into one slot.
+const FACTOR: u64 = 0x5e62_79db_e09e_dd5b;
+
+#[inline(always)]
+const fn slot(key: u128) -> usize {
+    ((key as u64 ^ (key >> 64) as u64).wrapping_mul(FACTOR) >> (64 - SLOTS.ilog2())) as usize
+}
+
+impl Field {
+    /// The field of this name.
+    pub(super) fn of(key: &[u8]) -> Option<Field> {
+        if key.len() > 15 { None } else { Field::of_packed(packed(key)) }
+    }
+
+    /// The field whose name is the first `length` of these bytes.
+    #[inline(always)]
+    pub(super) fn of_first(bytes: &[u8; 16], length: usize) -> Option<Field> {
+        const MASKS: [u128; 16] = {
+            let mut masks = [0; 16];
+            let mut i = 0;
+            while i < 16 {
+                masks[i] = (1 << (8 * i)) - 1;
+                i += 1;
+            }
+            masks
+        };
+        let mask = MASKS.get(length)?;
+        Field::of_packed(u128::from_le_bytes(*bytes) & mask | (length as u128) << 120)
+    }
+
+    #[inline(always)]
+    fn of_packed(key: u128) -> Option<Field> {
+        let (name, field) = TABLE[slot(key)];
+        if name == key { field } else { None }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,34 +103,90 @@ pub(super) enum Inside {
 
 /// The fields of one object.
 pub(super) struct Fields {
-    pub(super) values: [Option<Value>; FIELDS],
+    // Apart from one another: without padding an empty table is written in a few stores.
+    spans: [Span; FIELDS],
+    kinds: [Kind; FIELDS],
+    depths: [u8; FIELDS],
+    /// One bit for each field that is there.
+    seen: u32,
+    /// One bit for each that is there and not `null`.
+    given: u32,
     pub(super) inside: Inside,
     /// The first field that came twice.
     pub(super) repeated: Option<Field>,
     /// What is wrong with the elements of `events`; counts only if the command is one that has them.
     pub(super) events: Result<(), Refused>,
-    /// The field being scanned when the text broke.
-    pub(super) last: Option<Field>,
+    /// The field whose value is where the text broke.
+    pub(super) broken: Option<Field>,
 }
 
+const _: () = assert!(FIELDS <= u32::BITS as usize);
+
 impl Fields {
+    #[inline(always)]
     pub(super) fn new(inside: Inside) -> Self {
-        Self { values: [None; FIELDS], inside, repeated: None, events: Ok(()), last: None }
+        let (spans, kinds, depths) = ([Span::default(); FIELDS], [Kind::Null; FIELDS], [0; FIELDS]);
+        Self { spans, kinds, depths, seen: 0, given: 0, inside, repeated: None, events: Ok(()), broken: None }
+    }
+
+    /// A set of fields, one bit each.
+    pub(super) const fn bits(fields: &[Field]) -> u32 {
+        let (mut bits, mut i) = (0, 0);
+        while i < fields.len() {
+            bits |= 1 << fields[i] as u32;
+            i += 1;
+        }
+        bits
+    }
+
+    /// Whether no field outside the set is given, and none twice.
+    #[inline(always)]
+    pub(super) fn are_only(&self, bits: u32) -> bool {
+        self.given & !bits == 0 && self.repeated.is_none()
+    }
+
+    #[inline(always)]
+    pub(super) fn set(&mut self, field: Field, value: Value) {
+        let bit = 1 << field as u32;
+        if self.seen & bit != 0 {
+            self.repeated.get_or_insert(field);
+        }
+        self.seen |= bit;
+        self.given = self.given & !bit | u32::from(value.kind != Kind::Null) << field as u32;
+        self.spans[field as usize] = value.span;
+        self.kinds[field as usize] = value.kind;
+        self.depths[field as usize] = value.depth;
+    }
+
+    #[inline(always)]
+    fn value(&self, field: Field) -> Value {
+        let at = field as usize;
+        Value { kind: self.kinds[at], depth: self.depths[at], span: self.spans[at] }
+    }
+
+    /// A field that is there, `null` or not.
+    #[inline(always)]
+    pub(super) fn get_or_null(&self, field: Field) -> Option<Value> {
+        (self.seen & 1 << field as u32 != 0).then(|| self.value(field))
     }
 
     /// A field that is given; `null` counts as not given.
+    #[inline(always)]
     pub(super) fn get(&self, field: Field) -> Option<Value> {
-        self.values[field as usize].filter(|value| value.kind != Kind::Null)
+        self.has(field).then(|| self.value(field))
     }
 
+    #[inline(always)]
     pub(super) fn has(&self, field: Field) -> bool {
-        self.get(field).is_some()
+        self.given & 1 << field as u32 != 0
     }
 
+    #[inline(always)]
     pub(super) fn required(&self, field: Field) -> Result<Value, Refused> {
         self.get(field).ok_or_else(|| self.refused(Refusal::MissingField, field))
     }
 
+    #[cold]
     pub(super) fn refused(&self, refusal: Refusal, field: Field) -> Refused {
         Refused::field(refusal, field.name(self.inside))
     }

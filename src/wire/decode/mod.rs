@@ -115,15 +115,22 @@ pub fn decode(
     loop {
         here.at = scanner.at() as u32;
         let mut reader = Reader { frame, scratch };
-        let read = reader.object(&mut scanner, here.in_array);
-        let flow = match read.plan {
-            Ok(plan) => reader.hand_over(plan, |command| each(read.id, Ok(command))),
-            Err(refused) => each(read.id, Err(refused)),
+        let mut fields = Fields::new(Inside::Command);
+        let more = reader.object(&mut scanner, here.in_array, &mut fields);
+        let flow = match reader.plain_publish(&fields) {
+            Some((id, command)) if more.is_ok() => each(id, Ok(command)),
+            _ => {
+                let (id, plan) = reader.plan_of(&fields, more.is_ok());
+                match plan {
+                    Ok(plan) => reader.hand_over(plan, |command| each(id, Ok(command))),
+                    Err(refused) => each(id, Err(refused)),
+                }
+            }
         };
         if flow.is_break() {
             return Some(here);
         }
-        if !read.more {
+        if more != Ok(true) {
             return None;
         }
     }
@@ -142,14 +149,6 @@ fn check_array(mut scanner: Scanner<'_>) -> Result<usize, Broken> {
     scanner.end().map(|()| count)
 }
 
-/// What came of one object.
-struct Read {
-    id: CommandId,
-    plan: Result<Plan, Refused>,
-    /// Whether another object follows.
-    more: bool,
-}
-
 struct Reader<'f, 's> {
     frame: &'f str,
     scratch: &'s mut Scratch,
@@ -158,30 +157,32 @@ struct Reader<'f, 's> {
 const BAD_FRAME: Refused = Refused::field(Refusal::BadFrame, "");
 
 impl Reader<'_, '_> {
-    /// Reads one command and what must follow it.
-    fn object(&mut self, scanner: &mut Scanner<'_>, in_array: bool) -> Read {
+    /// Reads the fields of one command and what must follow it. Says whether another command does.
+    #[inline(always)]
+    fn object(&mut self, scanner: &mut Scanner<'_>, in_array: bool, fields: &mut Fields) -> Result<bool, Broken> {
         self.scratch.bytes.clear();
         self.scratch.event_plans.clear();
-        let mut fields = Fields::new(Inside::Command);
-        let scanned = self.scan(scanner, &mut fields);
-        let more = match scanned {
-            Ok(()) if in_array => match scanner.element(false) {
-                Ok(false) => scanner.end().map(|()| false),
-                other => other,
-            },
-            Ok(()) => scanner.end().map(|()| false),
-            Err(broken) => Err(broken),
-        };
-        let id = self.id(&fields);
-        let plan = match (more, id) {
-            (Err(_), _) if fields.last == Some(Field::Data) => Err(fields.refused(Refusal::BadData, Field::Data)),
-            (Err(_), _) if fields.events.is_err_and(|refused| refused.refusal == Refusal::BadData) => {
+        self.scan(scanner, fields)?;
+        if in_array && scanner.element(false)? {
+            return Ok(true);
+        }
+        scanner.end().map(|()| false)
+    }
+
+    /// The command that these fields are, or why they are none; `whole` is whether the frame is well-formed up to
+    /// their end.
+    #[inline(never)]
+    fn plan_of(&mut self, fields: &Fields, whole: bool) -> (CommandId, Result<Plan, Refused>) {
+        let id = self.id(fields);
+        let plan = match (whole, id) {
+            (false, _) if fields.broken == Some(Field::Data) => Err(fields.refused(Refusal::BadData, Field::Data)),
+            (false, _) if fields.events.is_err_and(|refused| refused.refusal == Refusal::BadData) => {
                 Err(fields.events.err().unwrap_or(BAD_FRAME))
             }
-            (Err(_), _) => Err(BAD_FRAME),
-            (Ok(_), Err(refused)) => Err(refused),
-            (Ok(_), Ok(_)) => self.plan(&fields),
+            (false, _) => Err(BAD_FRAME),
+            (true, Err(refused)) => Err(refused),
+            (true, Ok(_)) => self.plan(fields),
         };
-        Read { id: id.unwrap_or(CommandId::None), plan, more: more.unwrap_or(false) }
+        (id.unwrap_or(CommandId::None), plan)
     }
 }

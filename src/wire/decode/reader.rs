@@ -1,8 +1,9 @@
 //! Objects to fields, and fields to values of the right type.
 
 use super::Reader;
-use super::fields::{Field, Fields, Inside, packed};
+use super::fields::{Field, Fields, Inside};
 use super::plan::Place;
+use crate::wire::digits;
 use crate::wire::json::{self, Broken, Kind, Scanner, Span, Value};
 use shards::ids::{CommandId, InlineText};
 use shards::limits::{COMMIT_EVENTS_MAX, WIRE_INTEGER_MAX};
@@ -11,44 +12,64 @@ use shards::refusal::{Refusal, Refused};
 
 impl Reader<'_, '_> {
     /// Scans one object into `fields`.
+    #[inline(never)]
     pub(super) fn scan(&mut self, scanner: &mut Scanner<'_>, fields: &mut Fields) -> Result<(), Broken> {
-        scanner.expect(b'{')?;
-        let mut first = true;
-        while let Some(key) = scanner.key(first)? {
-            first = false;
-            let Some(field) = self.field(key) else {
-                scanner.value()?;
+        // A scanner of its own stays in registers.
+        let mut here = *scanner;
+        here.peek();
+        let mut before = b'{';
+        loop {
+            let field = match here.short_key(before) {
+                Some((bytes, length)) => Field::of_first(bytes, length),
+                None => match self.key(&mut here, before)? {
+                    Some(key) => self.field(key),
+                    None => break,
+                },
+            };
+            before = b',';
+            let Some(field) = field else {
+                here.value()?;
                 continue;
             };
-            fields.last = Some(field);
-            let value = if field == Field::Events && fields.inside == Inside::Command && scanner.peek() == Some(b'[') {
-                self.scan_events(scanner, fields)?
+            if let Some(span) = here.short_string() {
+                fields.set(field, Value { kind: Kind::Plain, depth: 0, span });
+                continue;
+            }
+            let value = if field == Field::Events && fields.inside == Inside::Command && here.peek() == Some(b'[') {
+                let mut events = here;
+                let value = self.scan_events(&mut events, fields);
+                here = events;
+                value
             } else {
-                scanner.value()?
+                here.value()
             };
-            fields.last = None;
-            if fields.values[field as usize].replace(value).is_some() {
-                fields.repeated.get_or_insert(field);
+            match value {
+                Ok(value) => fields.set(field, value),
+                Err(broken) => {
+                    fields.broken = Some(field);
+                    return Err(broken);
+                }
             }
         }
+        *scanner = here;
         Ok(())
     }
 
-    #[inline]
-    pub(super) fn field(&mut self, key: Value) -> Option<Field> {
-        if key.kind == (Kind::String { escaped: true }) {
-            let place = self.place(key);
-            return Field::of(packed(place.bytes(self.frame, &self.scratch.bytes)));
+    /// A key that is written as few do, or the end of the object.
+    #[inline(always)]
+    fn key(&self, scanner: &mut Scanner<'_>, before: u8) -> Result<Option<Value>, Broken> {
+        let first = before == b'{';
+        if first {
+            scanner.expect(b'{')?;
         }
-        let (start, length) = (key.span.start as usize, key.span.bytes());
-        match self.frame.as_bytes().get(start..).and_then(<[u8]>::first_chunk::<16>) {
-            // The same as `packed`, of sixteen bytes at once.
-            Some(chunk) if length <= 15 => {
-                let mask = (1u128 << (8 * length)) - 1;
-                Field::of(u128::from_le_bytes(*chunk) & mask | (length as u128) << 120)
-            }
-            _ => Field::of(packed(self.raw(key.span))),
-        }
+        scanner.key(first)
+    }
+
+    /// The field of a key that is written as few do.
+    #[inline(never)]
+    fn field(&mut self, key: Value) -> Option<Field> {
+        let place = self.place(key);
+        Field::of(place.bytes(self.frame, &self.scratch.bytes))
     }
 
     /// Scans the array of a commit's events into plans.
@@ -67,7 +88,7 @@ impl Reader<'_, '_> {
             }
             let mut event = Fields::new(Inside::Events);
             if let Err(broken) = self.scan(scanner, &mut event) {
-                if event.last == Some(Field::Data) {
+                if event.broken == Some(Field::Data) {
                     fields.events = Err(event.refused(Refusal::BadData, Field::Data));
                 }
                 return Err(broken);
@@ -88,7 +109,7 @@ impl Reader<'_, '_> {
         let Some(value) = fields.get(Field::Id) else { return Ok(CommandId::None) };
         match value.kind {
             Kind::Number => Ok(CommandId::Number(self.integer(fields, Field::Id, value)?)),
-            Kind::String { .. } => {
+            Kind::Plain | Kind::Escaped => {
                 let place = self.place(value);
                 InlineText::new(place.text(self.frame, &self.scratch.bytes))
                     .map(CommandId::Text)
@@ -118,24 +139,28 @@ impl Reader<'_, '_> {
         self.checked(fields, field, is_name, Refusal::BadName)
     }
 
+    /// A required string, unescaped, of which `is_good` holds.
+    #[inline(always)]
     pub(super) fn checked(
         &mut self,
         fields: &Fields,
         field: Field,
-        is_good: impl Fn(&str) -> bool,
+        is_good: impl Fn(&[u8]) -> bool,
         refusal: Refusal,
     ) -> Result<Place, Refused> {
         let place = self.string(fields, field)?;
-        if is_good(self.text(place)) { Ok(place) } else { Err(fields.refused(refusal, field)) }
+        if is_good(place.bytes(self.frame, &self.scratch.bytes)) {
+            Ok(place)
+        } else {
+            Err(fields.refused(refusal, field))
+        }
     }
 
     /// A required string, unescaped.
+    #[inline(always)]
     pub(super) fn string(&mut self, fields: &Fields, field: Field) -> Result<Place, Refused> {
         let value = fields.required(field)?;
-        match value.kind {
-            Kind::String { .. } => Ok(self.place(value)),
-            _ => Err(fields.refused(Refusal::WrongType, field)),
-        }
+        if value.kind.is_string() { Ok(self.place(value)) } else { Err(fields.refused(Refusal::WrongType, field)) }
     }
 
     pub(super) fn required_integer(&self, fields: &Fields, field: Field) -> Result<u64, Refused> {
@@ -148,28 +173,57 @@ impl Reader<'_, '_> {
 
     /// A number of digits only, below 2^53.
     pub(super) fn integer(&self, fields: &Fields, field: Field, value: Value) -> Result<u64, Refused> {
-        let digits = self.raw(value.span);
-        let unsigned = digits.strip_prefix(b"-").unwrap_or(digits);
-        if value.kind != Kind::Number || !unsigned.iter().all(u8::is_ascii_digit) {
+        if value.kind != Kind::Number {
             return Err(fields.refused(Refusal::WrongType, field));
         }
-        let out_of_range = fields.refused(Refusal::OutOfRange, field);
-        if unsigned.len() != digits.len() || digits.len() > 16 {
-            return Err(out_of_range);
+        let digits = self.raw(value.span);
+        if let (1..=8, Some(word)) =
+            (digits.len(), self.frame.as_bytes().get(value.span.start as usize..).and_then(<[u8]>::first_chunk))
+            && let Some(number) = digits::short_integer(word, digits.len())
+        {
+            return Ok(number);
         }
-        let number = digits.iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0'));
-        if number < WIRE_INTEGER_MAX { Ok(number) } else { Err(out_of_range) }
+        let mut number = 0u64;
+        for digit in digits {
+            match digit.wrapping_sub(b'0') {
+                digit @ 0..=9 => number = number.wrapping_mul(10).wrapping_add(u64::from(digit)),
+                _ => return Err(self.no_integer(fields, field, digits)),
+            }
+        }
+        if digits.len() <= 16 && number < WIRE_INTEGER_MAX {
+            Ok(number)
+        } else {
+            Err(fields.refused(Refusal::OutOfRange, field))
+        }
+    }
+
+    /// Why a number that is not all digits is refused: below zero is a matter of range, a fraction one of type.
+    #[cold]
+    fn no_integer(&self, fields: &Fields, field: Field, number: &[u8]) -> Refused {
+        let unsigned = number.strip_prefix(b"-").unwrap_or(number);
+        let refusal = if unsigned.iter().all(u8::is_ascii_digit) { Refusal::OutOfRange } else { Refusal::WrongType };
+        fields.refused(refusal, field)
     }
 
     /// Where a string's text is: in the frame, or unescaped in scratch.
+    #[inline(always)]
     pub(super) fn place(&mut self, value: Value) -> Place {
-        if !has_escapes(value) {
-            return Place { span: value.span, in_scratch: false };
+        match value.kind {
+            Kind::Escaped => self.unescaped(value),
+            _ => Place { span: value.span, in_scratch: false },
         }
+    }
+
+    #[inline(never)]
+    fn unescaped(&mut self, value: Value) -> Place {
         let start = self.scratch.bytes.len() as u32;
         let raw = self.frame.get(value.span.start as usize..value.span.end as usize).unwrap_or_default();
         json::unescape(raw, &mut self.scratch.bytes);
         Place { span: Span { start, end: self.scratch.bytes.len() as u32 }, in_scratch: true }
+    }
+
+    pub(super) fn bytes(&self, place: Place) -> &[u8] {
+        place.bytes(self.frame, &self.scratch.bytes)
     }
 
     pub(super) fn text(&self, place: Place) -> &str {
@@ -179,8 +233,4 @@ impl Reader<'_, '_> {
     pub(super) fn raw(&self, span: Span) -> &[u8] {
         self.frame.as_bytes().get(span.start as usize..span.end as usize).unwrap_or_default()
     }
-}
-
-pub(super) fn has_escapes(value: Value) -> bool {
-    value.kind == Kind::String { escaped: true }
 }
