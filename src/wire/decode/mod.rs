@@ -15,6 +15,8 @@ mod fields;
 mod plan;
 mod reader;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
 
 use super::json::{Broken, Kind, Scanner};

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 
 /// Every command of a frame, in words.
-fn decoded(frame: &str) -> Vec<String> {
+pub(super) fn decoded(frame: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut scratch = Scratch::new(&Limits { event_bytes_max: 128, ..Limits::default() });
     let rest = decode(frame, Resume::default(), &mut scratch, |id, result| {
