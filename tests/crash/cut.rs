@@ -6,6 +6,9 @@
 //!   journal[..cut] ────────┘                                     each unsynced 512-byte sector there or not,
 //!                                                                each unsynced name there or not
 //! ```
+//! Where the process dies and the power stays, all that the kernel shows lives on and is still as little durable as it was:
+//! the next round begins with that disk.
+//!
 //! A sync covers the writes that had *ended* when it began, and the one it was linked behind; the journal says both.
 
 use crate::random::Random;
@@ -50,12 +53,13 @@ pub fn ends(journal: &[u8]) -> Vec<u64> {
     entries(journal).into_iter().map(|(end, _)| end).collect()
 }
 
+#[derive(Clone)]
 enum Change {
     Write { number: u64, at: usize, bytes: Vec<u8>, ended: bool },
     Length(usize),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inode {
     durable: Vec<u8>,
     unsynced: Vec<Change>,
@@ -68,13 +72,14 @@ enum NameChange {
     Unlink(String),
 }
 
+#[derive(Clone)]
 enum Sync {
     File { inode: usize, covers: usize, linked: u64 },
     Names { covers: usize },
 }
 
 /// A disk in the middle of things.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Disk {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
@@ -242,6 +247,29 @@ impl Disk {
                 *covers -= settled.iter().filter(|index| **index < *covers).count();
             }
         }
+    }
+
+    /// The process died and the power stayed: the next one is shown `seen`, and what no sync covered still hangs by it.
+    /// `None` where a name changed of which the journal holds nothing.
+    pub fn outlive(mut self, seen: &Folder) -> Option<Self> {
+        if !self.names.keys().eq(seen.keys()) {
+            return None;
+        }
+        self.syncs.clear();
+        for (name, bytes) in seen {
+            let file = &mut self.inodes[self.names[name]];
+            file.unsynced.clear();
+            if file.durable.len() != bytes.len() {
+                file.unsynced.push(Change::Length(bytes.len()));
+            }
+            for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+                let at = index * SECTOR_BYTES;
+                if file.durable.get(at..at + sector.len()) != Some(sector) {
+                    file.unsynced.push(Change::Write { number: 0, at, bytes: sector.to_vec(), ended: true });
+                }
+            }
+        }
+        Some(self)
     }
 
     /// Cuts the power. What was never synced is drawn from `random`.

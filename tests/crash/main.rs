@@ -8,10 +8,11 @@
 //!   life: one folder, one set of flags         round: one start of the server on what the last one left
 //!     start ─► audit all promises ─► clients for 1–60 ms ─► SIGKILL (now and then SIGTERM, or before it is ready)
 //!              └─ power: folder := journal up to the kill, less what no sync covers; also once up to any earlier point
+//!                └─ now and then the power stays: the next round starts on what the kernel shows, synced or not
 //!     end   ─► audit, and the reader gets what it has not seen
 //! ```
 //! A failure names its life's seed; timing is the machine's, so a seed repeats the draw and not the interleaving. The
-//! folders of a failure are kept.
+//! folders of a failure are kept. `--seconds-max N`: a run that is not done by then has failed.
 
 mod client;
 mod cut;
@@ -32,6 +33,14 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// What is counted and told at the end.
+const KILLS: &str = "rounds of kill";
+const CUTS: &str = "rounds of power cut";
+const ACKNOWLEDGED: &str = "events acknowledged";
+
+/// A long run says this often how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
 /// Restarts of one folder: its history is read back each time.
 const ROUNDS_PER_LIFE: u64 = 12;
 
@@ -40,6 +49,7 @@ struct Arguments {
     cuts: u64,
     seed: u64,
     forget_syncs: bool,
+    seconds_max: u64,
     folder: PathBuf,
 }
 
@@ -47,6 +57,10 @@ struct Arguments {
 struct Counts(BTreeMap<&'static str, u64>);
 
 impl Counts {
+    fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+
     fn add(&mut self, what: &'static str, count: u64) {
         *self.0.entry(what).or_default() += count;
     }
@@ -63,41 +77,58 @@ fn main() -> ExitCode {
     let begun = Instant::now();
     let mut counts = Counts::default();
     let mut failure = None;
-    'modes: for (power, wanted, done) in
-        [(false, arguments.kills, "rounds of kill"), (true, arguments.cuts, "rounds of power cut")]
-    {
+    'modes: for (power, wanted, done) in [(false, arguments.kills, KILLS), (true, arguments.cuts, CUTS)] {
         let mut seed = arguments.seed;
-        while counts.0.get(done).copied().unwrap_or_default() < wanted {
-            let rounds = (wanted - counts.0.get(done).copied().unwrap_or_default()).min(ROUNDS_PER_LIFE);
+        let mut said = Instant::now();
+        while counts.of(done) < wanted {
+            let rounds = (wanted - counts.of(done)).min(ROUNDS_PER_LIFE);
             let mut life = Life::new(seed, power, &arguments);
-            if let Err(why) = life.live(rounds, &mut counts, done) {
+            let mut lived = life.live(rounds, &mut counts, done);
+            if lived.is_ok() && begun.elapsed().as_secs() >= arguments.seconds_max && counts.of(done) < wanted {
+                lived = Err(format!("only {} of {wanted} in {} s", counts.of(done), arguments.seconds_max));
+            }
+            if let Err(why) = lived {
                 let kept = life.folder.parent().unwrap_or(Path::new(".")).display();
                 failure = Some(format!("{done}, seed {seed}: {why}\nits folders are kept in {kept}"));
                 break 'modes;
             }
             life.bury();
             seed += 1;
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                println!(
+                    "crash: {} of {wanted} {done}, {} events acknowledged",
+                    counts.of(done),
+                    counts.of(ACKNOWLEDGED)
+                );
+            }
         }
     }
     for (what, count) in &counts.0 {
         println!("{count:>10}  {what}");
     }
-    let took = begun.elapsed().as_secs_f64();
+    let summary = format!(
+        "{} {KILLS}, {} {CUTS}, {} {ACKNOWLEDGED}, {:.1} s",
+        counts.of(KILLS),
+        counts.of(CUTS),
+        counts.of(ACKNOWLEDGED),
+        begun.elapsed().as_secs_f64()
+    );
     match (failure, arguments.forget_syncs) {
         (None, false) => {
-            println!("crash: every promise was kept, {took:.1} s");
+            println!("crash: every promise was kept: {summary}");
             ExitCode::SUCCESS
         }
         (Some(why), false) => {
-            println!("crash: {why}\n{took:.1} s");
+            println!("crash: {why}\n{summary}");
             ExitCode::FAILURE
         }
         (Some(why), true) => {
-            println!("crash: found, as it must be: {why}\n{took:.1} s");
+            println!("crash: found, as it must be: {why}\n{summary}");
             ExitCode::SUCCESS
         }
         (None, true) => {
-            println!("crash: commits were not synced and nobody noticed: the alarm is dead, {took:.1} s");
+            println!("crash: commits were not synced and nobody noticed: the alarm is dead: {summary}");
             ExitCode::FAILURE
         }
     }
@@ -111,6 +142,7 @@ fn parse() -> Result<Arguments, String> {
         cuts: if power_cut { 6 } else { 0 },
         seed: 1,
         forget_syncs: false,
+        seconds_max: 1800,
         folder: std::env::temp_dir().join(format!("tidegate-crash-{}", std::process::id())),
     };
     let mut words = std::env::args().skip(1);
@@ -127,6 +159,7 @@ fn parse() -> Result<Arguments, String> {
                 arguments.cuts = if power_cut { arguments.kills } else { 0 };
             }
             "--seed" => arguments.seed = number()?,
+            "--seconds-max" => arguments.seconds_max = number()?,
             "--forget-syncs" => arguments.forget_syncs = true,
             "--folder" => arguments.folder = words.next().ok_or("--folder wants a path")?.into(),
             // What cargo hands to every test binary.
@@ -152,6 +185,8 @@ struct Life {
     reader: Reader,
     power: bool,
     forget_syncs: bool,
+    /// Disk of a round whose process died while the power stayed.
+    carried: Option<Disk>,
 }
 
 impl Life {
@@ -172,6 +207,7 @@ impl Life {
             reader: Reader::default(),
             power,
             forget_syncs: arguments.forget_syncs,
+            carried: None,
         }
     }
 
@@ -217,21 +253,22 @@ impl Life {
         counts.add("journal entries", ends.len() as u64);
         // Anywhere, for which it may forget what it promised later; then where it ended, and life goes on from there.
         let early = ends.get(self.random.index(ends.len().max(1))).copied().unwrap_or(0);
-        let left = self.cut(&before, &journal, early);
+        let mut disk = self.carried.take().and_then(|disk| disk.outlive(&before)).unwrap_or_else(|| Disk::new(&before));
+        disk.forget_commit_syncs = self.forget_syncs;
+        let mut at_early = disk.clone();
+        at_early.replay(&journal, early);
         let path = self.folder.with_file_name("early");
-        server::restore(&path, &left).map_err(|why| why.to_string())?;
+        server::restore(&path, &at_early.settle(&mut self.random)).map_err(|why| why.to_string())?;
         self.audit_copy(&path, early, counts).map_err(|why| format!("cut at byte {early} of the journal: {why}"))?;
-        let left = self.cut(&before, &journal, u64::MAX);
-        server::restore(&self.folder, &left).map_err(|why| why.to_string())?;
+        disk.replay(&journal, u64::MAX);
+        if self.random.chance(300) {
+            counts.add("killed while the power stayed", 1);
+            self.carried = Some(disk);
+        } else {
+            server::restore(&self.folder, &disk.settle(&mut self.random)).map_err(|why| why.to_string())?;
+        }
         self.ledger.settle();
         Ok(())
-    }
-
-    fn cut(&mut self, before: &cut::Folder, journal: &[u8], at: u64) -> cut::Folder {
-        let mut disk = Disk::new(before);
-        disk.forget_commit_syncs = self.forget_syncs;
-        disk.replay(journal, at);
-        disk.settle(&mut self.random)
     }
 
     fn serve(&mut self, server: &mut Server, journal: Option<PathBuf>, counts: &mut Counts) -> Result<(), String> {
@@ -272,7 +309,7 @@ impl Life {
         for publisher in &mut self.publishers {
             let learnt = std::mem::take(&mut publisher.learnt);
             counts.add("events sent", learnt.sent.len() as u64);
-            counts.add("events acknowledged", learnt.acknowledged.len() as u64);
+            counts.add(ACKNOWLEDGED, learnt.acknowledged.len() as u64);
             counts.add("commands refused for a while", std::mem::take(&mut publisher.refused));
             counts.add("commands acknowledged", std::mem::take(&mut publisher.acknowledged));
             counts.add("commands called duplicates", std::mem::take(&mut publisher.duplicates));

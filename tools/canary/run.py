@@ -55,6 +55,12 @@ def copy_tree():
             copy.unlink()
 
 
+def touched(patch):
+    """Files of the tree that a patch changes, with their bytes now: an editor at work meanwhile must not change the tree."""
+    names = [line.split()[1].removeprefix("b/") for line in patch.read_text().splitlines() if line.startswith("+++ ")]
+    return {TREE / name: (TREE / name).read_bytes() for name in names if (TREE / name).is_file()}
+
+
 def apply(patch):
     command = ["patch", "-p1", "--forward", "--no-backup-if-mismatch", "--reject-file=-", "-s", "-i", patch]
     done = subprocess.run(command, cwd=TREE, capture_output=True, text=True)
@@ -135,8 +141,11 @@ def main():
             print(f"as it is: {test} ran {took:.0f} s clean", flush=True)
 
     missed = []
+    results = {patch.stem: [] for patch in patches}
+    began_all, running = time.monotonic(), 0.0
     for patch in patches:
         tests = tests_of(patch)
+        before = touched(patch)
         try:
             apply(patch)
             began = time.monotonic()
@@ -144,6 +153,8 @@ def main():
             built = time.monotonic() - began
             for test in tests:
                 found, took = hunt(test, programs[test], RUN_S)
+                running += took
+                results[patch.stem].append((test, found, took))
                 print(f"{'caught' if found else 'MISSED'}  {patch.stem} by {test} in {took:.1f} s (built in {built:.0f} s){': ' + found if found else ''}", flush=True)
                 if not found:
                     missed.append(f"{patch.stem} by {test}")
@@ -151,8 +162,16 @@ def main():
             print(f"STALE   {patch.stem}: {why}", flush=True)
             missed.append(patch.stem)
         finally:
-            copy_tree()
-    print(f"{len(patches)} canaries, {len(missed)} missed{': ' + ', '.join(missed) if missed else ''}")
+            for path, held in before.items():
+                path.write_bytes(held)
+    width = max(len(patch.stem) for patch in patches)
+    print(f"\n{'canary':{width}}  {'module':34}  caught by, after seconds of running")
+    for patch in patches:
+        module = ", ".join(path.removeprefix("+++ b/") for path in patch.read_text().splitlines() if path.startswith("+++ "))
+        by = ", ".join(f"{test} {took:.1f}" if found else f"NOT {test}" for test, found, took in results[patch.stem])
+        print(f"{patch.stem:{width}}  {module:34}  {by or 'STALE'}")
+    built, ran = time.monotonic() - began_all - running, running
+    print(f"{len(patches)} canaries, {len(missed)} missed{': ' + ', '.join(missed) if missed else ''}; {ran:.0f} s of running, {built:.0f} s of building")
     return 1 if missed else 0
 
 
