@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -31,8 +32,7 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resol
 TREE = TARGET / "tree"
 RUN_S = 60
 BASE_S = 15
-# Seeds of one call of the simulator, rounds of one life of the crash test: short, so that a run ends soon after its time is up.
-SEEDS = 10
+# Rounds of one life of the crash test.
 ROUNDS = 12
 
 
@@ -93,34 +93,46 @@ def build(tests):
 
 
 def calls(test, folder):
-    """Arguments of one short call after another."""
+    """Arguments of one call after another, and what a line holds that tells of a find."""
     for n in itertools.count(1):
         if test == "sim":
-            yield ["--seeds", str(SEEDS), "--from", str(n * SEEDS)]
+            yield ["--seeds", "1000000", "--from", str(n)], " failed: "
         elif test == "crash":
-            yield ["--rounds", str(ROUNDS), "--seed", str(n), "--folder", os.path.join(folder, str(n))]
+            yield ["--rounds", str(ROUNDS), "--seed", str(n), "--folder", os.path.join(folder, str(n))], "crash: rounds of "
         else:
-            yield []
+            yield [], "panicked"
 
 
 def hunt(test, program, seconds):
     """Runs a test again and again; what it said when it failed, or None, and how long that took."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tidegate-canary-") as folder:
-        for arguments in calls(test, folder):
+        for arguments, telling in calls(test, folder):
             process = subprocess.Popen([program, *arguments], cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-            try:
-                said, _ = process.communicate(timeout=max(0.1, began + seconds - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                # A run that was cut short may have said it already.
-                said, _ = process.communicate()
-                process.returncode = 1 if "failed:" in said else 0
-            if process.returncode != 0:
-                telling = [line for line in said.splitlines() if "failed" in line or "crash:" in line or "panicked" in line]
-                return (telling or said.splitlines() or ["no word"])[0][:200], time.monotonic() - began
-            if test == "loom" or time.monotonic() - began >= seconds:
-                return None, time.monotonic() - began
+            alarm = threading.Timer(max(0.1, began + seconds - time.monotonic()), stop, [process])
+            alarm.start()
+            said, found = "no word", None
+            for line in process.stdout:
+                said = line
+                if telling in line:
+                    found = line
+                    stop(process)
+            status = process.wait()
+            alarm.cancel()
+            took = time.monotonic() - began
+            # A test that ended by itself, and not well, has found something too.
+            if found or status not in (0, -signal.SIGKILL):
+                return (found or said).strip()[:200], took
+            if test == "loom" or took >= seconds:
+                return None, took
+
+
+def stop(process):
+    """Ends a test with all the servers that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def main():
