@@ -14,7 +14,9 @@
 //! ```
 //! A control frame between two fragments is put together behind them, in the same buffer.
 
+use super::mask::unmask_whole;
 use super::{CONTROL_BYTES_MAX, Opcode, close_code_is_valid, unmask};
+use std::ops::Range;
 
 /// Longest frame head of a client.
 const CLIENT_HEAD_BYTES_MAX: usize = 14;
@@ -159,6 +161,12 @@ struct ClientHead {
     mask: [u8; 4],
 }
 
+/// An unfragmented text frame, all of it there.
+struct WholeText {
+    payload: Range<usize>,
+    mask: [u8; 4],
+}
+
 impl Decoder {
     /// At the start of a connection. `frame_bytes_max` bounds a message, whole or in fragments.
     pub fn new(frame_bytes_max: usize) -> Self {
@@ -204,11 +212,38 @@ impl Decoder {
         input: &'a mut [u8],
         assembly: &'a mut Vec<u8>,
     ) -> Result<(usize, Option<Message<'a>>), Violation> {
-        let result = self.step(input, assembly);
+        let result = match self.whole_text(input) {
+            Some(frame) => {
+                let payload = &mut input[frame.payload.clone()];
+                unmask_whole(payload, frame.mask);
+                let text = std::str::from_utf8(payload).map_err(|_| Violation::InvalidUtf8);
+                text.map(|text| (frame.payload.end, Some(Message::Text(text))))
+            }
+            None => self.step(input, assembly),
+        };
         if result.is_err() {
             self.close();
         }
         result
+    }
+
+    /// Most messages are one text frame that is whole in the receive buffer: the place of such a one, if it is the
+    /// next and nothing is wrong with its head. [`Decoder::step`] takes all others.
+    #[inline(always)]
+    fn whole_text(&self, input: &[u8]) -> Option<WholeText> {
+        let &[first, second, a, b, c, d, e, f] = input.first_chunk()?;
+        let at_head = self.state == State::Head && self.head_bytes == 0 && self.message.is_none();
+        if !at_head || first != 0x81 {
+            return None;
+        }
+        let (start, bytes, mask) = match second {
+            0x80..=0xfd => (6, usize::from(second & 0x7f), [a, b, c, d]),
+            0xfe => (8, usize::from(u16::from_be_bytes([a, b])), [c, d, e, f]),
+            _ => return None,
+        };
+        let minimal = start == 6 || bytes >= 126;
+        let fits = bytes <= self.frame_bytes_max as usize && bytes <= input.len() - start;
+        (minimal && fits).then_some(WholeText { payload: start..start + bytes, mask })
     }
 
     fn close(&mut self) {

@@ -3,6 +3,15 @@
 /// Unmasks `bytes` in place and returns the mask turned to where it stands after them, for the next part of the
 /// same payload.
 pub fn unmask(bytes: &mut [u8], mask: [u8; 4]) -> [u8; 4] {
+    unmask_whole(bytes, mask);
+    let mut turned = mask;
+    turned.rotate_left(bytes.len() % 4);
+    turned
+}
+
+/// The same for a whole payload.
+#[inline(always)]
+pub(super) fn unmask_whole(bytes: &mut [u8], mask: [u8; 4]) {
     let word = u32::from_ne_bytes(mask);
     let wide = u64::from(word) | u64::from(word) << 32;
     // 32 bytes a step: without a branch inside, the compiler makes vector instructions of it.
@@ -19,9 +28,6 @@ pub fn unmask(bytes: &mut [u8], mask: [u8; 4]) -> [u8; 4] {
     for (byte, key) in tail.iter_mut().zip(mask) {
         *byte ^= key;
     }
-    let mut turned = mask;
-    turned.rotate_left(tail.len());
-    turned
 }
 
 #[cfg(test)]

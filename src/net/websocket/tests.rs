@@ -101,7 +101,12 @@ fn every_violation_is_found_however_the_bytes_arrive() {
         (Violation::Unmasked, vec![unmasked]),
         (
             Violation::LengthNotMinimal,
-            vec![vec![0x81, 0xfe, 0, 125, 0, 0, 0, 0], vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0]],
+            vec![
+                vec![0x81, 0xfe, 0, 125, 0, 0, 0, 0],
+                // The whole of it is there.
+                [&[0x81, 0xfe, 0, 125, 0, 0, 0, 0][..], &[b'x'; 125]].concat(),
+                vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0],
+            ],
         ),
         (
             Violation::FragmentedControl,
