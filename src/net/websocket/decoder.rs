@@ -15,6 +15,7 @@
 //! A control frame between two fragments is put together behind them, in the same buffer.
 
 use super::mask::unmask_whole;
+use super::text::text;
 use super::{CONTROL_BYTES_MAX, Opcode, close_code_is_valid, unmask};
 use std::ops::Range;
 
@@ -216,7 +217,7 @@ impl Decoder {
             Some(frame) => {
                 let payload = &mut input[frame.payload.clone()];
                 unmask_whole(payload, frame.mask);
-                let text = std::str::from_utf8(payload).map_err(|_| Violation::InvalidUtf8);
+                let text = text(payload).ok_or(Violation::InvalidUtf8);
                 text.map(|text| (frame.payload.end, Some(Message::Text(text))))
             }
             None => self.step(input, assembly),
@@ -320,8 +321,8 @@ impl Decoder {
         self.message_bytes = 0;
         self.text_checked = 0;
         let message = match self.message.take() {
-            // Checked as it came in; checking the whole again costs less than the copy did, and needs no `unsafe`.
-            Some(Opcode::Text) => Message::Text(std::str::from_utf8(assembly).map_err(|_| Violation::InvalidUtf8)?),
+            // Checked as it came in; checking the whole again costs less than the copy did.
+            Some(Opcode::Text) => Message::Text(text(assembly).ok_or(Violation::InvalidUtf8)?),
             _ => Message::Binary(assembly),
         };
         Ok((at, Some(message)))
@@ -329,7 +330,7 @@ impl Decoder {
 
     /// A whole unfragmented frame.
     fn message<'a>(&mut self, opcode: Opcode, payload: &'a [u8]) -> Result<Message<'a>, Violation> {
-        let text = |bytes: &'a [u8]| std::str::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8);
+        let text = |bytes: &'a [u8]| text(bytes).ok_or(Violation::InvalidUtf8);
         Ok(match opcode {
             Opcode::Text => {
                 self.message = None;

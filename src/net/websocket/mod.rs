@@ -16,6 +16,7 @@ mod encode;
 mod mask;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use decoder::{Decoder, Message, Violation};
 pub use encode::{HEAD_BYTES_MAX, Head, append_close, append_frame, append_head, append_with, head};
