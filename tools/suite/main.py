@@ -28,9 +28,10 @@ ROUNDS = {"full": 10, "quick": 2, "tiny": 1}
 STRANGER_MAX = 0.2
 
 
-def one(make, phase, size, context):
+def one(name, make, phase, size, context):
     """One run on a fresh server; (figures, report)."""
     server = make()
+    server.name = name
     server.start()
     try:
         return phase(server, size, context)
@@ -38,11 +39,11 @@ def one(make, phase, size, context):
         server.close()
 
 
-def run(make, phase, size, context):
+def run(name, make, phase, size, context):
     """Repeated once where a stranger was on the server's core; the cleaner run counts."""
-    figures, report = one(make, phase, size, context)
+    figures, report = one(name, make, phase, size, context)
     if report.get("stranger", 0) > STRANGER_MAX and not size.tiny:
-        again = one(make, phase, size, context)
+        again = one(name, make, phase, size, context)
         if again[1].get("stranger", 0) < report["stranger"]:
             return again
     return figures, report
@@ -51,11 +52,11 @@ def run(make, phase, size, context):
 def round_of(row, size, contestants, number, reports):
     """All phases for all contestants; figures by contestant."""
     found = {name: {} for name in contestants}
-    context = {}
+    context = dict(found)
     for phase in row.phases:
         order = list(contestants) if number % 2 == 0 else list(reversed(contestants))
         for name in order:
-            figures, report = run(contestants[name], phase, size, context)
+            figures, report = run(name, contestants[name], phase, size, context)
             found[name] |= figures
             reports.append({"row": row.name, "round": number, "contestant": name, **report})
         rates = [found[name]["events/s"] for name in contestants if name in OURS and "events/s" in found[name]]

@@ -90,6 +90,12 @@ class Server:
             self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def start_empty(self):
+        """The same server over a folder of its own once more."""
+        self.close()
+        self.folder, self.port = tempfile.mkdtemp(prefix="tidegate-bench-"), free_port()
+        self.start()
+
     def load(self, *arguments, timeout_s=900):
         """Runs the generator against this server; returns its report."""
         words = [RELEASE / "loadgen", *arguments, "--address", f"127.0.0.1:{self.port}", "--pid", self.process.pid, *self.adapter]

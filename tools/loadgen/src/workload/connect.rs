@@ -96,14 +96,19 @@ pub fn idle(engine: &mut Engine, door: Door, count: usize, settle_s: f64) -> io:
         }
     }
     let connected = Reading::take(engine.now(), server);
-    let settled = engine.now() + (settle_s * 1e9) as u64;
-    while engine.now() < settled {
-        engine.step(&mut run, 100_000_000);
-    }
+    let rest = |engine: &mut Engine, run: &mut Run| {
+        let until = engine.now() + (settle_s * 5e8) as u64;
+        while engine.now() < until {
+            engine.step(run, 100_000_000);
+        }
+    };
+    rest(engine, &mut run);
+    let resting = Reading::take(engine.now(), server);
+    rest(engine, &mut run);
     run.check(count)?;
     let rested = Reading::take(engine.now(), server);
     let (seconds, server_cores, _) = connected.since(&before);
-    let (_, idle_cores, _) = rested.since(&connected);
+    let (_, idle_cores, _) = rested.since(&resting);
     let rss = server.map(process_rss_kib);
     let growth = rss.zip(rss_before).map(|(after, before)| (after as f64 - before as f64) / count as f64);
     let report = json!({
