@@ -103,7 +103,7 @@ impl Log {
 
     /// Starts reads for those that wait, while there are buffers.
     pub(super) fn begin_loads(&mut self) {
-        while self.reader.free() > 0
+        while self.reader.free_for_loads()
             && let Some(load) = self.loads.queue.pop_front()
         {
             let Waiting { id, tenant, session, .. } = &self.loads.waiting[load as usize];

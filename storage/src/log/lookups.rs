@@ -77,7 +77,7 @@ impl Log {
 
     /// Starts reads for those that wait, while there are buffers.
     pub(super) fn begin_lookups(&mut self) {
-        while self.reader.free() > 0
+        while self.reader.free_for_loads()
             && let Some(lookup) = self.lookups.queue.pop_front()
         {
             match self.lookups.waiting[lookup as usize].blocks.last() {

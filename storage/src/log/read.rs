@@ -7,7 +7,7 @@
 //!                                           └─ gone: a gap to what is retained
 //! ```
 
-use super::config::{LOAD_BUFFERS, READ_RECORDS_MAX};
+use super::config::READ_RECORDS_MAX;
 use super::reader::{Outcome, Purpose, ReadFault, ReadTicket, Reader, Wanted};
 use super::{Log, LogEvent, READ, op_id};
 use crate::catalog::PartitionSlot;
@@ -69,7 +69,7 @@ impl Log {
         let Some(block) = index.partition_block(id, from) else {
             return Read::Fault(ReadFault::Corrupt { file: index.file(), at: 0 });
         };
-        if self.reader.free() <= LOAD_BUFFERS {
+        if !self.reader.free_for_reads() {
             return Read::Busy;
         }
         let purpose = Purpose::PartitionIndex { partition: id, from, segment, block };
@@ -94,7 +94,7 @@ impl Log {
 
     /// Begins a cold read of records in a segment without sidecar: their places are known.
     pub(super) fn read_live(&mut self, live: usize, purpose: Purpose) -> Option<ReadTicket> {
-        if self.reader.free() <= LOAD_BUFFERS {
+        if !self.reader.free_for_reads() {
             return None;
         }
         let index = &self.live[live];

@@ -9,7 +9,7 @@
 //! Nothing in a buffer is looked at before it verified: length, checksum, archive, and that the record is the one that
 //! the index promised at that place.
 
-use super::config::READ_RECORDS_MAX;
+use super::config::{LOAD_BUFFERS, READ_RECORDS_MAX};
 use super::scan::{At, ScanCursor};
 use crate::arena::Arena;
 use crate::disk::{DiskFault, FileId};
@@ -74,6 +74,13 @@ pub(crate) enum Purpose {
     Page { load: u32 },
 }
 
+impl Purpose {
+    /// Of a lookup, not of a reader of history.
+    fn is_load(self) -> bool {
+        matches!(self, Purpose::KeyIndex { .. } | Purpose::Page { .. })
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Free,
@@ -126,6 +133,8 @@ pub(crate) struct Reader {
     buffer_bytes: usize,
     slots: Vec<Slot>,
     free: Vec<u16>,
+    /// Buffers that lookups have.
+    loading: usize,
 }
 
 impl Reader {
@@ -145,11 +154,20 @@ impl Reader {
             buffer_bytes,
             slots: (0..buffers).map(slot).collect(),
             free: (0..buffers as u16).rev().collect(),
+            loading: 0,
         }
     }
 
-    pub(crate) fn free(&self) -> usize {
-        self.free.len()
+    /// Whether a reader of history may take a buffer: so many stay for lookups, less those that lookups have already.
+    pub(crate) fn free_for_reads(&self) -> bool {
+        self.free.len() > LOAD_BUFFERS.saturating_sub(self.loading)
+    }
+
+    /// Whether a lookup may take a buffer: one stays for readers of history, or those whose partition was just looked up would
+    /// find none, and look it up again, for ever.
+    pub(crate) fn free_for_loads(&self) -> bool {
+        let reading = self.slots.len() - self.free.len() - self.loading;
+        self.free.len() > usize::from(reading == 0)
     }
 
     pub(crate) fn buffer_mut(&mut self, slot: usize) -> &mut [u8] {
@@ -172,6 +190,7 @@ impl Reader {
         let slot = &mut self.slots[usize::from(index)];
         slot.generation = slot.generation.wrapping_add(1);
         slot.state = State::Reading;
+        self.loading += usize::from(purpose.is_load());
         (slot.purpose, slot.file, slot.at, slot.end) = (purpose, file, at, None);
         slot.records.clear();
         slot.after.clear();
@@ -469,7 +488,9 @@ impl Reader {
     }
 
     pub(crate) fn put_back(&mut self, slot: u16) {
-        self.slots[usize::from(slot)].state = State::Free;
+        let given_back = &mut self.slots[usize::from(slot)];
+        given_back.state = State::Free;
+        self.loading -= usize::from(given_back.purpose.is_load());
         self.free.push(slot);
     }
 }
@@ -504,5 +525,31 @@ impl ScanCursor {
             At::Appended { number, .. } => ScanCursor { at: At::Appended { number, position, left }, ..self },
             _ => self,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::LogId;
+
+    #[test]
+    fn regression_lookups_leave_a_buffer_to_the_readers_they_are_for() {
+        let block = 4096;
+        let mut reader = Reader::new(LOAD_BUFFERS + 1, block);
+        let file = FileId::Checkpoint(LogId(0), 0);
+        let mut pages = Vec::new();
+        while reader.free_for_loads() {
+            pages.push(reader.begin(Purpose::Page { load: 0 }, file, 0, block).expect("free").slot);
+        }
+        assert_eq!(pages.len(), LOAD_BUFFERS);
+        assert!(reader.free_for_reads(), "the lookups have what is theirs");
+        let read = reader.begin(Purpose::Log { log_seq: 0 }, file, 0, block).expect("free").slot;
+        assert!(!reader.free_for_reads() && !reader.free_for_loads());
+        reader.put_back(pages.pop().expect("taken above"));
+        assert!(reader.free_for_loads(), "a reader has the buffer of the readers");
+        assert!(!reader.free_for_reads(), "and no other");
+        reader.put_back(read);
+        assert!(reader.free_for_reads());
     }
 }

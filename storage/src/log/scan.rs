@@ -11,7 +11,6 @@
 //! not seen in the new one and nothing twice.
 
 use super::Log;
-use super::config::LOAD_BUFFERS;
 use super::reader::{Purpose, ReadFault, ReadTicket};
 use crate::disk::FileId;
 use crate::group::BLOCK_BYTES;
@@ -208,7 +207,7 @@ impl Log {
     }
 
     fn step_cold(&mut self, purpose: Purpose, file: FileId, at: u64, len: usize) -> Step {
-        if self.reader.free() <= LOAD_BUFFERS {
+        if !self.reader.free_for_reads() {
             return Step::Found(Found::Busy);
         }
         let Some(wanted) = self.reader.begin(purpose, file, at, len) else { return Step::Found(Found::Busy) };
