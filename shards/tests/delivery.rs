@@ -243,3 +243,15 @@ fn a_pattern_feed_and_a_session_that_is_left_share_the_work_exactly() {
         assert_eq!(seen, (0..40).collect::<Vec<_>>(), "shard {shard}: delivered once or said to be skipped, {got:?}");
     }
 }
+
+#[test]
+fn regression_a_pattern_subscribe_that_is_taken_back_while_it_attaches_is_answered() {
+    let mut world = World::new(3, Limits::default(), LogConfig::small());
+    world.connect(0, 1, "watcher");
+    let from = PatternFrom::Latest;
+    let subscribe = world.send(0, 1, Command::SubscribePatterns { patterns: &["a.>"], from }).expect("room");
+    let unsubscribe = world.send(0, 1, Command::UnsubscribePatterns).expect("room");
+    world.settle();
+    assert_eq!(reply(&world, 0, 1, subscribe), "unsubscribed");
+    assert_eq!(reply(&world, 0, 1, unsubscribe), "unsubscribed");
+}

@@ -3,6 +3,7 @@
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId};
 use crate::refusal::{Refusal, Refused};
+use crate::sessions::Origin;
 use crate::shard::Shard;
 
 pub(crate) fn session(shard: &mut Shard, connection: ConnectionId, id: CommandId, session: &str) {
@@ -25,5 +26,9 @@ pub(crate) fn patterns(shard: &mut Shard, connection: ConnectionId, id: CommandI
     };
     shard.readers.tenants.remove(&tenant, connection);
     shard.detach_patterns(connection, &tenant, &feed);
+    if feed.attaching > 0 {
+        // Its sources' answers find no feed any more: the subscribe is answered all the same.
+        shard.answer(Origin::Local(connection), feed.id, &Reply::Unsubscribed);
+    }
     shard.effects.reply(connection, id, &Reply::Unsubscribed);
 }
