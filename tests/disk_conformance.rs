@@ -1,6 +1,9 @@
 //! The same cases on the real disk (executor on its own ring, background thread) and on the simulated one: what the
 //! simulator proves holds for the server only as far as the two agree.
 
+#[path = "sim/counts.rs"]
+#[allow(dead_code)]
+mod counts;
 #[path = "sim/random.rs"]
 #[allow(dead_code)]
 mod random;
@@ -77,7 +80,8 @@ struct Simulated {
 impl Simulated {
     fn new(seed: u64) -> Self {
         let faults = Faults { delay_us: 100, ..Faults::default() };
-        Self { disk: SimDisk::new(random::Random::new(seed, "disk"), faults), memory: Memory::new(), now_us: 0 }
+        let (random, damage) = (random::Random::new(seed, "disk"), random::Random::new(seed, "damage"));
+        Self { disk: SimDisk::new(random, damage, faults), memory: Memory::new(), now_us: 0 }
     }
 }
 

@@ -2,16 +2,30 @@
 
 use super::disk::SimDisk;
 use super::options::Options;
-use super::oracle::Checked;
+use std::cell::Cell;
 use storage::disk::{DiskFault, FileId};
 use storage::ids::HashKey;
-use storage::recovery::{self, Folder, Recovered};
+use storage::recovery::{self, Folder, RecoverError, Recovered};
 
 /// The folder of a booting node. With `cut`, the node dies in the middle of that change.
 struct BootFolder<'a> {
     disk: &'a mut SimDisk,
     cut: Option<u64>,
     died: bool,
+    /// Reads until one fails.
+    reads: Cell<Option<u64>>,
+}
+
+/// What came of a boot.
+pub enum Booted {
+    /// Logs that go on.
+    Ready(Recovered),
+    /// The node died in the middle.
+    Died,
+    /// A read failed, and the boot said so.
+    Unreadable,
+    /// The folder is damaged, it says.
+    Refused(RecoverError),
 }
 
 const DEAD: DiskFault = DiskFault::Io { errno: libc::EIO };
@@ -41,6 +55,12 @@ impl Folder for BootFolder<'_> {
     }
 
     fn read(&self, file: FileId) -> Result<Vec<u8>, DiskFault> {
+        if let Some(reads) = self.reads.get() {
+            self.reads.set(Some(reads.saturating_sub(1)));
+            if reads == 0 {
+                return Err(DEAD);
+            }
+        }
         self.disk.content(file).map(<[u8]>::to_vec).ok_or(DiskFault::Missing)
     }
 
@@ -72,15 +92,17 @@ impl Folder for BootFolder<'_> {
     }
 }
 
-/// Recovers. `None`: the node died after `cut` changes.
-pub fn recover(disk: &mut SimDisk, options: &Options, cut: Option<u64>) -> Checked<Option<Recovered>> {
+/// Recovers. With `cut`, the node dies after so many changes; with `reads_fail`, a read may.
+pub fn recover(disk: &mut SimDisk, options: &Options, cut: Option<u64>, reads_fail: bool) -> Booted {
     disk.open();
-    let mut folder = BootFolder { disk, cut, died: false };
+    let reads = Cell::new(if reads_fail { disk.reads_until_a_fault() } else { None });
+    let mut folder = BootFolder { disk, cut, died: false, reads };
     let recovered = recovery::recover(&mut folder, options.shards, HashKey(17, 4711));
-    let died = folder.died;
+    let (died, unreadable) = (folder.died, folder.reads.get() == Some(0));
     match recovered {
-        Ok(recovered) => Ok(Some(recovered)),
-        Err(_) if died => Ok(None),
-        Err(error) => Err(format!("boot refuses a folder that only crashed: {error}")),
+        Ok(recovered) => Booted::Ready(recovered),
+        Err(_) if died => Booted::Died,
+        Err(RecoverError::Disk { fault: DEAD, .. }) if unreadable => Booted::Unreadable,
+        Err(error) => Booted::Refused(error),
     }
 }

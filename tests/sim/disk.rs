@@ -10,10 +10,16 @@
 //! completed when it began, and no others. After a failed sync those writes are in limbo: no later sync makes them
 //! durable, chance at the crash decides (what Linux does with a page whose writeback failed).
 
+#[path = "disk/damage.rs"]
+mod damage;
+
+use super::counts::{Counts, FAULT, WORLD};
 use super::random::Random;
+use damage::Damage;
 use std::collections::BTreeMap;
 use storage::disk::{DiskDone, DiskFault, DiskOp, FileId, OpId};
-use storage::jobs::{JobDone, JobRun, Step};
+use storage::group::BLOCK_BYTES;
+use storage::jobs::{Job, JobDone, JobRun, Step};
 
 /// What a device writes whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
@@ -42,10 +48,11 @@ pub struct Faults {
     pub delay_us: u64,
     /// Changes of names that were not synced survive a crash in any combination, not only as a prefix.
     pub names_reorder: bool,
+    /// A commit's write also lands, or only lands, somewhere on a sealed file.
+    pub misdirected: u32,
+    /// The node dies between two pieces of a job, per ten thousand of them.
+    pub job_deaths: u32,
 }
-
-/// Counted for the report: name of the event and how often it came about.
-pub type Counts = BTreeMap<&'static str, u64>;
 
 /// One data folder.
 pub struct SimDisk {
@@ -58,6 +65,10 @@ pub struct SimDisk {
     faults: Faults,
     full: bool,
     random: Random,
+    /// Dice of the faults that came later, so that the others keep their meaning.
+    damage_random: Random,
+    damages: Vec<Damage>,
+    death_due: bool,
     /// What happened, for the report.
     pub counts: Counts,
 }
@@ -97,7 +108,18 @@ enum Stage {
     Write { file: FileId, at: usize, start: usize, bytes: Vec<u8>, sync: bool },
     Sync { file: u64, through: u64, start: usize, bytes: Vec<u8> },
     Read { file: FileId, at: usize, len: usize, slot: usize },
-    Job { run: Box<JobRun>, todo: Vec<Task>, input: Vec<u8>, drafts: Vec<Name> },
+    Job { kind: &'static str, run: Box<JobRun>, todo: Vec<Task>, input: Vec<u8>, drafts: Vec<Name> },
+}
+
+/// How a death in the middle of the job is counted.
+fn death_of(job: &Job) -> &'static str {
+    match job {
+        Job::Prepare { .. } => "death: job, prepare",
+        Job::Seal(_) => "death: job, seal",
+        Job::Checkpoint(_) => "death: job, checkpoint",
+        Job::Recluster(_) => "death: job, recluster",
+        Job::Replace { .. } | Job::Remove { .. } => "death: job, remove",
+    }
 }
 
 /// A step of a job in pieces, between any two of which the node may crash. Done from the back of the list.
@@ -141,7 +163,7 @@ pub enum Answer {
 
 impl SimDisk {
     /// An empty folder.
-    pub fn new(random: Random, faults: Faults) -> Self {
+    pub fn new(random: Random, damage_random: Random, faults: Faults) -> Self {
         Self {
             files: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -152,7 +174,10 @@ impl SimDisk {
             faults,
             full: false,
             random,
-            counts: Counts::new(),
+            damage_random,
+            damages: Vec::new(),
+            death_due: false,
+            counts: Counts::default(),
         }
     }
 
@@ -164,6 +189,16 @@ impl SimDisk {
     /// No space left, or space again.
     pub fn set_full(&mut self, full: bool) {
         self.full = full;
+    }
+
+    /// Whether the node was to die just now, in the middle of a job.
+    pub fn take_death(&mut self) -> bool {
+        std::mem::take(&mut self.death_due)
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.operations.is_empty()
     }
 
     /// Whether there is no space left.
@@ -239,8 +274,9 @@ impl SimDisk {
             }
             DiskOp::Read { op, file, at, len, slot } => (op, Stage::Read { file, at: at as usize, len, slot }),
             DiskOp::Job { op, job } => {
+                let kind = death_of(&job);
                 let run = Box::new(JobRun::new(job));
-                (op, Stage::Job { run, todo: Vec::new(), input: Vec::new(), drafts: Vec::new() })
+                (op, Stage::Job { kind, run, todo: Vec::new(), input: Vec::new(), drafts: Vec::new() })
             }
         };
         self.schedule(Operation { shard, op, due_us: now_us, order: 0, stage }, now_us);
@@ -267,11 +303,15 @@ impl SimDisk {
     /// The process dies. Operations in flight may or may not have reached the kernel; what did is read back by the next
     /// boot, though it is not durable yet.
     pub fn kill(&mut self) {
+        self.death_due = false;
         let kept_per_mille = *self.random.pick(&[0, 500, 1000]);
         for operation in std::mem::take(&mut self.operations) {
             match operation.stage {
                 Stage::Write { file, at, bytes, .. } => {
-                    self.count("death during a commit's write");
+                    let first = at == BLOCK_BYTES;
+                    let name =
+                        if first { "death: write in flight, first of a segment" } else { "death: write in flight" };
+                    self.counts.add(FAULT, name);
                     if let Some(inode) = self.names.get(&Name::Final(file)).copied() {
                         for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
                             if self.random.chance(kept_per_mille) {
@@ -280,8 +320,8 @@ impl SimDisk {
                         }
                     }
                 }
-                Stage::Sync { .. } => self.count("death during a commit's sync"),
-                Stage::Job { .. } => self.count("death during a job"),
+                Stage::Sync { .. } => self.counts.add(FAULT, "death: sync in flight"),
+                Stage::Job { kind, .. } => self.counts.add(FAULT, kind),
                 Stage::Read { .. } => {}
             }
         }
@@ -351,12 +391,17 @@ impl SimDisk {
                     None
                 };
                 if let Some(fault) = fault {
-                    self.count(if fault == DiskFault::NoSpace { "commit without space" } else { "failed write" });
+                    let no_space = fault == DiskFault::NoSpace;
+                    self.counts.add(FAULT, if no_space { "commit finds no space" } else { "commit's write fails" });
                     let done = self.random.index(bytes.len() / SECTOR_BYTES + 1) * SECTOR_BYTES;
                     self.write_inode(inode, at, bytes[..done].to_vec());
                     return failed(fault, bytes);
                 }
-                self.write_inode(inode, at, bytes.clone());
+                if self.faults.misdirected > 0 && self.damage_random.chance(self.faults.misdirected) {
+                    self.misdirect(inode, at, &bytes);
+                } else {
+                    self.write_inode(inode, at, bytes.clone());
+                }
                 if !sync {
                     let done = DiskDone::Commit { op, result: Ok(()) };
                     return Some((shard, Answer::Commit { done, start, bytes }));
@@ -375,7 +420,9 @@ impl SimDisk {
                 let done = DiskDone::Read { op, result: read.map(|bytes| bytes.len()) };
                 Some((shard, Answer::Read { done, slot, bytes }))
             }
-            Stage::Job { mut run, mut todo, mut input, mut drafts } => {
+            Stage::Job { kind, mut run, mut todo, mut input, mut drafts } => {
+                self.death_due |=
+                    self.faults.job_deaths > 0 && self.damage_random.below(10_000) < u64::from(self.faults.job_deaths);
                 let mut result = Ok(None);
                 match todo.pop() {
                     None => match run.step(&std::mem::take(&mut input)) {
@@ -386,18 +433,18 @@ impl SimDisk {
                 }
                 let result: Result<JobDone, DiskFault> = match result {
                     Ok(None) => {
-                        operation.stage = Stage::Job { run, todo, input, drafts };
+                        operation.stage = Stage::Job { kind, run, todo, input, drafts };
                         self.schedule(operation, now_us);
                         return None;
                     }
                     Ok(Some(done)) => Ok(done),
                     Err(fault) => {
-                        self.count("failed job");
+                        self.counts.add(FAULT, "job fails");
                         self.tidy_after(&drafts);
                         Err(fault)
                     }
                 };
-                self.count("jobs");
+                self.counts.add(WORLD, "jobs");
                 Some((shard, Answer::Job { done: DiskDone::Job { op, result } }))
             }
         }
@@ -411,7 +458,7 @@ impl SimDisk {
             }
             Task::Write(name, bytes) => {
                 if self.full {
-                    self.count("job without space");
+                    self.counts.add(FAULT, "job finds no space");
                     return Err(DiskFault::NoSpace);
                 }
                 if !drafts.contains(&name) {
@@ -436,7 +483,7 @@ impl SimDisk {
             }
             Task::SyncNames => {
                 if self.random.chance(self.faults.sync_fails) {
-                    self.count("failed sync");
+                    self.counts.add(FAULT, "sync fails");
                     return Err(DiskFault::SyncFailed { errno: libc::EIO });
                 }
                 self.sync_names();
@@ -457,7 +504,7 @@ impl SimDisk {
 
     fn read(&mut self, file: FileId, at: usize, len: usize) -> Result<Vec<u8>, DiskFault> {
         if self.random.chance(self.faults.read_fails) {
-            self.count("failed read");
+            self.counts.add(FAULT, "read fails");
             return Err(DiskFault::Io { errno: libc::EIO });
         }
         let now = self.content(file).ok_or(DiskFault::Missing)?;
@@ -497,7 +544,7 @@ impl SimDisk {
     fn sync_inode(&mut self, inode: u64, through: u64) -> Result<(), DiskFault> {
         let failed = self.random.chance(self.faults.sync_fails);
         if failed {
-            self.count("failed sync");
+            self.counts.add(FAULT, "sync fails");
         }
         let Some(file) = self.files.get_mut(&inode) else { return Ok(()) };
         for mut write in std::mem::take(&mut file.writes) {
@@ -526,10 +573,6 @@ impl SimDisk {
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
-    }
-
-    fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
     }
 }
 

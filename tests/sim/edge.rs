@@ -12,11 +12,24 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use storage::record::EventView;
 use tidegate::net::websocket::{Decoder, Message, Opcode, append_close, append_frame};
+use tidegate::wire::codes::Close;
 use tidegate::wire::decode::{self, Resume, Scratch};
 use tidegate::wire::encode;
 
 /// Bytes above the queue's bound that only replies may use.
 const REPLY_RESERVE_BYTES: usize = 64 << 10;
+
+/// Bytes above the queue's bound at most: replies, one more of them, and the words at the end.
+pub const OVER_BYTES_MAX: usize = REPLY_RESERVE_BYTES + (64 << 10);
+
+/// An event that was put into some connection.
+#[derive(Debug)]
+pub struct Delivered {
+    /// Session.
+    pub session: String,
+    /// Its offset.
+    pub offset: u64,
+}
 
 /// One connection of one shard.
 pub struct Door {
@@ -89,6 +102,7 @@ impl Door {
                         }
                         Some(Message::Ping(bytes)) => append_frame(&mut self.out, Opcode::Pong, bytes),
                         Some(Message::Close { .. }) => closing = Some((1000, "")),
+                        Some(Message::Binary(_)) => closing = Some(close(Close::UnsupportedData)),
                         _ => {}
                     }
                 }
@@ -120,6 +134,10 @@ impl Door {
     }
 }
 
+fn close(close: Close) -> (u16, &'static str) {
+    (close.code(), close.reason())
+}
+
 /// The doors of one shard as its core sees them.
 pub struct Doors<'a> {
     /// By connection.
@@ -128,12 +146,14 @@ pub struct Doors<'a> {
     /// A promise that the core broke towards its outbox.
     broken: Checked,
     frames: u64,
+    /// Events, to be held against what is committed.
+    pub delivered: Vec<Delivered>,
 }
 
 impl<'a> Doors<'a> {
     /// An outbox over these doors.
     pub fn new(doors: &'a mut BTreeMap<ConnectionId, Door>, limits: &'a Limits) -> Self {
-        Self { doors, limits, broken: Ok(()), frames: 0 }
+        Self { doors, limits, broken: Ok(()), frames: 0, delivered: Vec::new() }
     }
 
     /// Frames queued, or the promise that was broken.
@@ -154,7 +174,8 @@ impl<'a> Doors<'a> {
             self.broken = Err(format!("a reply of {} bytes: {reply:?}", payload.len()));
         }
         if door.out.len() + payload.len() > self.limits.connection_send_bytes_max + REPLY_RESERVE_BYTES {
-            append_close(&mut door.out, Some(1008), "read your replies");
+            let (code, reason) = close(Close::TooSlow);
+            append_close(&mut door.out, Some(code), reason);
             door.closing = true;
             return;
         }
@@ -191,6 +212,7 @@ impl Outbox for Doors<'_> {
     }
 
     fn event(&mut self, connection: ConnectionId, event: &EventView<'_>) -> usize {
+        self.delivered.push(Delivered { session: event.session().to_owned(), offset: event.offset() });
         self.deliver(connection, event_bytes_max(event), |payload| encode::event(payload, event))
     }
 

@@ -5,12 +5,14 @@
 //!   cargo test --profile sim --test sim -- --one SEED [-v]                       one, its trace printed
 //!   cargo test --profile sim --test sim -- --seeds 20 --meta                     each twice: equal traces?
 //!   … --no-crash                                                                 the same worlds, never a crash
+//!   … --seconds S                                                                from a seed on until time is up
 //! ```
 //! Everything that varies is drawn from the seed, so a seed and a commit are a replay. Seeds that once failed are listed,
 //! with what they found, in `regressions.txt` and run first.
 
 mod boot;
 mod client;
+mod counts;
 mod disk;
 mod edge;
 mod options;
@@ -19,7 +21,7 @@ mod random;
 mod trace;
 mod world;
 
-use std::collections::BTreeMap;
+use counts::Counts;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -35,6 +37,7 @@ struct Arguments {
     from: u64,
     one: Option<u64>,
     steps: u64,
+    seconds: Option<u64>,
     verbose: bool,
     meta: bool,
     no_crash: bool,
@@ -49,49 +52,53 @@ fn main() -> ExitCode {
         }
     };
     let begin = Instant::now();
-    let mut counts = BTreeMap::new();
+    let mut counts = Counts::default();
     let mut failed = Vec::new();
-    let seeds: Vec<u64> = match arguments.one {
-        Some(seed) => vec![seed],
-        None => regressions().into_iter().chain(arguments.from..arguments.from + arguments.seeds).collect(),
+    let mut ran = 0u64;
+    let in_time = |ran: u64| match arguments.seconds {
+        Some(seconds) => begin.elapsed().as_secs() < seconds,
+        None => ran < arguments.seeds,
     };
-    for seed in &seeds {
-        if let Err(why) = run(*seed, &arguments, &mut counts) {
+    // Of a hunt every process has seeds of its own, so the regressions are left to the plain runs.
+    let known = if arguments.seconds.is_some() { Vec::new() } else { regressions() };
+    let mut seeds: Box<dyn Iterator<Item = u64>> = match arguments.one {
+        Some(seed) => Box::new(std::iter::once(seed)),
+        None => Box::new(
+            known
+                .into_iter()
+                .chain((arguments.from..).enumerate().map_while(move |(n, seed)| in_time(n as u64).then_some(seed))),
+        ),
+    };
+    while let Some(seed) = seeds.next().filter(|_| failed.len() < 10) {
+        ran += 1;
+        if let Err(why) = run(seed, &arguments, &mut counts) {
             println!("seed {seed} failed: {why}");
-            println!("again: cargo test --profile sim --test sim -- --one {seed} --steps {} -v", arguments.steps);
-            failed.push(*seed);
-            if failed.len() == 10 {
-                break;
-            }
+            let steps =
+                if arguments.steps == STEPS_DEFAULT { String::new() } else { format!(" --steps {}", arguments.steps) };
+            println!("again: cargo test --profile sim --test sim -- --one {seed}{steps} -v");
+            failed.push(seed);
         }
     }
-    for (what, count) in &counts {
-        println!("{count:>12}  {what}");
-    }
-    println!("sim: {} seeds, {} failed {failed:?}, {:.1} s", seeds.len(), failed.len(), begin.elapsed().as_secs_f64());
+    counts.print();
+    println!("sim: {ran} seeds, {} failed {failed:?}, {:.1} s", failed.len(), begin.elapsed().as_secs_f64());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// One seed, or with `--meta` twice.
-fn run(seed: u64, arguments: &Arguments, counts: &mut BTreeMap<String, u64>) -> Result<(), String> {
-    let once = |counts: &mut BTreeMap<String, u64>| {
+fn run(seed: u64, arguments: &Arguments, counts: &mut Counts) -> Result<(), String> {
+    let once = |counts: &mut Counts| {
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let mut world = World::new(seed, arguments.verbose, arguments.no_crash);
             let result = world.run(arguments.steps);
-            (result, world.trace.digest(), world.counts.clone(), world.client_counts())
+            (result, world.trace.digest(), world.all_counts())
         }));
-        let (result, digest, world_counts, client_counts) =
+        let (result, digest, met) =
             ran.map_err(|panic| match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
                 (Some(text), _) => format!("panic: {text}"),
                 (_, Some(text)) => format!("panic: {text}"),
                 _ => "panic".to_owned(),
             })?;
-        for (what, count) in world_counts {
-            *counts.entry(what.to_owned()).or_default() += count;
-        }
-        for (what, count) in client_counts {
-            *counts.entry(format!("client: {what}")).or_default() += count;
-        }
+        counts.take_in(&met);
         result.map(|()| digest)
     };
     let first = once(counts)?;
@@ -119,6 +126,7 @@ fn parse() -> Result<Arguments, String> {
         from: 1,
         one: None,
         steps: STEPS_DEFAULT,
+        seconds: None,
         verbose: false,
         meta: false,
         no_crash: false,
@@ -134,6 +142,7 @@ fn parse() -> Result<Arguments, String> {
             "--from" => arguments.from = number()?,
             "--one" => arguments.one = Some(number()?),
             "--steps" => arguments.steps = number()?,
+            "--seconds" => arguments.seconds = Some(number()?),
             "-v" => arguments.verbose = true,
             "--meta" => arguments.meta = true,
             "--no-crash" => arguments.no_crash = true,

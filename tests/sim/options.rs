@@ -23,6 +23,16 @@ pub struct Options {
     pub crash_every: u64,
     /// A disk without space for a while, on average in this many steps; 0 = never.
     pub full_every: u64,
+    /// A graceful stop on average in this many steps; 0 = never. So with the next two.
+    pub stop_every: u64,
+    /// A shard that gets no turn for a while: mail waits, lanes fill.
+    pub stall_every: u64,
+    /// A bit of a sealed file turns round.
+    pub rot_every: u64,
+    /// The server notices late that a client has left, per mille of the breaks.
+    pub linger: u32,
+    /// The wall clock jumps ahead by up to a day.
+    pub far_jumps: bool,
     /// The wall clock jumps now and then.
     pub clock_jumps: bool,
     /// Connections break on average in this many steps.
@@ -43,8 +53,21 @@ impl Options {
     /// Draws a world.
     pub fn draw(seed: u64) -> Self {
         let r = &mut Random::new(seed, "options");
-        let limits = limits(r);
-        let log = log_config(r);
+        // What came later has dice of its own, so that the others keep their meaning.
+        let swarm = &mut Random::new(seed, "swarm");
+        let far_jumps = swarm.chance(200);
+        let limits = Limits { client_subscriptions_max: *swarm.pick(&[16, 64]), ..limits(r) };
+        let log = LogConfig {
+            sync: !swarm.chance(60),
+            retention_ms: if far_jumps && swarm.chance(400) { *swarm.pick(&[60_000, 3_600_000]) } else { 0 },
+            recluster_bytes_max: if swarm.chance(500) { *swarm.pick(&[512 << 10, 2 << 20]) } else { 0 },
+            segments_unindexed_max: *swarm.pick(&[2, 4]),
+            read_buffers: *swarm.pick(&[5, 8, 16]),
+            ..log_config(r)
+        };
+        if let Err(fault) = log.check() {
+            panic!("the simulator drew a bad log: {fault}");
+        }
         if let Err(cure) = limits.check(log.record_bytes_max()) {
             panic!("the simulator drew bad limits: {cure}");
         }
@@ -80,6 +103,41 @@ impl Options {
                 ..Role::default()
             });
         }
+        for role in &mut roles {
+            role.rude = false;
+            if role.credit.is_some() || swarm.chance(150) {
+                role.credit_bytes = swarm.chance(400).then(|| swarm.between(1, 8) << 10);
+            }
+            if !role.follows.is_empty() && swarm.chance(200) {
+                role.from = Start::Marker;
+            }
+        }
+        if swarm.chance(400) {
+            for n in 0..swarm.between(1, 2) {
+                let publishes = vec![format!("p{n}")];
+                roles.push(Role { publishes, rude: true, data_bytes_max, ..Role::default() });
+            }
+        }
+        // So many come that a session has no room for one more numbering producer.
+        if swarm.chance(50) {
+            for _ in 0..10 {
+                let publishes = vec!["crowd".to_owned()];
+                roles.push(Role { publishes, crowd: true, data_bytes_max: 64, ..Role::default() });
+            }
+        }
+        for role in &mut roles {
+            role.subscriptions_max = limits.client_subscriptions_max;
+            role.frame_bytes_max = limits.frame_bytes_max;
+        }
+        let damaged = swarm.chance(200);
+        let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
+        let stop_every = often(250, &[1500, 5000]);
+        let stall_every = often(300, &[300, 2000]);
+        let rot_every = if damaged { often(500, &[1000, 4000]) } else { 0 };
+        let misdirected = if damaged { often(500, &[3, 20]) as u32 } else { 0 };
+        let read_fails = if damaged { often(700, &[1, 10, 50]) as u32 } else { 0 };
+        let lingers = often(300, &[1]) > 0;
+        let job_deaths = often(300, &[10, 100]) as u32;
         // A third of the seeds have a perfect disk between crashes, so that rare faults do not hide deep states.
         let faulty = r.chance(660);
         let rate = |r: &mut Random, most: u64| if faulty { r.below(most) as u32 } else { 0 };
@@ -89,11 +147,18 @@ impl Options {
             faults: Faults {
                 write_fails: if r.chance(200) { rate(r, 3) } else { 0 },
                 sync_fails: if r.chance(300) { rate(r, 4) } else { 0 },
-                read_fails: 0,
+                read_fails,
                 full_commit_fails: rate(r, 1000),
                 delay_us: *r.pick(&[5, 50, 200, 2000]),
                 names_reorder: r.chance(300),
+                misdirected,
+                job_deaths,
             },
+            stop_every,
+            stall_every,
+            rot_every,
+            linger: if lingers { 400 } else { 0 },
+            far_jumps,
             crash_every: *r.pick(&[400, 1500, 4000, 12_000]),
             full_every: if r.chance(300) { 3000 } else { 0 },
             clock_jumps: r.chance(300),
@@ -113,6 +178,10 @@ impl Options {
         self.crash_every = 0;
         self.faults.write_fails = 0;
         self.faults.sync_fails = 0;
+        self.faults.job_deaths = 0;
+        self.faults.misdirected = 0;
+        self.rot_every = 0;
+        self.stop_every = 0;
     }
 }
 

@@ -10,6 +10,8 @@
 //! reads everything from the start: every fact is there, once, with its bytes; nothing is there that nobody sent; a
 //! commit is there whole or not at all; each publisher's order is kept.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -34,6 +36,14 @@ pub struct Submission {
     pub message_id: String,
     /// Payload, byte for byte.
     pub data: String,
+    /// Publisher's name.
+    pub client: String,
+    /// `data` travels as base64 of bytes.
+    pub bytes: bool,
+    /// It carries [`TRACEPARENT`].
+    pub traceparent: bool,
+    /// `prev_message_id` as sent, and the number of that message.
+    pub prev_message: Option<(String, u64)>,
     /// `prev_event_id` as sent.
     pub prev_event_id: Option<String>,
     /// First number and count of the commit it belongs to.
@@ -54,6 +64,9 @@ pub struct Submission {
     pub at: Option<(u64, u64)>,
 }
 
+/// The trace context of every event that has one.
+pub const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 /// An event as a frame brought it.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
@@ -69,6 +82,10 @@ pub struct Seen<'a> {
     pub message_id: &'a str,
     /// Cause.
     pub prev_event_id: Option<&'a str>,
+    /// Trace context, empty where absent.
+    pub traceparent: &'a str,
+    /// How `data` is to be read.
+    pub data_kind: Option<&'a str>,
     /// Place in its slice, `slice.seq`.
     pub at: &'a str,
     /// Payload.
@@ -83,6 +100,12 @@ pub struct Oracle {
     places: BTreeMap<(u64, u64), (String, u64)>,
     /// Some events may be gone by age or size.
     pub retention: bool,
+    /// The disk is damaged, or fails to read, or was: what cannot be had is said to be so.
+    pub damage: bool,
+    /// Nothing is synced, and only the process dies.
+    pub sync_off: bool,
+    /// How far the wall clock has jumped back so far: the server may have decided by the time before.
+    pub clock_slack_ms: u64,
 }
 
 #[derive(Default)]
@@ -151,14 +174,44 @@ impl Oracle {
             .submissions
             .get(&key)
             .ok_or_else(|| format!("{}: nobody sent {key:?} into this session", seen.event_id))?;
+        // A cause named by message is delivered as the event it became.
+        let cause = match &submission.prev_message {
+            None => submission.prev_event_id.clone(),
+            Some((_, number)) => {
+                let cause = Key { client: key.client, number: *number };
+                let known = session.submissions.get(&cause).and_then(|cause| cause.offset);
+                let named = seen.prev_event_id.map(parse_event_id).transpose()?;
+                match named {
+                    Some((name, life, at))
+                        if name == seen.session
+                            && life == epoch
+                            && at < offset
+                            && (retention || known.is_none_or(|known| known == at)) =>
+                    {
+                        seen.prev_event_id.map(str::to_owned)
+                    }
+                    _ => return Err(format!("{}: its cause {cause:?} is at {known:?}", seen.event_id)),
+                }
+            }
+        };
         let expected = (
             submission.topic.as_str(),
-            format!("c{}", key.client),
+            submission.client.as_str(),
             submission.message_id.as_str(),
             submission.data.as_str(),
-            submission.prev_event_id.as_deref(),
+            cause.as_deref(),
+            if submission.traceparent { TRACEPARENT } else { "" },
+            submission.bytes.then_some("bytes"),
         );
-        let got = (seen.topic, seen.client.to_owned(), seen.message_id, seen.data, seen.prev_event_id);
+        let got = (
+            seen.topic,
+            seen.client,
+            seen.message_id,
+            seen.data,
+            seen.prev_event_id,
+            seen.traceparent,
+            seen.data_kind.filter(|kind| *kind != "json"),
+        );
         if expected != got {
             return Err(format!("{}: sent {expected:?}, delivered {got:?}", seen.event_id));
         }
@@ -181,9 +234,10 @@ impl Oracle {
 
     /// A gap frame, or the start of a subscription: these offsets are said to be gone.
     pub fn gone(&mut self, session: &str, from: u64, to: u64, reason: &str, wall_ms: u64) -> Checked {
-        let retention = self.retention;
+        let (retention, damage, slack_ms) = (self.retention, self.damage, self.clock_slack_ms);
         let state = self.session(session);
         match reason {
+            "damaged" if damage => Ok(()),
             "retention" if retention => {
                 state.earliest = state.earliest.max(to);
                 Ok(())
@@ -191,8 +245,7 @@ impl Oracle {
             "expired" => {
                 for (offset, key) in state.facts.range(from..to) {
                     let submission = &state.submissions[key];
-                    let over =
-                        submission.ttl_ms.is_some_and(|ttl| submission.sent_ms + ttl <= wall_ms + CLOCK_SLACK_MS);
+                    let over = submission.ttl_ms.is_some_and(|ttl| submission.sent_ms + ttl <= wall_ms + slack_ms);
                     if !over {
                         return Err(format!("{session}: offset {offset} ({key:?}) was said to be expired and is not"));
                     }
@@ -218,6 +271,17 @@ impl Oracle {
         let state = self.sessions.get(session)?;
         state.facts.get(&offset)?;
         Some(format!("{session}:{:016x}:{offset}", state.epoch?))
+    }
+
+    /// Where a marker stands at least, if it was ever acknowledged.
+    pub fn marked(&self, session: &str, name: &str) -> Option<u64> {
+        let marker = self.sessions.get(session)?.markers.get(name)?;
+        (marker.acknowledged > 0).then_some(marker.acknowledged)
+    }
+
+    /// The furthest a marker was ever sent.
+    pub fn mark_bound(&self, session: &str, name: &str) -> u64 {
+        self.sessions.get(session).and_then(|s| s.markers.get(name)).map_or(0, |marker| marker.tried)
     }
 
     /// A marker was sent.
@@ -375,9 +439,6 @@ impl Oracle {
     }
 }
 
-/// The clock may have jumped back, some times, since the server decided.
-const CLOCK_SLACK_MS: u64 = 60_000;
-
 /// Of one client: what was first sent first comes first, unless some attempt at it was refused.
 fn audit_order(name: &str, session: &Session, places: &BTreeMap<Key, u64>) -> Checked {
     let mut last: BTreeMap<u32, (u64, Key)> = BTreeMap::new();
@@ -417,6 +478,10 @@ pub fn parse_place(at: &str) -> Checked<(u64, u64)> {
 
 /// Every payload of the simulator begins `{"c":CLIENT,"n":NUMBER`.
 pub fn parse_key(data: &str) -> Option<Key> {
+    if let Some(digits) = data.strip_prefix('"') {
+        let bytes = BASE64.decode(digits.strip_suffix('"')?).ok()?;
+        return parse_key(std::str::from_utf8(&bytes).ok()?);
+    }
     let rest = data.strip_prefix("{\"c\":")?;
     let (client, rest) = rest.split_once(",\"n\":")?;
     let end = rest.find([',', '}'])?;

@@ -1,6 +1,8 @@
 //! What a client hears: frames taken apart, and each answer, event and gap held against what it sent and the oracle.
 
+use super::say::put_frame;
 use super::*;
+use shards::refusal::Refusal;
 
 impl Client {
     /// Bytes from the server. Each whole frame is checked.
@@ -29,8 +31,15 @@ impl Client {
         match opcode {
             0x1 => {}
             0x8 => {
-                self.closed_with = Some(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
-                return Ok(());
+                let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+                self.closed_with = Some(code);
+                self.counts.add(CLOSE, close_name(code));
+                // Whoever does not read may be closed whatever else it did.
+                return match self.doomed {
+                    Some(expected) if code == expected => Ok(()),
+                    _ if code == 4100 || code == 1001 => Ok(()),
+                    expected => Err(format!("closed with {code}, expected {expected:?}")),
+                };
             }
             0x9 => {
                 put_frame(&mut self.outgoing, net, 0x8a, payload);
@@ -44,13 +53,12 @@ impl Client {
         if !std::mem::replace(&mut self.welcomed, true) && frame.r#type != "welcome" {
             return Err("the first frame is no welcome".to_owned());
         }
-        *self.counts.entry(frame.r#type.to_string()).or_default() += 1;
         match &*frame.r#type {
             "welcome" => {
                 let named = Frame::text(&frame.client, "client")?;
                 if named != self.name() { Err(format!("welcomed as {named}")) } else { Ok(()) }
             }
-            "event" => self.event(&frame, oracle),
+            "event" => self.event(&frame, payload.len() as u64, oracle),
             "gap" => self.gap(&frame, oracle, wall_ms),
             "volatile" => match self.follows.get(Frame::text(&frame.session, "session")?) {
                 None if self.feed.is_none() => Err("volatile event of a session that is not followed".to_owned()),
@@ -61,8 +69,18 @@ impl Client {
         }
     }
 
-    fn event(&mut self, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
+    fn event(&mut self, frame: &Frame<'_>, bytes: u64, oracle: &mut Oracle) -> Checked {
+        self.counts.add("frame", "event");
         self.event_frames += 1;
+        // The window is open while anything is left of it.
+        if let Some(credit) = self.role.credit_bytes
+            && self.event_bytes.iter().sum::<u64>() >= credit
+        {
+            return Err(format!("more than the {credit} bytes lent"));
+        }
+        if self.role.credit.is_some() || self.role.credit_bytes.is_some() {
+            self.event_bytes.push_back(bytes);
+        }
         if let Some(credit) = self.role.credit
             && self.event_frames > self.event_frames_acknowledged + credit
         {
@@ -109,14 +127,22 @@ impl Client {
     fn gap(&mut self, frame: &Frame<'_>, oracle: &mut Oracle, wall_ms: u64) -> Checked {
         if frame.session.is_none() {
             // Of a feed: places of a slice, or only that something is missing.
-            return match (&self.feed, frame.reason.as_deref()) {
+            self.counts.add("frame", "gap of a feed");
+            return match (&mut self.feed, frame.reason.as_deref()) {
                 (Some(_), Some("retention")) if oracle.retention => Ok(()),
+                (Some(feed), Some("damaged")) if oracle.damage => {
+                    feed.damaged = true;
+                    Ok(())
+                }
+                _ if self.role.rude => Ok(()),
                 (feed, reason) => Err(format!("a gap of a feed for {reason:?}, {feed:?}")),
             };
         }
         let session = Frame::text(&frame.session, "session")?;
         let (Some(from), Some(to)) = (frame.from, frame.to) else { return Err("a gap without bounds".to_owned()) };
-        oracle.gone(session, from, to, Frame::text(&frame.reason, "reason")?, wall_ms)?;
+        let reason = Frame::text(&frame.reason, "reason")?;
+        self.counts.add("frame", gap_name(reason));
+        oracle.gone(session, from, to, reason, wall_ms)?;
         let Some(follow) = self.follows.get_mut(session) else {
             return if self.feed.is_some() { Ok(()) } else { Err("a gap nobody asked for".to_owned()) };
         };
@@ -125,19 +151,29 @@ impl Client {
         }
         follow.next = Some(to);
         follow.gaps.push((from, to));
+        if reason == "damaged" {
+            follow.damaged.push((from, to));
+        }
         Ok(())
     }
 
     fn answer(&mut self, frame: &Frame<'_>, oracle: &mut Oracle, wall_ms: u64) -> Checked {
         let Some(id) = frame.id else {
-            return match (&*frame.r#type, self.role.rude) {
-                ("refused", true) => Ok(()),
-                _ => Err("an answer without an id".to_owned()),
+            let refusal = frame.refusal.as_deref().unwrap_or_default();
+            return match self.nameless.get_mut(refusal).filter(|due| **due > 0) {
+                Some(due) => {
+                    *due -= 1;
+                    self.count_refusal(refusal);
+                    Ok(())
+                }
+                None => Err("an answer without an id".to_owned()),
             };
         };
         let Some(pending) = self.pending.remove(&id) else {
-            return if self.role.rude { Ok(()) } else { Err("an answer to nothing".to_owned()) };
+            return Err("an answer to nothing".to_owned());
         };
+        let outcome = outcome_of(frame);
+        self.counts.add(pending.kind(&self.work), outcome);
         if frame.r#type == "refused" {
             return self.refused(pending, frame, oracle);
         }
@@ -146,9 +182,17 @@ impl Client {
                 let Some(work) = self.work.remove(&first) else { return Ok(()) };
                 self.check_acknowledged(&work, frame, oracle)?;
                 let event_id = frame.event_id.as_deref().unwrap_or("").to_owned();
-                if frame.durability.as_deref() == Some("disk") {
+                let durability = frame.durability.as_deref();
+                if durability == Some("disk") || oracle.sync_off && !work.memory {
                     self.done.push((work, event_id));
                 }
+                Ok(())
+            }
+            (Pending::Ping, "pong") | (Pending::Hello, "hello") => Ok(()),
+            // A subscription that a later one replaced while it attached.
+            (Pending::Provoked(_), "unsubscribed") => Ok(()),
+            (Pending::Provoked(expected), other) if !expected.sure => {
+                debug_assert!(other != "refused");
                 Ok(())
             }
             (Pending::Repeat(index), "published" | "committed") => {
@@ -185,8 +229,9 @@ impl Client {
 
     fn check_acknowledged(&mut self, work: &Work, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
         let durability = Frame::text(&frame.durability, "durability")?;
-        let durable = durability == "disk";
-        if !(durable || work.memory && durability == "memory") {
+        // Without sync every acknowledgement says memory, and what was written survives the process alone.
+        let durable = durability == "disk" || oracle.sync_off && !work.memory;
+        if !(durable || work.memory && durability == "memory") || oracle.sync_off && durability != "memory" {
             return Err(format!("acknowledged as {durability}"));
         }
         if work.commit && frame.count != Some(work.events.len() as u64) {
@@ -217,6 +262,7 @@ impl Client {
             oracle.gone(session, 0, earliest, "retention", 0)?;
         }
         let start = self.role.from;
+        let marker = self.marker_name();
         let follow = self.follows.get_mut(session).ok_or("a session that is not followed")?;
         if let Some(epoch) = &frame.epoch {
             let epoch = u64::from_str_radix(epoch, 16).map_err(|e| e.to_string())?;
@@ -232,7 +278,16 @@ impl Client {
             None if start == Start::Earliest && next != earliest => {
                 return Err(format!("begins at {next}, earliest is {earliest}"));
             }
-            None => follow.first = next,
+            None => {
+                if let Some(acknowledged) = follow.by_marker.take() {
+                    let tried = oracle.mark_bound(session, &marker);
+                    if !(acknowledged..=tried).contains(&next) {
+                        return Err(format!("marker at {acknowledged} to {tried}, begins at {next}"));
+                    }
+                    self.counts.add("subscribe to a session", "from a marker");
+                }
+                follow.first = next;
+            }
             _ => {}
         }
         if let Some(wanted) = follow.next.filter(|wanted| next > *wanted) {
@@ -307,16 +362,39 @@ impl Client {
         oracle.gone(session, from, to, "expired", wall_ms)
     }
 
+    fn count_refusal(&mut self, refusal: &str) {
+        let known = Refusal::ALL.iter().find(|known| known.name() == refusal);
+        self.counts.add(REFUSAL, known.map_or("of no known name", |known| known.name()));
+    }
+
     fn refused(&mut self, pending: Pending, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
         let code = frame.code.ok_or("a refusal without a code")?;
         let refusal = Frame::text(&frame.refusal, "refusal")?;
-        *self.counts.entry(format!("refused {refusal}")).or_default() += 1;
+        self.count_refusal(refusal);
         let retry = code < 4200;
         match pending {
             Pending::Work(first) => {
                 let Some(work) = self.work.get(&first) else { return Ok(()) };
                 for index in 0..work.events.len() as u64 {
                     oracle.refused(&work.session, Key { client: self.index, number: first + index });
+                }
+                // Some cause of it is on its way again, or was given up.
+                let causes: Vec<u64> =
+                    work.events.iter().filter_map(|e| e.prev_message.as_ref().map(|(_, number)| *number)).collect();
+                if !causes.is_empty() && refusal == "causal_gap" {
+                    let waits = causes.iter().any(|cause| self.work.contains_key(cause));
+                    let known = |cause: &u64| self.done.iter().any(|(done, _)| done.first == *cause);
+                    if causes.iter().all(known) && !oracle.retention {
+                        return Err(format!("its causes {causes:?} were acknowledged"));
+                    }
+                    if !waits || oracle.retention {
+                        self.work.remove(&first);
+                    }
+                    return Ok(());
+                }
+                if refusal == "too_many_producers" && self.role.crowd {
+                    self.work.remove(&first);
+                    return Ok(());
                 }
                 // The second of two numbered events, when the first was refused: both are sent again.
                 if retry || (refusal == "producer_gap" && self.role.numbers) {
@@ -345,6 +423,11 @@ impl Client {
                 }
                 Err("a good command was refused for ever".to_owned())
             }
+            Pending::Provoked(expected) if retry || refusal == expected.refusal || !expected.sure => Ok(()),
+            // What was provoked before is seen first, whatever else is wrong.
+            Pending::Provoked(_) if refusal == "too_many_subscriptions" || refusal == "patterns_held" => Ok(()),
+            // A producer of a newer epoch is at work by now.
+            Pending::Repeat(_) if refusal == "producer_fenced" && self.role.numbers => Ok(()),
             Pending::Reused if refusal == "message_id_reused" || retry => Ok(()),
             Pending::Repeat(_) | Pending::Volatile | Pending::History { .. } if retry => Ok(()),
             Pending::Subscribe(session) if retry || refusal == "no_credit" => {
@@ -373,6 +456,38 @@ impl Client {
     }
 }
 
+/// How an answer is counted.
+fn outcome_of(frame: &Frame<'_>) -> &'static str {
+    match (&*frame.r#type, frame.durability.as_deref(), frame.duplicate) {
+        ("published" | "committed", _, true) => "acknowledged as a repeat",
+        ("published" | "committed", Some("memory"), _) => "acknowledged in memory",
+        ("published" | "committed", ..) => "acknowledged",
+        ("refused", ..) => "refused",
+        _ => "answered",
+    }
+}
+
+fn gap_name(reason: &str) -> &'static str {
+    ["retention", "expired", "policy", "epoch", "damaged"]
+        .iter()
+        .zip(["gap, retention", "gap, expired", "gap, policy", "gap, epoch", "gap, damaged"])
+        .find_map(|(known, name)| (*known == reason).then_some(name))
+        .unwrap_or("gap of no known reason")
+}
+
+fn close_name(code: u16) -> &'static str {
+    match code {
+        1000 => "1000 as asked",
+        1001 => "1001 going away",
+        1002 => "1002 protocol",
+        1003 => "1003 unsupported data",
+        1007 => "1007 invalid UTF-8",
+        1009 => "1009 too large",
+        4100 => "4100 too slow",
+        _ => "another code",
+    }
+}
+
 fn seen_of<'f>(frame: &'f Frame<'_>) -> Checked<Seen<'f>> {
     Ok(Seen {
         event_id: Frame::text(&frame.event_id, "event_id")?,
@@ -381,6 +496,8 @@ fn seen_of<'f>(frame: &'f Frame<'_>) -> Checked<Seen<'f>> {
         client: Frame::text(&frame.client, "client")?,
         message_id: frame.message_id.as_deref().unwrap_or(""),
         prev_event_id: frame.prev_event_id.as_deref(),
+        traceparent: frame.traceparent.as_deref().unwrap_or(""),
+        data_kind: frame.data_kind.as_deref(),
         at: Frame::text(&frame.at, "at")?,
         data: frame.data.ok_or("no data")?.get(),
     })

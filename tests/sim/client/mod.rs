@@ -9,12 +9,16 @@
 //! ```
 
 mod hear;
+mod provoke;
+mod say;
 
+use crate::counts::{CLOSE, Counts, REFUSAL};
 use crate::oracle::{Checked, Key, Oracle, Seen, Submission, parse_place};
 use crate::random::Random;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -35,10 +39,18 @@ pub struct Role {
     pub from: Start,
     /// Delivery credit it asks for, events.
     pub credit: Option<u64>,
+    /// Delivery credit it asks for, payload bytes.
+    pub credit_bytes: Option<u64>,
     /// It reads seldom.
     pub slow: bool,
-    /// Now and then it sends what no server should accept.
+    /// It sends mostly what no server should accept.
     pub rude: bool,
+    /// It comes under another name each time, sends one numbered event and leaves.
+    pub crowd: bool,
+    /// Subscriptions that a client may hold, of the server's limits.
+    pub subscriptions_max: usize,
+    /// Largest frame, likewise.
+    pub frame_bytes_max: usize,
     /// Largest `data` it sends, bytes.
     pub data_bytes_max: u64,
 }
@@ -51,12 +63,16 @@ pub enum Start {
     Earliest,
     /// After the last one.
     Latest,
+    /// Where the client's own marker stands, once it has set one.
+    Marker,
 }
 
 /// A client of the world. Lives through crashes of the server and knows what it was promised.
 pub struct Client {
     /// Number, and name `cNUMBER`.
     pub index: u32,
+    /// Of a crowd: how many came before under this number.
+    incarnation: u32,
     /// What it does.
     pub role: Role,
     /// Bytes on their way to the server.
@@ -71,16 +87,23 @@ pub struct Client {
     work: BTreeMap<u64, Work>,
     /// Acknowledged, to be repeated now and then.
     done: Vec<(Work, String)>,
-    /// Next `producer_seq` by session.
-    producer_next: BTreeMap<String, u64>,
+    /// `producer_epoch` and next `producer_seq` by session.
+    producer_next: BTreeMap<String, (u64, u64)>,
     /// Sessions followed.
     pub follows: BTreeMap<String, Follow>,
     /// Pattern feed.
     pub feed: Option<Feed>,
     event_frames: u64,
     event_frames_acknowledged: u64,
-    /// Answers and refusals by name, for the report.
-    pub counts: BTreeMap<String, u64>,
+    /// Payload bytes of event frames: acknowledged, and of each frame that is not.
+    event_bytes_acknowledged: u64,
+    event_bytes: VecDeque<u64>,
+    /// Refusals due that cannot name their command.
+    nameless: BTreeMap<&'static str, u64>,
+    /// What it sent ends the connection with this code.
+    doomed: Option<u16>,
+    /// Outcomes of commands, refusals and closes, for the report.
+    pub counts: Counts,
     /// The server closed the connection with this code.
     pub closed_with: Option<u16>,
     /// Texts sent, for a printed trace; the newest few.
@@ -100,12 +123,18 @@ pub struct Follow {
     pub events: Vec<(u64, Key)>,
     /// Gaps, likewise.
     pub gaps: Vec<(u64, u64)>,
+    /// Those of them that damage made: the events are there, and were not to be had.
+    pub damaged: Vec<(u64, u64)>,
+    /// Asked to begin at the client's marker, acknowledged at this offset then.
+    by_marker: Option<u64>,
 }
 
 /// A pattern feed.
 #[derive(Debug, Default)]
 pub struct Feed {
     state: State,
+    /// It was told that it missed something, and not what.
+    pub damaged: bool,
     /// Position it began at.
     pub start: Option<BTreeMap<u64, u64>>,
     position: BTreeMap<u64, u64>,
@@ -141,6 +170,8 @@ enum Pending {
     Repeat(usize),
     /// The message id of a done work with another body: must be refused.
     Reused,
+    /// Something wrong.
+    Provoked(provoke::Expected),
     Subscribe(String),
     Unsubscribe(String),
     SubscribeFeed,
@@ -155,7 +186,31 @@ enum Pending {
         limit: u64,
     },
     Volatile,
+    Ping,
+    Hello,
     Other,
+}
+
+impl Pending {
+    /// Under which its outcome is counted.
+    fn kind(&self, work: &BTreeMap<u64, Work>) -> &'static str {
+        match self {
+            Pending::Work(first) if work.get(first).is_some_and(|work| work.commit) => "commit",
+            Pending::Work(_) => "publish",
+            Pending::Repeat(_) => "publish or commit again",
+            Pending::Reused => "publish under a message id in use",
+            Pending::Provoked(_) => "provocation",
+            Pending::Subscribe(_) => "subscribe to a session",
+            Pending::Unsubscribe(_) => "unsubscribe",
+            Pending::SubscribeFeed => "subscribe to patterns",
+            Pending::Mark { .. } => "mark",
+            Pending::History { .. } => "history",
+            Pending::Volatile => "publish, volatile",
+            Pending::Ping => "ping",
+            Pending::Hello => "hello",
+            Pending::Other => "other",
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -169,6 +224,8 @@ struct Frame<'a> {
     client: Option<Cow<'a, str>>,
     message_id: Option<Cow<'a, str>>,
     prev_event_id: Option<Cow<'a, str>>,
+    traceparent: Option<Cow<'a, str>>,
+    data_kind: Option<Cow<'a, str>>,
     at: Option<Cow<'a, str>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -210,6 +267,7 @@ impl Client {
         let feed = (!role.patterns.is_empty()).then(Feed::default);
         Self {
             index,
+            incarnation: 0,
             role,
             outgoing: Vec::new(),
             incoming: Vec::new(),
@@ -225,7 +283,11 @@ impl Client {
             feed,
             event_frames: 0,
             event_frames_acknowledged: 0,
-            counts: BTreeMap::new(),
+            event_bytes_acknowledged: 0,
+            event_bytes: VecDeque::new(),
+            nameless: BTreeMap::new(),
+            doomed: None,
+            counts: Counts::default(),
             closed_with: None,
             said: Vec::new(),
         }
@@ -233,21 +295,36 @@ impl Client {
 
     /// Its `client_id`.
     pub fn name(&self) -> String {
-        format!("c{}", self.index)
+        if self.role.crowd { format!("c{}x{}", self.index, self.incarnation) } else { format!("c{}", self.index) }
+    }
+
+    /// Whether it has done what it came for.
+    pub fn leaves(&self) -> bool {
+        self.role.crowd && self.connected && self.work.is_empty() && self.pending.is_empty() && self.next_number > 0
+    }
+
+    /// It comes back as somebody else.
+    pub fn left(&mut self) {
+        self.incarnation += 1;
     }
 
     /// The upgrade is through.
-    pub fn connected(&mut self, workload: &mut Random, net: &mut Random) {
+    pub fn connected(&mut self, workload: &mut Random, net: &mut Random, oracle: &Oracle) {
         self.connected = true;
         self.closed_with = None;
-        if let Some(credit) = self.role.credit {
-            let id = self.command(Pending::Other);
-            self.send(net, &format!("{{\"type\":\"hello\",\"id\":{id},\"credit\":{{\"events\":{credit}}}}}"));
+        let credit: Vec<String> = [("events", self.role.credit), ("bytes", self.role.credit_bytes)]
+            .iter()
+            .filter_map(|(name, bound)| Some(format!("\"{name}\":{}", (*bound)?)))
+            .collect();
+        if !credit.is_empty() {
+            let id = self.command(Pending::Hello);
+            let credit = credit.join(",");
+            self.send(net, &format!("{{\"type\":\"hello\",\"id\":{id},\"credit\":{{{credit}}}}}"));
         }
         // Most clients resume at once, and in order: what was sent first is sent first again.
         if workload.chance(800) {
             self.resend(net);
-            self.subscribe_all(net);
+            self.subscribe_all(net, oracle);
         }
     }
 
@@ -255,6 +332,7 @@ impl Client {
     pub fn disconnected(&mut self) -> Vec<(String, Key)> {
         let mut untold = Vec::new();
         for pending in std::mem::take(&mut self.pending).into_values() {
+            self.counts.add(pending.kind(&self.work), "never answered, the connection went");
             let Pending::Work(first) = pending else { continue };
             let Some(work) = self.work.get(&first) else { continue };
             for number in first..first + work.events.len() as u64 {
@@ -267,6 +345,10 @@ impl Client {
         self.incoming.clear();
         self.event_frames = 0;
         self.event_frames_acknowledged = 0;
+        self.event_bytes_acknowledged = 0;
+        self.event_bytes.clear();
+        self.nameless.clear();
+        self.doomed = None;
         for follow in self.follows.values_mut() {
             follow.state = State::Idle;
         }
@@ -287,6 +369,9 @@ impl Client {
         if let Some(pending) = self.pending.values().next() {
             return Some(format!("no answer to {pending:?}"));
         }
+        if let Some((refusal, _)) = self.nameless.iter().find(|(_, due)| **due > 0) {
+            return Some(format!("{refusal} is due"));
+        }
         for (session, follow) in &self.follows {
             if follow.state != State::Live {
                 return Some(format!("{session} is {:?}", follow.state));
@@ -298,7 +383,7 @@ impl Client {
         }
         match &self.feed {
             Some(feed) if feed.state != State::Live => Some(format!("its feed is {:?}", feed.state)),
-            Some(feed) if !oracle.retention => {
+            Some(feed) if !oracle.retention && !feed.damaged => {
                 let missing = self.missing(feed, oracle)?;
                 Some(format!("its feed has not seen {missing:?}"))
             }
@@ -324,364 +409,51 @@ impl Client {
         if !self.connected {
             return;
         }
-        if self.role.credit.is_some() && self.event_frames > self.event_frames_acknowledged {
+        let bounded = self.role.credit.is_some() || self.role.credit_bytes.is_some();
+        if bounded && self.event_frames > self.event_frames_acknowledged {
             let fresh = self.event_frames - self.event_frames_acknowledged;
             if calm || workload.chance(300) {
-                self.event_frames_acknowledged += if calm { fresh } else { workload.between(1, fresh) };
-                let events = self.event_frames_acknowledged;
-                self.send(net, &format!("{{\"type\":\"ack\",\"events\":{events}}}"));
+                let worked_off = if calm { fresh } else { workload.between(1, fresh) };
+                self.event_frames_acknowledged += worked_off;
+                self.event_bytes_acknowledged += self.event_bytes.drain(..worked_off as usize).sum::<u64>();
+                let (events, bytes) = (self.event_frames_acknowledged, self.event_bytes_acknowledged);
+                self.counts.add("ack", "sent");
+                self.send(net, &format!("{{\"type\":\"ack\",\"events\":{events},\"bytes\":{bytes}}}"));
                 return;
             }
         }
-        if self.pending.len() >= PENDING_MAX {
+        if self.pending.len() >= PENDING_MAX || self.doomed.is_some() {
             return;
+        }
+        if self.role.crowd {
+            self.resend(net);
+            if self.next_number <= u64::from(self.incarnation) && !calm {
+                self.publish(workload, net, oracle, wall_ms);
+            }
+            return;
+        }
+        if self.role.rude && !calm && workload.chance(500) {
+            return self.provoke(workload, net, oracle);
         }
         match workload.below(100) {
             0..=9 => self.resend(net),
-            10..=14 => self.subscribe_all(net),
+            10..=14 => self.subscribe_all(net, oracle),
             _ if calm => {
                 self.resend(net);
-                self.subscribe_all(net);
+                self.subscribe_all(net, oracle);
             }
             15..=69 => self.publish(workload, net, oracle, wall_ms),
             // After retention a repeat is a new event: nothing could be said about the answer.
             70..=76 if !oracle.retention => self.repeat(workload, net),
-            77..=80 => self.mark(workload, net, oracle),
+            77..=80 if !self.role.rude => self.mark(workload, net, oracle),
             81..=84 => self.history(workload, net, oracle),
             85 => self.unsubscribe(workload, net),
             86..=87 => self.volatile(workload, net),
-            88 if self.role.rude => self.be_rude(workload, net),
-            89..=90 => {
-                let id = self.command(Pending::Other);
+            88..=90 => {
+                let id = self.command(Pending::Ping);
                 self.send(net, &format!("{{\"type\":\"ping\",\"id\":{id}}}"));
             }
             _ => {}
         }
     }
-
-    fn publish(&mut self, workload: &mut Random, net: &mut Random, oracle: &mut Oracle, wall_ms: u64) {
-        if self.role.publishes.is_empty() || self.work.len() >= WORK_MAX {
-            return;
-        }
-        // What a lost connection or a refusal left behind goes first: its order is the promise.
-        self.resend(net);
-        let burst = if self.role.commits && workload.chance(200) { workload.between(2, 6) } else { 1 };
-        let mut texts = Vec::new();
-        for _ in 0..burst {
-            let session = workload.pick(&self.role.publishes).clone();
-            let commit = self.role.commits && workload.chance(300);
-            let count = if commit { workload.between(1, 5) } else { 1 };
-            let first = self.next_number;
-            self.next_number += count;
-            let mut events = Vec::new();
-            for index in 0..count {
-                let number = first + index;
-                let mut submission = self.submission(workload, oracle, &session, number, wall_ms);
-                submission.group = commit.then_some((first, count));
-                oracle.submit(&session, Key { client: self.index, number }, submission.clone());
-                events.push(submission);
-            }
-            let tail = oracle.tail(&session);
-            let marker = (commit && workload.chance(300) && tail > 0).then_some(tail);
-            if let Some(offset) = marker {
-                oracle.mark_tried(&session, &self.marker_name(), offset);
-            }
-            // A numbered event that was acknowledged early and then lost would leave a gap nobody can fill.
-            let memory = !commit && !self.role.numbers && workload.chance(100);
-            self.work.insert(first, Work { session, first, events, commit, memory, marker });
-            texts.push(self.text_of(first));
-        }
-        let frame = if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(",")) };
-        self.send(net, &frame);
-    }
-
-    fn submission(
-        &mut self,
-        workload: &mut Random,
-        oracle: &Oracle,
-        session: &str,
-        number: u64,
-        wall_ms: u64,
-    ) -> Submission {
-        let padding = match workload.below(20) {
-            0 => self.role.data_bytes_max,
-            1..=4 => workload.below(self.role.data_bytes_max),
-            _ => workload.below(64),
-        };
-        let mut data = format!("{{\"c\":{},\"n\":{number},\"p\":\"", self.index);
-        for _ in 0..padding {
-            data.push((b'a' + workload.below(26) as u8) as char);
-        }
-        data.push_str("\"}");
-        let producer = self.role.numbers.then(|| {
-            let next = self.producer_next.entry(session.to_owned()).or_default();
-            *next += 1;
-            (1, *next - 1)
-        });
-        let topics = ["chat.message", "chat.typing.note", "tool.call", "job.llm", "chat"];
-        let cause = oracle.tail(session).checked_sub(1).filter(|_| workload.chance(100));
-        Submission {
-            topic: (*workload.pick(&topics)).to_owned(),
-            message_id: if producer.is_some() { String::new() } else { format!("m{number}") },
-            data,
-            prev_event_id: cause.and_then(|offset| oracle.event_id(session, offset)),
-            ttl_ms: match workload.below(40) {
-                0 => Some(workload.between(1, 50)),
-                1 => Some(24 * 3600 * 1000),
-                _ => None,
-            },
-            sent_ms: wall_ms,
-            producer,
-            ..Submission::default()
-        }
-    }
-
-    fn marker_name(&self) -> String {
-        format!("mark-{}", self.index)
-    }
-
-    /// The command for a work, as pending under a new id.
-    fn text_of(&mut self, first: u64) -> String {
-        let id = self.command(Pending::Work(first));
-        command_text(&self.work[&first], id, &self.marker_name())
-    }
-
-    /// Sends again what has no answer on this connection, oldest first.
-    fn resend(&mut self, net: &mut Random) {
-        let waiting: BTreeSet<u64> = self
-            .pending
-            .values()
-            .filter_map(|p| if let Pending::Work(first) = p { Some(*first) } else { None })
-            .collect();
-        // A numbering producer may only go on from the oldest gap; the others do so too, to keep their order.
-        let todo: Vec<u64> = self.work.keys().copied().filter(|first| !waiting.contains(first)).collect();
-        for first in todo {
-            let text = self.text_of(first);
-            self.send(net, &text);
-        }
-    }
-
-    fn repeat(&mut self, workload: &mut Random, net: &mut Random) {
-        if self.done.is_empty() {
-            return;
-        }
-        let index = workload.index(self.done.len());
-        let (mut work, _) = self.done[index].clone();
-        let numbered = work.events.iter().any(|e| e.producer.is_some());
-        let marker = self.marker_name();
-        if workload.chance(100) && !numbered {
-            work.events[0].data = "{\"c\":0,\"n\":0,\"p\":\"another body under the same id\"}".to_owned();
-            let id = self.command(Pending::Reused);
-            self.send(net, &command_text(&work, id, &marker));
-        } else {
-            let id = self.command(Pending::Repeat(index));
-            self.send(net, &command_text(&work, id, &marker));
-        }
-    }
-
-    fn mark(&mut self, workload: &mut Random, net: &mut Random, oracle: &mut Oracle) {
-        let Some((session, tail)) = self.some_session(workload, oracle) else { return };
-        let name = self.marker_name();
-        let offset = tail;
-        oracle.mark_tried(&session, &name, offset);
-        let id = self.command(Pending::Mark { session: session.clone(), name: name.clone(), offset });
-        self.send(
-            net,
-            &format!(
-                "{{\"type\":\"mark\",\"id\":{id},\"session\":\"{session}\",\"name\":\"{name}\",\"offset\":{offset}}}"
-            ),
-        );
-    }
-
-    fn history(&mut self, workload: &mut Random, net: &mut Random, oracle: &Oracle) {
-        let Some((session, tail)) = self.some_session(workload, oracle) else { return };
-        let from = workload.below(tail + 1).max(oracle.earliest(&session));
-        let limit = workload.between(1, 40);
-        let id = self.command(Pending::History { session: session.clone(), from, limit });
-        self.send(
-            net,
-            &format!(
-                "{{\"type\":\"history\",\"id\":{id},\"session\":\"{session}\",\"from\":{from},\"limit\":{limit}}}"
-            ),
-        );
-    }
-
-    fn volatile(&mut self, workload: &mut Random, net: &mut Random) {
-        if self.role.publishes.is_empty() {
-            return;
-        }
-        let session = workload.pick(&self.role.publishes).clone();
-        let id = self.command(Pending::Volatile);
-        self.send(
-            net,
-            &format!(
-                "{{\"type\":\"publish\",\"id\":{id},\"session\":\"{session}\",\"topic\":\"chat.typing\",\
-                 \"durability\":\"volatile\",\"data\":{{\"v\":{}}}}}",
-                self.index
-            ),
-        );
-    }
-
-    /// A session that has facts, of those this client has to do with.
-    fn some_session(&self, workload: &mut Random, oracle: &Oracle) -> Option<(String, u64)> {
-        let mine: Vec<&String> =
-            self.role.publishes.iter().chain(self.follows.keys()).filter(|s| oracle.tail(s) > 0).collect();
-        if mine.is_empty() {
-            return None;
-        }
-        let session = (*workload.pick(&mine)).clone();
-        let tail = oracle.tail(&session);
-        Some((session, tail))
-    }
-
-    fn unsubscribe(&mut self, workload: &mut Random, net: &mut Random) {
-        let live: Vec<String> =
-            self.follows.iter().filter(|(_, f)| f.state == State::Live).map(|(s, _)| s.clone()).collect();
-        if live.is_empty() {
-            return;
-        }
-        let session = workload.pick(&live).clone();
-        let id = self.command(Pending::Unsubscribe(session.clone()));
-        self.send(net, &format!("{{\"type\":\"unsubscribe\",\"id\":{id},\"session\":\"{session}\"}}"));
-        self.follows.get_mut(&session).expect("live").state = State::Leaving;
-    }
-
-    fn subscribe_all(&mut self, net: &mut Random) {
-        let idle: Vec<String> =
-            self.follows.iter().filter(|(_, f)| f.state == State::Idle).map(|(s, _)| s.clone()).collect();
-        for session in idle {
-            let from = match (&self.follows[&session].next, &self.follows[&session].epoch) {
-                (Some(next), Some(epoch)) => format!("{{\"offset\":{next},\"epoch\":\"{epoch:016x}\"}}"),
-                (Some(next), None) => format!("{{\"offset\":{next}}}"),
-                (None, _) if self.role.from == Start::Latest => "\"latest\"".to_owned(),
-                (None, _) => "\"earliest\"".to_owned(),
-            };
-            let id = self.command(Pending::Subscribe(session.clone()));
-            let text = format!("{{\"type\":\"subscribe\",\"id\":{id},\"session\":\"{session}\",\"from\":{from}}}");
-            self.send(net, &text);
-            self.follows.get_mut(&session).expect("idle").state = State::Asked;
-        }
-        let Some(feed) = self.feed.as_mut().filter(|feed| feed.state == State::Idle) else { return };
-        feed.state = State::Asked;
-        let from = match (&feed.start, self.role.from) {
-            (Some(_), _) => {
-                let parts: Vec<String> = feed.position.iter().map(|(slice, seq)| format!("{slice}.{seq}")).collect();
-                format!("{{\"position\":\"{}\"}}", parts.join(","))
-            }
-            (None, Start::Latest) => "\"latest\"".to_owned(),
-            (None, Start::Earliest) => "\"earliest\"".to_owned(),
-        };
-        let patterns: Vec<String> = self.role.patterns.iter().map(|p| format!("\"{p}\"")).collect();
-        let id = self.command(Pending::SubscribeFeed);
-        let text =
-            format!("{{\"type\":\"subscribe\",\"id\":{id},\"patterns\":[{}],\"from\":{from}}}", patterns.join(","));
-        self.send(net, &text);
-    }
-
-    fn be_rude(&mut self, workload: &mut Random, net: &mut Random) {
-        let id = self.command(Pending::Other);
-        let texts = [
-            "{".to_owned(),
-            "[]".to_owned(),
-            "null".to_owned(),
-            format!("{{\"type\":\"destroy\",\"id\":{id}}}"),
-            format!(
-                "{{\"type\":\"publish\",\"id\":{id},\"session\":\"no spaces\",\"topic\":\"a\",\"message_id\":\"x\",\"data\":1}}"
-            ),
-            format!(
-                "{{\"type\":\"publish\",\"id\":{id},\"session\":\"s\",\"topic\":\"a..b\",\"message_id\":\"x\",\"data\":1}}"
-            ),
-            format!(
-                "{{\"type\":\"publish\",\"id\":{id},\"session\":\"s\",\"topic\":\"a\",\"message_id\":\"x\",\"data\":[[}}"
-            ),
-            format!("{{\"type\":\"publish\",\"id\":{id},\"session\":\"s\",\"topic\":\"a\",\"data\":1}}"),
-            format!("{{\"type\":\"subscribe\",\"id\":{id},\"session\":\"nobody\",\"from\":{{\"offset\":99}}}}"),
-            format!("{{\"type\":\"subscribe\",\"id\":{id},\"session\":\"nobody\",\"from\":{{\"marker\":\"none\"}}}}"),
-            format!("{{\"type\":\"subscribe\",\"id\":{id},\"patterns\":[\"a.>.b\"]}}"),
-            format!("{{\"type\":\"subscribe\",\"id\":{id},\"patterns\":[\"a\"],\"from\":{{\"position\":\"9999.1\"}}}}"),
-            format!("{{\"type\":\"history\",\"id\":{id},\"session\":\"nobody\",\"limit\":0}}"),
-            format!("{{\"type\":\"ack\",\"id\":{id},\"events\":999999}}"),
-            format!("{{\"type\":\"mark\",\"id\":{id},\"session\":\"nobody\",\"name\":\"m\",\"offset\":5}}"),
-            format!("{{\"type\":\"unsubscribe\",\"id\":{id},\"session\":\"nobody\"}}"),
-            format!("{{\"type\":\"commit\",\"id\":{id},\"session\":\"s\",\"events\":[]}}"),
-        ];
-        let text = workload.pick(&texts).clone();
-        if !text.contains("\"id\"") || text.contains("[[") {
-            // The answer cannot name the command.
-            self.pending.remove(&id);
-        }
-        self.send(net, &text);
-    }
-
-    fn command(&mut self, pending: Pending) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.pending.insert(id, pending);
-        id
-    }
-
-    /// One masked text frame, now and then in two fragments.
-    fn send(&mut self, net: &mut Random, text: &str) {
-        if self.said.len() < 64 {
-            self.said.push(text.to_owned());
-        }
-        if net.chance(30) && text.len() > 2 {
-            let cut = net.between(1, text.len() as u64 - 1) as usize;
-            put_frame(&mut self.outgoing, net, 0x01, &text.as_bytes()[..cut]);
-            put_frame(&mut self.outgoing, net, 0x80, &text.as_bytes()[cut..]);
-        } else {
-            put_frame(&mut self.outgoing, net, 0x81, text.as_bytes());
-        }
-    }
-}
-
-fn command_text(work: &Work, id: u64, marker_name: &str) -> String {
-    let session = &work.session;
-    if !work.commit {
-        let fields = event_fields(&work.events[0]);
-        let durability = if work.memory { ",\"durability\":\"memory\"" } else { "" };
-        return format!("{{\"type\":\"publish\",\"id\":{id},\"session\":\"{session}\",{fields}{durability}}}");
-    }
-    let events: Vec<String> = work.events.iter().map(|event| format!("{{{}}}", event_fields(event))).collect();
-    let markers = work
-        .marker
-        .map_or(String::new(), |offset| format!(",\"markers\":[{{\"name\":\"{marker_name}\",\"offset\":{offset}}}]"));
-    format!("{{\"type\":\"commit\",\"id\":{id},\"session\":\"{session}\",\"events\":[{}]{markers}}}", events.join(","))
-}
-
-fn event_fields(event: &Submission) -> String {
-    let mut text = format!("\"topic\":\"{}\"", event.topic);
-    if !event.message_id.is_empty() {
-        let _ = write!(text, ",\"message_id\":\"{}\"", event.message_id);
-    }
-    if let Some((epoch, seq)) = event.producer {
-        let _ = write!(text, ",\"producer_epoch\":{epoch},\"producer_seq\":{seq}");
-    }
-    if let Some(prev) = &event.prev_event_id {
-        let _ = write!(text, ",\"prev_event_id\":\"{prev}\"");
-    }
-    if let Some(ttl) = event.ttl_ms {
-        let _ = write!(text, ",\"ttl_ms\":{ttl}");
-    }
-    let _ = write!(text, ",\"data\":{}", event.data);
-    text
-}
-
-/// Appends a masked frame; `head` is FIN and opcode.
-fn put_frame(out: &mut Vec<u8>, net: &mut Random, head: u8, payload: &[u8]) {
-    out.push(head);
-    match payload.len() {
-        length @ 0..=125 => out.push(0x80 | length as u8),
-        length @ 126..=0xffff => {
-            out.push(0x80 | 126);
-            out.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            out.push(0x80 | 127);
-            out.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    let mask = (net.any() as u32).to_be_bytes();
-    out.extend_from_slice(&mask);
-    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }

@@ -1,0 +1,104 @@
+//! The end of a run: the faults stop, all comes to rest, and an auditor reads everything.
+
+use super::*;
+use crate::client::Role;
+use crate::disk::Faults;
+
+/// Steps of the liveness phase in which nothing is delivered before the world counts as stuck: a reader with a credit of one
+/// event takes its time.
+const QUIET_STEPS_MAX: u64 = 200_000;
+
+impl World {
+    pub(super) fn come_to_rest(&mut self, when: &str) -> Checked {
+        self.calm = true;
+        self.disk.set_faults(Faults { delay_us: self.options.faults.delay_us, ..Faults::default() });
+        self.disk.heal();
+        self.disk.take_death();
+        self.say(format_args!("calm"));
+        let mut why = String::new();
+        let (mut quiet, mut delivered) = (0, 0);
+        while quiet < QUIET_STEPS_MAX {
+            self.step()?;
+            quiet += 1;
+            if quiet % 64 == 0 {
+                match self.unrest() {
+                    None => return Ok(()),
+                    Some(unrest) => why = unrest,
+                }
+                if self.frames > delivered {
+                    (quiet, delivered) = (0, self.frames);
+                }
+            }
+        }
+        Err(format!("no rest {when}: {why}"))
+    }
+
+    fn unrest(&self) -> Option<String> {
+        for (client, link) in self.clients.iter().zip(&self.links) {
+            if let Some(why) = client.unrest(&self.oracle) {
+                return Some(format!("{}: {why}", client.name()));
+            }
+            if !client.outgoing.is_empty() {
+                return Some(format!("{} has bytes to send", client.name()));
+            }
+            let Some(link) = link else { continue };
+            let door = self.node.as_ref().and_then(|n| n.shards[link.shard].doors.get(&link.connection));
+            if door.is_some_and(|door| !door.out.is_empty() || door.has_input()) {
+                return Some(format!("{} has bytes in its connection", client.name()));
+            }
+        }
+        None
+    }
+
+    /// A client that was never there reads everything; then each follower is compared with it.
+    pub(super) fn audit(&mut self) -> Checked {
+        let sessions = self.oracle.names();
+        let index = self.clients.len();
+        let role = Role { follows: sessions.clone(), ..Role::default() };
+        self.clients.push(Client::new(index as u32, role));
+        self.links.push(None);
+        self.come_to_rest("at the audit")?;
+        // A crash at rest must lose nothing either.
+        if self.schedule.chance(500) {
+            self.crash("at rest");
+            self.boot()?;
+            self.clients[index].audit(sessions);
+            self.come_to_rest("at the second audit")?;
+        }
+        self.forget_node();
+        let follows = std::mem::take(&mut self.clients[index].follows);
+        for (session, follow) in &follows {
+            if let Some((from, to)) = follow.damaged.first() {
+                return Err(format!("{session}: {from}..{to} were not to be had after the disk was healed"));
+            }
+            let checked = self.oracle.audit(session, follow.first, &follow.events, &follow.gaps);
+            checked.map_err(|why| format!("{why}\n{}", self.oracle.describe(session)))?;
+        }
+        self.counts.add_many(WORLD, "events audited", follows.values().map(|f| f.events.len() as u64).sum());
+        for client in &self.clients[..index] {
+            for (session, follow) in &client.follows {
+                // Nothing was ever sent into a session without an audit.
+                let Some(audited) = follows.get(session) else { continue };
+                let gone = |offset: u64| follow.gaps.iter().any(|(from, to)| (*from..*to).contains(&offset));
+                let expected: Vec<_> =
+                    audited.events.iter().filter(|(offset, _)| *offset >= follow.first && !gone(*offset)).collect();
+                let got: Vec<_> = follow.events.iter().filter(|(offset, _)| *offset >= audited.first).collect();
+                let got: Vec<_> = got.into_iter().filter(|(o, _)| audited.events.iter().any(|(a, _)| a == o)).collect();
+                if expected != got {
+                    return Err(format!(
+                        "{} saw {} events of {session}, there are {}",
+                        client.name(),
+                        got.len(),
+                        expected.len()
+                    ));
+                }
+            }
+            // A feed that damage met was told so, and not what it missed.
+            let Some(feed) = client.feed.as_ref().filter(|feed| !feed.damaged) else { continue };
+            if let Some(missing) = client.missing(feed, &self.oracle).filter(|_| !self.oracle.retention) {
+                return Err(format!("{} (feed {:?}) missed {missing:?}", client.name(), client.role.patterns));
+            }
+        }
+        Ok(())
+    }
+}

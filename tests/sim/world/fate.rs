@@ -1,0 +1,225 @@
+//! Deaths, stops and boots, and the faults that are spread over the steps between them.
+
+use super::node::{Core, Node};
+use super::*;
+use crate::boot::{self, Booted};
+use shards::ids::ShardId;
+use shards::{Shard, ShardConfig, mailbox};
+use std::collections::BTreeMap;
+use storage::log::Log;
+use tidegate::net::websocket::{Opcode, append_close, append_frame};
+use tidegate::wire::codes::Close;
+use tidegate::wire::decode::Scratch;
+use tidegate::wire::encode;
+
+impl World {
+    pub(super) fn boot(&mut self) -> Checked {
+        let before = self.options.shards;
+        if self.boots > 0 && self.options.reshard && self.schedule.chance(400) {
+            self.options.shards = self.schedule.between(1, 8) as u16;
+        }
+        self.boots += 1;
+        self.try_damaged()?;
+        let recovered = loop {
+            // A crash during recovery, some times in a row.
+            let cut = (!self.calm && self.schedule.chance(200)).then(|| self.schedule.below(12));
+            let reads_fail = !self.calm && self.options.faults.read_fails > 0;
+            match boot::recover(&mut self.disk, &self.options, cut, reads_fail) {
+                Booted::Ready(recovered) if cut.is_none() => break recovered,
+                Booted::Ready(_) => {}
+                Booted::Died => {
+                    self.say(format_args!("crash during recovery, after {cut:?} changes"));
+                    self.counts.add(FAULT, "boot: cut short");
+                    self.fail_disk();
+                }
+                Booted::Unreadable => {
+                    self.say(format_args!("boot cannot read"));
+                    self.counts.add(FAULT, "boot: a read fails");
+                }
+                // A recovery that died may leave less that still passes: damage shows now.
+                Booted::Refused(_) if self.disk.is_damaged() => self.disk.heal(),
+                Booted::Refused(why) => return Err(format!("boot refuses a folder that only crashed: {why}")),
+            }
+        };
+        let (boots, shards) = (self.boots, self.options.shards);
+        self.say(format_args!("boot {boots} with {shards} shards, before {before}"));
+        let mails = mailbox::mesh(self.options.shards, &self.options.limits);
+        let mut shards = Vec::new();
+        let torn = recovered.report.torn() as u64;
+        if std::mem::take(&mut self.clean) && torn > 0 {
+            return Err(format!("{torn} torn tails after a graceful stop"));
+        }
+        self.counts.add_many(WORLD, "torn tails cut", torn);
+        for (index, (recovered, mailboxes)) in recovered.logs.into_iter().zip(mails).enumerate() {
+            let config = ShardConfig {
+                shard: ShardId(index as u16),
+                shards: self.options.shards,
+                limits: self.options.limits.clone(),
+                seed: self.schedule.any(),
+            };
+            let log = Log::new(self.options.log, recovered);
+            shards.push(Core {
+                shard: Shard::new(config, log, mailboxes),
+                doors: BTreeMap::new(),
+                scratch: Scratch::new(&self.options.limits),
+                answers: Vec::new(),
+                drained: Vec::new(),
+                gone: Vec::new(),
+                asleep: false,
+                woken: false,
+                stalled_until_us: 0,
+                committed: 0,
+                slots_free: (0..self.options.limits.connections_per_shard_max as u32).rev().collect(),
+            });
+        }
+        self.node = Some(Node { shards, lingering: Vec::new(), stopping: false });
+        self.counts.add(WORLD, "boots");
+        Ok(())
+    }
+
+    pub(super) fn crash(&mut self, why: &str) {
+        self.say(format_args!("crash {why}"));
+        if self.node.as_ref().is_some_and(|node| node.stopping) {
+            self.counts.add(FAULT, "death: while stopping");
+        }
+        for client in 0..self.clients.len() {
+            // What the server had sent may still arrive, or not.
+            if let Some(link) = self.links[client].take() {
+                let last = self.net.chance(500);
+                if let Some(door) = self.node.as_mut().and_then(|n| n.shards[link.shard].doors.remove(&link.connection))
+                    && last
+                    && !door.out.is_empty()
+                {
+                    let most = self.net.index(door.out.len() + 1);
+                    let wall = self.now().wall_ms;
+                    // A broken promise in these bytes is reported when the next step checks the oracle again.
+                    let seen = self.clients[client].receive(&door.out[..most], &mut self.oracle, &mut self.net, wall);
+                    if let Err(why) = seen {
+                        self.broken_late.get_or_insert(why);
+                    }
+                }
+                self.lose(client, link);
+            }
+        }
+        self.forget_node();
+        self.fail_disk();
+        self.disk.set_full(false);
+    }
+
+    /// The process died, or the power failed with it.
+    fn fail_disk(&mut self) {
+        // Without sync a power cut may take what readers have seen: no promise was made.
+        if self.schedule.chance(300) || self.oracle.sync_off {
+            self.disk.kill();
+            self.counts.add(FAULT, "death: of the process");
+        } else {
+            self.disk.crash();
+            self.counts.add(FAULT, "death: of the power");
+        }
+        let fingerprint = self.disk.fingerprint();
+        self.say(format_args!("disk {fingerprint:016x}"));
+    }
+
+    /// A damaged folder is first booted as a copy: it must be refused untouched, or be as good as ever.
+    fn try_damaged(&mut self) -> Checked {
+        if !self.disk.is_damaged() {
+            return Ok(());
+        }
+        let mut copy = self.disk.copy();
+        copy.open();
+        let before = copy.fingerprint();
+        match boot::recover(&mut copy, &self.options, None, false) {
+            Booted::Refused(why) => {
+                if copy.fingerprint() != before {
+                    return Err(format!("a refused boot changed the folder: {why}"));
+                }
+                self.counts.add(WORLD, "damage stops a boot");
+                self.say(format_args!("boot refuses damage"));
+                self.disk.heal();
+            }
+            _ => {
+                self.counts.add(WORLD, "damage does not stop a boot");
+                if self.calm || self.disk.must_heal() || self.faults.chance(500) {
+                    self.disk.heal();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Faults of the swarm that are not crashes.
+    pub(super) fn spread_faults(&mut self) {
+        let o = &self.options;
+        let (stall, rot, stop, far) = (o.stall_every, o.rot_every, o.stop_every, o.far_jumps);
+        let Some(node) = &mut self.node else { return };
+        if stall > 0 && self.faults.below(stall) == 0 {
+            let shard = self.faults.index(node.shards.len());
+            node.shards[shard].stalled_until_us = self.now_us + self.faults.delay(200 * self.options.step_us);
+            self.counts.add(FAULT, "shard stalls");
+            self.say(format_args!("shard {shard} stalls"));
+        }
+        if rot > 0 && self.faults.below(rot) == 0 && self.disk.rot() {
+            self.say(format_args!("a bit rots"));
+        }
+        if far && self.faults.below(2000) == 0 {
+            let jump = self.faults.between(60_000, 100_000_000) as i64;
+            self.wall_offset_ms += jump;
+            self.counts.add(FAULT, "clock jumps far ahead");
+            self.say(format_args!("wall clock jumps {jump} ms"));
+        }
+        if stop > 0 && self.faults.below(stop) == 0 {
+            self.begin_stop();
+        }
+    }
+
+    /// As at SIGTERM: every client is told, nobody new is let in, and when time is up the shards come to their end.
+    fn begin_stop(&mut self) {
+        let Some(node) = self.node.as_mut().filter(|node| !node.stopping) else { return };
+        node.stopping = true;
+        self.stop_at_us = self.now_us + self.faults.delay(50 * self.options.step_us);
+        for core in &mut node.shards {
+            for door in core.doors.values_mut().filter(|door| !door.closing) {
+                let mut goaway = Vec::new();
+                encode::goaway(&mut goaway, 250);
+                append_frame(&mut door.out, Opcode::Text, &goaway);
+                append_close(&mut door.out, Some(Close::GoingAway.code()), Close::GoingAway.reason());
+                door.closing = true;
+            }
+        }
+        self.counts.add(WORLD, "graceful stops begun");
+        self.say(format_args!("a graceful stop begins"));
+    }
+
+    /// Moves a graceful stop on; true when the process has ended.
+    pub(super) fn has_stopped(&mut self) -> Checked<bool> {
+        if !self.node.as_ref().is_some_and(|node| node.stopping) {
+            return Ok(false);
+        }
+        if self.now_us >= self.stop_at_us || self.links.iter().all(Option::is_none) {
+            for client in 0..self.links.len() {
+                self.break_link(client, "for the end of the process");
+            }
+            for core in &mut self.node.as_mut().expect("seen above").shards {
+                core.shard.stop();
+                core.woken = true;
+            }
+        }
+        let node = self.node.as_ref().expect("seen above");
+        if !(node.shards.iter().all(|core| core.shard.stopped()) && self.disk.is_idle()) {
+            return Ok(false);
+        }
+        for (index, core) in node.shards.iter().enumerate() {
+            let log = core.shard.log();
+            if log.committed_seq() != log.next_seq() {
+                return Err(format!("shard {index} stopped with something uncommitted"));
+            }
+        }
+        self.counts.add(WORLD, "graceful stops");
+        self.say(format_args!("stopped"));
+        self.forget_node();
+        self.fail_disk();
+        self.disk.set_full(false);
+        self.clean = true;
+        Ok(true)
+    }
+}

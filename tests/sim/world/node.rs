@@ -1,0 +1,207 @@
+//! The node: its shards, each with its edge, and what must hold after each turn of any of them.
+
+use super::*;
+use crate::edge::{Delivered, Door};
+use shards::Shard;
+use shards::command::{Command, Durability};
+use shards::effect::Effect;
+use shards::ids::{ConnectionId, ShardId};
+use shards::input::{Handled, Input};
+use std::collections::BTreeMap;
+use storage::disk::DiskDone;
+use tidegate::wire::decode::Scratch;
+
+/// A process.
+pub(super) struct Node {
+    pub shards: Vec<Core>,
+    /// Connections whose clients have left, and when the server notices.
+    pub lingering: Vec<(usize, ConnectionId, u64)>,
+    /// It takes no connection any more.
+    pub stopping: bool,
+}
+
+impl Node {
+    /// Refusals given since the boot.
+    pub fn refusals(&self) -> u64 {
+        self.shards.iter().map(|core| core.shard.counters().refusals).sum()
+    }
+
+    /// What was delivered is committed at its owner.
+    pub fn check_committed(&self, delivered: &[Delivered]) -> Checked {
+        for Delivered { session, offset } in delivered {
+            let owner = usize::from(self.shards[0].shard.owner(TENANT, session).0);
+            let log = self.shards[owner].shard.log();
+            let Some(slot) = log.resident(log.partition_id(TENANT, session)) else { continue };
+            let committed = log.partition(slot).committed();
+            if *offset >= committed {
+                return Err(format!("{session}: offset {offset} was delivered, committed is {committed}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One shard with its edge.
+pub(super) struct Core {
+    pub shard: Shard,
+    pub doors: BTreeMap<ConnectionId, Door>,
+    pub scratch: Scratch,
+    pub answers: Vec<Answer>,
+    /// Connections whose queue drained, connections that broke.
+    pub drained: Vec<ConnectionId>,
+    pub gone: Vec<ConnectionId>,
+    pub asleep: bool,
+    pub woken: bool,
+    pub slots_free: Vec<u32>,
+    /// It gets no turn before.
+    pub stalled_until_us: u64,
+    /// What it had committed after its last turn.
+    pub committed: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Effects {
+    pub wakes: Vec<ShardId>,
+    pub poisoned: Option<storage::disk::DiskFault>,
+}
+
+impl Core {
+    pub fn has_reason(&self, now: Now) -> bool {
+        self.woken
+            || !self.answers.is_empty()
+            || !self.drained.is_empty()
+            || !self.gone.is_empty()
+            || self.doors.values().any(|door| !door.backlog.is_empty())
+            || self.shard.next_deadline_us().is_some_and(|deadline| deadline <= now.mono_us)
+    }
+
+    pub fn wake_up(&mut self) {
+        if self.asleep {
+            self.shard.unpark();
+            self.asleep = false;
+        }
+        self.woken = false;
+    }
+
+    /// Answers of the disk, ends of connections, drained queues.
+    pub fn reap(&mut self, now: Now) -> usize {
+        let mut work = 0;
+        for answer in std::mem::take(&mut self.answers) {
+            let done = match answer {
+                Answer::Commit { done, .. } | Answer::Job { done } => done,
+                Answer::Read { done, slot, bytes } => {
+                    if let DiskDone::Read { result: Ok(_), .. } = done {
+                        self.shard.log_mut().read_buffer_mut(slot)[..bytes.len()].copy_from_slice(&bytes);
+                    }
+                    done
+                }
+            };
+            self.shard.disk_done(done, now);
+            work += 1;
+        }
+        let gone = std::mem::take(&mut self.gone);
+        for connection in gone {
+            match self.shard.handle(Input::Disconnected { connection }, now) {
+                Handled::Done => self.slots_free.push(connection.slot),
+                Handled::Later => self.gone.push(connection),
+            }
+            work += 1;
+        }
+        for connection in std::mem::take(&mut self.drained) {
+            if self.doors.contains_key(&connection)
+                && self.shard.handle(Input::Drained { connection }, now) == Handled::Later
+            {
+                self.drained.push(connection);
+            }
+            work += 1;
+        }
+        work
+    }
+
+    /// Input of some connections, in an order of chance.
+    pub fn read(&mut self, now: Now, net: &mut Random, counts: &mut Counts) -> usize {
+        let mut ready: Vec<ConnectionId> =
+            self.doors.iter().filter(|(_, door)| door.has_input()).map(|(id, _)| *id).collect();
+        let mut work = 0;
+        while !ready.is_empty() {
+            let connection = ready.swap_remove(net.index(ready.len()));
+            let Some(door) = self.doors.get_mut(&connection) else { continue };
+            let shard = &mut self.shard;
+            let progress = door.work(&mut self.scratch, |id, command| {
+                let (input, name) = match command {
+                    Ok(command) => (Input::Command { connection, id, command }, name_of(&command)),
+                    Err(refused) => (Input::Rejected { connection, id, refused }, "not well formed"),
+                };
+                let taken = shard.handle(input, now) == Handled::Done;
+                counts.add(if taken { "command taken" } else { "command told to wait" }, name);
+                taken
+            });
+            work += usize::from(progress);
+        }
+        work
+    }
+
+    pub fn effects(&mut self, options: &Options, effects: &mut Effects) -> Checked<usize> {
+        let mut doors = Doors::new(&mut self.doors, &options.limits);
+        let mut work = 0;
+        while let Some(effect) = self.shard.poll_effect() {
+            work += 1;
+            match effect {
+                Effect::Reply { connection, id, reply } => doors.reply(connection, &id, &reply),
+                Effect::Wake { shard } => effects.wakes.push(shard),
+                Effect::Poisoned { fault } => effects.poisoned = Some(fault),
+            }
+        }
+        doors.finish()?;
+        Ok(work)
+    }
+
+    /// What holds after each turn: committed never falls and never passes the tail, memory stays within its bounds.
+    pub fn check(&mut self, options: &Options) -> Checked {
+        let log = self.shard.log();
+        let (committed, next) = (log.committed_seq(), log.next_seq());
+        if committed < self.committed || committed > next {
+            return Err(format!("committed {committed} after {}, next {next}", self.committed));
+        }
+        self.committed = committed;
+        let stats = log.stats();
+        if stats.partitions > options.log.partitions_resident_max
+            || stats.segments_unindexed > options.log.segments_unindexed_max
+        {
+            return Err(format!("beyond the plan: {stats:?}"));
+        }
+        for partition in log.residents() {
+            let (first, committed, tail) = (partition.first_offset(), partition.committed(), partition.tail());
+            let marker = partition.markers().iter().map(|marker| marker.offset).max().unwrap_or(0);
+            if committed > tail || first > tail || marker > tail {
+                return Err(format!(
+                    "{}: first {first}, committed {committed}, tail {tail}, a marker at {marker}",
+                    partition.session()
+                ));
+            }
+        }
+        let most = options.limits.connection_send_bytes_max + crate::edge::OVER_BYTES_MAX;
+        match self.doors.values().find(|door| door.out.len() > most) {
+            Some(door) => Err(format!("{} bytes wait in a connection, {most} may", door.out.len())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn name_of(command: &Command<'_>) -> &'static str {
+    match command {
+        Command::Hello { .. } => "hello",
+        Command::Publish { durability: Durability::Disk, .. } => "publish",
+        Command::Publish { durability: Durability::Memory, .. } => "publish, memory",
+        Command::Publish { durability: Durability::Volatile, .. } => "publish, volatile",
+        Command::Commit { .. } => "commit",
+        Command::Subscribe { .. } => "subscribe to a session",
+        Command::SubscribePatterns { .. } => "subscribe to patterns",
+        Command::Unsubscribe { .. } => "unsubscribe from a session",
+        Command::UnsubscribePatterns => "unsubscribe from patterns",
+        Command::Acknowledge { .. } => "ack",
+        Command::Mark { .. } => "mark",
+        Command::History { .. } => "history",
+        Command::Ping => "ping",
+    }
+}
