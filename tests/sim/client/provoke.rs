@@ -236,7 +236,7 @@ impl Client {
                 1007
             }
             5 => {
-                put_frame(&mut self.outgoing, net, 0x81, &vec![b' '; self.role.frame_bytes_max as usize + 1]);
+                put_frame(&mut self.outgoing, net, 0x81, &vec![b' '; self.role.frame_bytes_max + 1]);
                 1009
             }
             _ => {
