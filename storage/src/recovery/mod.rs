@@ -198,6 +198,14 @@ pub fn recover<F: Folder>(folder: &mut F, shards: u16, fresh_key: HashKey) -> Re
     for log in &manifest.old {
         old.push(inspect(folder, &manifest, *log, &files, false, &mut report)?);
     }
+    // A change of the number of shards reads every page of the checkpoints: also that before anything is changed.
+    for found in current.iter().filter(|_| manifest.logs.len() != usize::from(shards)) {
+        if let (Some(index), Some(bytes)) = (found.catalog.checkpoint(), found.checkpoint.as_deref())
+            && checkpoint::verify_pages(index, bytes).is_err()
+        {
+            report.corrupt(index.file(), 0, Damage::Table);
+        }
+    }
     if report.is_corrupt() {
         return Err(RecoverError::Corrupt(report));
     }
