@@ -308,7 +308,7 @@ impl SimDisk {
         for operation in std::mem::take(&mut self.operations) {
             match operation.stage {
                 Stage::Write { file, at, bytes, .. } => {
-                    let first = at == BLOCK_BYTES;
+                    let first = at <= BLOCK_BYTES;
                     let name =
                         if first { "death: write in flight, first of a segment" } else { "death: write in flight" };
                     self.counts.add(FAULT, name);

@@ -137,8 +137,8 @@ impl Options {
         let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
         let stop_every = often(250, &[1500, 5000]);
         let stall_every = often(300, &[300, 2000]);
-        let rot_every = if damaged { often(500, &[1000, 4000]) } else { 0 };
-        let misdirected = if damaged { often(500, &[3, 20]) as u32 } else { 0 };
+        let rot_every = if damaged { often(600, &[300, 1500]) } else { 0 };
+        let misdirected = if damaged { often(600, &[20, 80]) as u32 } else { 0 };
         let read_fails = if damaged { often(700, &[1, 10, 50]) as u32 } else { 0 };
         let lingers = often(300, &[1]) > 0;
         let job_deaths = often(300, &[10, 100]) as u32;
@@ -149,8 +149,8 @@ impl Options {
             shards: r.between(1, 8).min(r.between(1, 8)) as u16,
             reshard: r.chance(500),
             faults: Faults {
-                write_fails: if r.chance(200) { rate(r, 3) } else { 0 },
-                sync_fails: if r.chance(300) { rate(r, 4) } else { 0 },
+                write_fails: if r.chance(200) { rate(r, 8) } else { 0 },
+                sync_fails: if r.chance(300) { rate(r, 8) } else { 0 },
                 read_fails,
                 full_commit_fails: rate(r, 1000),
                 delay_us: *r.pick(&[5, 50, 200, 2000]),

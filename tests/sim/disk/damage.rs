@@ -115,10 +115,10 @@ impl SimDisk {
         let kind = self.damage_random.below(8);
         let wanted = |file: FileId| match file {
             FileId::Segment(segment) => {
-                kind < 4 && self.names_durable.contains_key(&Name::Final(FileId::Sidecar(segment)))
+                kind < 3 && self.names_durable.contains_key(&Name::Final(FileId::Sidecar(segment)))
             }
             FileId::Sidecar(_) => (4..6).contains(&kind),
-            FileId::Checkpoint(..) => kind == 6,
+            FileId::Checkpoint(..) => kind == 6 || kind == 3,
             FileId::Manifest => kind == 7,
         };
         let found: Vec<(FileId, u64)> = self
