@@ -252,6 +252,6 @@ fn regression_a_pattern_subscribe_that_is_taken_back_while_it_attaches_is_answer
     let subscribe = world.send(0, 1, Command::SubscribePatterns { patterns: &["a.>"], from }).expect("room");
     let unsubscribe = world.send(0, 1, Command::UnsubscribePatterns).expect("room");
     world.settle();
-    assert_eq!(reply(&world, 0, 1, subscribe), "unsubscribed");
-    assert_eq!(reply(&world, 0, 1, unsubscribe), "unsubscribed");
+    assert_eq!(reply(&world, 0, 1, subscribe), "Unsubscribed");
+    assert_eq!(reply(&world, 0, 1, unsubscribe), "Unsubscribed");
 }
