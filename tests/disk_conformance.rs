@@ -12,11 +12,15 @@ mod random;
 mod sim_disk;
 
 use sim_disk::{Answer, Faults, SimDisk};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use storage::disk::{DiskDone, DiskFault, DiskOp, FileId, OpId};
 use storage::ids::{LogId, SegmentId};
 use storage::jobs::{Job, JobDone};
+use storage::recluster::{CLUSTERED, ReclusterJob, Source};
+use storage::record::{DataKind, EventBody, NO_OFFSET};
+use storage::sidecar::SealJob;
 use tidegate::disk::background::{BackgroundThread, Desk};
 use tidegate::disk::executor::{Executor, LogMemory, OPEN_FILES_MAX};
 use tidegate::disk::folder::{DataFolder, FolderError, file_id};
@@ -69,6 +73,12 @@ trait Rig {
     fn memory(&mut self) -> &mut Memory;
     fn perform(&mut self, op: DiskOp);
     fn wait(&mut self) -> DiskDone;
+    /// Every file of the folder, whole.
+    fn files(&self) -> BTreeMap<FileId, Vec<u8>>;
+    /// Names in the folder that are no files of a log.
+    fn strays(&self) -> Vec<String>;
+    /// No space from now on, or space again. A real disk is as full as it is.
+    fn set_full(&mut self, _full: bool) {}
 }
 
 struct Simulated {
@@ -111,6 +121,19 @@ impl Rig for Simulated {
             }
         }
     }
+
+    fn files(&self) -> BTreeMap<FileId, Vec<u8>> {
+        let content = |file| self.disk.content(file).expect("listed").to_vec();
+        self.disk.list().into_iter().map(|file| (file, content(file))).collect()
+    }
+
+    fn strays(&self) -> Vec<String> {
+        self.disk.temporaries().map(FileId::file_name).collect()
+    }
+
+    fn set_full(&mut self, full: bool) {
+        self.disk.set_full(full);
+    }
 }
 
 struct Real {
@@ -139,6 +162,29 @@ impl Drop for Folder {
 }
 
 impl Real {
+    /// Hands on what waits and takes what came back.
+    fn turn(&mut self) {
+        self.executor.pump(&mut self.ring);
+        self.ring.park(10_000).unwrap();
+        let mut batch = Vec::new();
+        self.ring.reap(&mut batch, 64);
+        for completion in &batch {
+            match completion.user_data.kind() {
+                Kind::Disk => {
+                    let token = completion.user_data.generation();
+                    self.executor.complete(token, completion.result, &mut self.ring);
+                }
+                Kind::Control => self.ring.waker_rang(completion),
+                kind => panic!("{kind:?} on a ring of files"),
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.folder.0).expect("the folder is there");
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("an ASCII name")).collect()
+    }
+
     fn new(base: &std::path::Path, name: &str) -> Self {
         let folder = Folder::new(base, name);
         let data = Arc::new(DataFolder::open(&folder.0).unwrap());
@@ -163,26 +209,25 @@ impl Rig for Real {
     }
 
     fn wait(&mut self) -> DiskDone {
-        let mut batch = Vec::new();
-        for _ in 0..10_000 {
+        // On a busy machine the background thread, which runs at a higher nice value, takes its time.
+        let began = std::time::Instant::now();
+        while began.elapsed() < std::time::Duration::from_secs(300) {
             self.executor.pump(&mut self.ring);
             if let Some(done) = self.executor.poll_done() {
                 return done;
             }
-            self.ring.park(10_000).unwrap();
-            self.ring.reap(&mut batch, 64);
-            for completion in &batch {
-                match completion.user_data.kind() {
-                    Kind::Disk => {
-                        let token = completion.user_data.generation();
-                        self.executor.complete(token, completion.result, &mut self.ring);
-                    }
-                    Kind::Control => self.ring.waker_rang(completion),
-                    kind => panic!("{kind:?} on a ring of files"),
-                }
-            }
+            self.turn();
         }
         panic!("no answer");
+    }
+
+    fn files(&self) -> BTreeMap<FileId, Vec<u8>> {
+        let named = self.names().into_iter().filter_map(|name| Some((file_id(&name)?, self.folder.0.join(name))));
+        named.map(|(file, path)| (file, std::fs::read(path).expect("listed"))).collect()
+    }
+
+    fn strays(&self) -> Vec<String> {
+        self.names().into_iter().filter(|name| file_id(name).is_none() && name != "LOCK").collect()
     }
 }
 
@@ -190,7 +235,9 @@ impl Drop for Real {
     /// The kernel must be done with the memory before it goes.
     fn drop(&mut self) {
         while !self.executor.is_idle() && !std::thread::panicking() {
-            self.wait();
+            // A file that is being closed has no answer to wait for.
+            let _ = self.executor.poll_done();
+            self.turn();
         }
     }
 }
@@ -392,7 +439,7 @@ fn more_files_than_may_be_open_are_all_read() {
             log.replace(FileId::Sidecar(segment(number)), &[number as u8; BLOCK]);
         }
         // All at once, on one buffer: only the answers count here.
-        let mut open = std::collections::BTreeSet::new();
+        let mut open = BTreeSet::new();
         for number in 0..count {
             let op = log.op();
             open.insert(op);
@@ -409,6 +456,249 @@ fn more_files_than_may_be_open_are_all_read() {
             assert!(log.read(FileId::Sidecar(segment(number)), 0, 1).unwrap() == vec![number as u8; BLOCK]);
         }
     });
+}
+
+#[test]
+fn a_segment_prepared_again_is_zeros_again() {
+    on_every_disk("again", |log| {
+        log.prepare(0);
+        log.commit(0, 0, 4, 7).unwrap();
+        // What an attempt that failed half way left behind is no better than what was never there.
+        log.prepare(0);
+        assert!(log.read(file(0), 0, 5).unwrap() == vec![0; 5 * BLOCK]);
+        log.commit(0, BLOCK, 1, 8).unwrap();
+        assert!(log.read(file(0), 0, 3).unwrap() == [vec![0; BLOCK], vec![8; BLOCK], vec![0; BLOCK]].concat());
+    });
+}
+
+#[test]
+fn a_job_without_its_input_makes_nothing() {
+    on_every_disk("no-input", |log| {
+        log.prepare(0);
+        let before = log.rig.files();
+        let seal = |number| Job::Seal(SealJob { segment: segment(number), salt: 1, end: 2 * BLOCK as u64 });
+        assert!(matches!(log.job(seal(9)), Err(DiskFault::Missing)), "no such segment");
+        let done = log.job(seal(0));
+        assert!(matches!(done, Ok(JobDone::Corrupt { file: of, .. }) if of == file(0)), "zeros: {done:?}");
+        let source = |number| Source { segment: segment(number), salt: 1, end: 2 * BLOCK as u64 };
+        for sources in [vec![source(9), source(10)], vec![source(0), source(0)]] {
+            let expected = sources[0].segment;
+            let job = ReclusterJob { target: segment(CLUSTERED), salt: 1, covers: (0, 1), sources };
+            let done = log.job(Job::Recluster(job));
+            match done {
+                Err(DiskFault::Missing) => assert_eq!(expected, segment(9)),
+                Ok(JobDone::Corrupt { file: of, .. }) => assert_eq!((of, expected), (file(0), segment(0))),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(log.rig.files(), before, "nothing new, nothing changed");
+        assert_eq!(log.rig.strays(), Vec::<String>::new(), "no draft is left");
+    });
+}
+
+/// Whatever order the disk takes them in: a read that crosses a removal or a replacement shows one of the two, whole.
+#[test]
+fn a_read_beside_a_job_on_its_file_sees_before_or_after() {
+    on_every_disk("beside", |log| {
+        let sidecar = FileId::Sidecar(segment(0));
+        for round in 0..16 {
+            log.replace(sidecar, &[1; 4 * BLOCK]);
+            let read = log.op();
+            log.rig.memory().read_buffer_mut(1).fill(0xee);
+            log.rig.perform(DiskOp::Read { op: read, file: sidecar, at: 0, len: 8 * BLOCK, slot: 1 });
+            let job = log.op();
+            let removes = round % 2 == 0;
+            let what = match removes {
+                true => Job::Remove { files: vec![sidecar] },
+                false => Job::Replace { file: sidecar, bytes: vec![2; 2 * BLOCK] },
+            };
+            log.rig.perform(DiskOp::Job { op: job, job: what });
+            for _ in 0..2 {
+                match log.rig.wait() {
+                    DiskDone::Job { op, result: Ok(_) } => assert_eq!(op, job),
+                    DiskDone::Read { op, result: Err(DiskFault::Missing) } => assert!(op == read && removes),
+                    DiskDone::Read { op, result: Ok(bytes) } => {
+                        assert_eq!(op, read);
+                        let seen = &log.rig.memory().read_buffer_mut(1)[..bytes];
+                        assert!(seen == [1; 4 * BLOCK] || (!removes && seen == [2; 2 * BLOCK]), "{bytes} bytes");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            // The next read is after the job, wherever the file was open before.
+            match log.read(sidecar, 0, 8) {
+                Err(DiskFault::Missing) => assert!(removes),
+                Ok(bytes) => assert!(!removes && bytes == [2; 2 * BLOCK]),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
+/// Drives a whole log, one operation at a time: its segments fill, are sealed, checkpointed, rewritten and removed.
+/// Every operation and every kind of job in the order a log asks for them; returns the kinds that were seen.
+fn drive(log: &mut Log<'_>) -> BTreeSet<&'static str> {
+    use storage::ids::HashKey;
+    use storage::log::{LogConfig, Open, RecoveredLog};
+    let key = HashKey(3, 4);
+    let config = LogConfig {
+        recluster_bytes_max: 512 << 10,
+        retention_bytes: 1 << 20,
+        checkpoint_bytes: 32 << 10,
+        ..LogConfig::small()
+    };
+    let mut core = storage::log::Log::new(config, RecoveredLog::empty(key, LogId(7)));
+    let (mut seen, mut now_us, mut tail) = (BTreeSet::new(), 0, [0u64; 6]);
+    for turn in 0..500u64 {
+        let session = (turn % 6) as usize;
+        let name = format!("session-{session}");
+        let id = key.partition("acme", &name);
+        if let Open::Ready(slot) = core.open(id, "acme", &name, Some(7)) {
+            let (message_id, data) = (format!("m-{}", tail[session]), vec![b'x'; 300 + (turn as usize * 37) % 1500]);
+            let event = EventBody {
+                topic: "chat",
+                client_id: "client",
+                message_id: &message_id,
+                traceparent: "",
+                data: &data,
+                data_kind: DataKind::Json as u8,
+                prev_offset: NO_OFFSET,
+                expires_ms: 0,
+                producer_epoch: 0,
+                producer_seq: NO_OFFSET,
+                dedupe_low: turn + 1,
+                dedupe_high: 1,
+                body_hash: 5,
+            };
+            if core.room(core.bytes_of(slot, &[event], &[])) {
+                core.append(slot, &[event], &[], 1_700_000_000_000 + turn);
+                tail[session] += 1;
+            }
+            if turn % 7 == 0 {
+                // A key that was never seen: filters and tables of sealed segments are asked.
+                core.dedupe(slot, 1u128 << 64 | u128::from(turn / 2));
+            }
+            if let storage::log::Read::Cold(ticket) = core.read(slot, tail[session] / 2) {
+                core.release(ticket);
+            }
+        }
+        now_us += 1_000_000;
+        while let Some(op) = core.poll_op(now_us) {
+            let done = match op {
+                DiskOp::Commit { op, segment, at, start, len, sync } => {
+                    seen.insert("commit");
+                    log.rig.memory().bytes_mut()[start..start + len].copy_from_slice(core.arena(start, len));
+                    log.rig.perform(DiskOp::Commit { op, segment, at, start, len, sync });
+                    log.rig.wait()
+                }
+                DiskOp::Read { op, file, at, len, slot } => {
+                    seen.insert("read");
+                    log.rig.perform(DiskOp::Read { op, file, at, len, slot: 1 });
+                    let done = log.rig.wait();
+                    if let DiskDone::Read { result: Ok(bytes), .. } = &done {
+                        core.read_buffer_mut(slot)[..*bytes]
+                            .copy_from_slice(&log.rig.memory().read_buffer_mut(1)[..*bytes]);
+                    }
+                    done
+                }
+                DiskOp::Job { op, job } => {
+                    seen.insert(match &job {
+                        Job::Prepare { .. } => "prepare",
+                        Job::Seal(_) => "seal",
+                        Job::Checkpoint(_) => "checkpoint",
+                        Job::Recluster(_) => "recluster",
+                        Job::Replace { .. } => "replace",
+                        Job::Remove { .. } => "remove",
+                    });
+                    log.rig.perform(DiskOp::Job { op, job });
+                    log.rig.wait()
+                }
+            };
+            core.handle_done(done);
+        }
+        while core.poll_event().is_some() {}
+        core.set_wall_ms(1_700_000_000_000 + turn);
+    }
+    seen
+}
+
+/// The same log on every disk leaves the same files, byte for byte.
+#[test]
+fn a_whole_log_leaves_the_same_bytes_on_every_disk() {
+    let expected = ["checkpoint", "commit", "prepare", "read", "recluster", "remove", "seal"];
+    let first: std::cell::RefCell<Option<BTreeMap<FileId, Vec<u8>>>> = Default::default();
+    on_every_disk("whole", |log| {
+        let seen = drive(log);
+        assert!(seen.iter().eq(&expected), "{seen:?}");
+        assert_eq!(log.rig.strays(), Vec::<String>::new());
+        let files = log.rig.files();
+        let mut first = first.borrow_mut();
+        let first = first.get_or_insert_with(|| files.clone());
+        assert!(first.keys().eq(files.keys()), "{:?} {:?}", first.keys(), files.keys());
+        for (name, bytes) in &files {
+            assert!(first[name] == *bytes, "{name:?}: {} and {} bytes", first[name].len(), bytes.len());
+        }
+    });
+}
+
+/// A disk without space refuses whole jobs, which leave nothing; what was committed stays readable, and with space again
+/// all goes on.
+fn full_disk(log: &mut Log<'_>) {
+    log.prepare(0);
+    log.commit(0, 0, 4, 3).unwrap();
+    let before = log.rig.files();
+    log.rig.set_full(true);
+    let prepare = Job::Prepare { segment: segment(1), bytes: 4 * SEGMENT_BYTES };
+    assert!(matches!(log.job(prepare), Err(DiskFault::NoSpace)));
+    let replace = Job::Replace { file: FileId::Sidecar(segment(0)), bytes: vec![5; 4 * SEGMENT_BYTES as usize] };
+    assert!(matches!(log.job(replace), Err(DiskFault::NoSpace)));
+    assert!(log.read(file(0), 0, 4).unwrap() == vec![3; 4 * BLOCK], "reads go on");
+    let strays = log.rig.strays();
+    assert!(strays.is_empty(), "left behind: {strays:?}");
+    log.rig.set_full(false);
+    log.replace(FileId::Sidecar(segment(0)), &[6; 700]);
+    log.commit(0, 4 * BLOCK, 1, 4).unwrap();
+    let after = log.rig.files();
+    assert_eq!(after.len(), before.len() + 1, "the segment that had no space does not exist");
+}
+
+#[test]
+fn without_space_jobs_fail_whole_and_reads_go_on() {
+    for seed in 0..20 {
+        full_disk(&mut Log { rig: &mut Simulated::new(seed), next_op: 0 });
+    }
+    let Some(small) = SmallDisk::new(2 * SEGMENT_BYTES) else {
+        eprintln!("skipped on a real disk: mounting a small tmpfs needs root");
+        return;
+    };
+    full_disk(&mut Log { rig: &mut Real::new(&small.0, "full"), next_op: 0 });
+}
+
+/// A tmpfs of so many bytes, unmounted with its owner.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(bytes: u64) -> Option<Self> {
+        let path = std::env::temp_dir().join(format!("tidegate-small-{}", std::process::id()));
+        std::fs::create_dir_all(&path).ok()?;
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
+            .arg(&path)
+            .stderr(std::process::Stdio::null())
+            .status();
+        let disk = mounted.is_ok_and(|status| status.success()).then(|| Self(path.clone()));
+        if disk.is_none() {
+            let _ = std::fs::remove_dir(&path);
+        }
+        disk
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
 }
 
 /// Of the simulated disk alone: the reason why it exists.

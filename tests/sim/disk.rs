@@ -211,6 +211,11 @@ impl SimDisk {
         self.names.keys().filter_map(|name| if let Name::Final(file) = name { Some(*file) } else { None }).collect()
     }
 
+    /// Files that are being made, by the names they will have.
+    pub fn temporaries(&self) -> impl Iterator<Item = FileId> {
+        self.names.keys().filter_map(|name| if let Name::Temporary(file) = name { Some(*file) } else { None })
+    }
+
     /// Content as a read sees it.
     pub fn content(&self, file: FileId) -> Option<&[u8]> {
         Some(&self.files[self.names.get(&Name::Final(file))?].now)
