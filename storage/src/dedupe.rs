@@ -14,6 +14,7 @@
 
 use crate::catalog::KeyMap;
 use crate::ids::{Offset, SegmentId};
+use crate::record::RECORD_EVENTS_MAX;
 use std::collections::VecDeque;
 
 /// Maps the memory is cut into.
@@ -22,8 +23,10 @@ const MAPS: usize = 8;
 const MAPS_PER_SEGMENT: usize = MAPS / 4;
 /// Bytes of a bucket: key, offset, body hash, control byte.
 const BUCKET_BYTES: usize = 33;
-/// Smallest map worth having.
-const BUCKETS_MIN: usize = 16;
+/// Smallest map: all of them hold two of the largest records, one in a segment that is being indexed, one to come. With less
+/// there would never be room for the next record.
+const BUCKETS_MIN: usize = 128;
+const _: () = assert!(BUCKETS_MIN / 8 * 7 * MAPS >= 2 * RECORD_EVENTS_MAX);
 
 /// Least `dedupe_hot_bytes_max` that works.
 pub const DEDUPE_HOT_BYTES_MIN: usize = MAPS * BUCKETS_MIN * BUCKET_BYTES;
@@ -150,7 +153,7 @@ mod tests {
         fn keeps_every_key_until_its_segment_is_released(
             steps in proptest::collection::vec((0u8..10, 0usize..40), 1..60),
         ) {
-            let mut hot = HotKeys::new(DEDUPE_HOT_BYTES_MIN * 4);
+            let mut hot = HotKeys::new(DEDUPE_HOT_BYTES_MIN);
             let memory = hot.memory_bytes();
             let mut model: BTreeMap<u128, (u32, u64)> = BTreeMap::new();
             let (mut next, mut filling) = (0u64, 0u32);

@@ -2,6 +2,7 @@
 
 mod world;
 
+use storage::dedupe::DEDUPE_HOT_BYTES_MIN;
 use storage::disk::FileId;
 use storage::group::GroupHeader;
 use storage::ids::{LogId, SegmentId};
@@ -117,4 +118,17 @@ fn regression_counters_at_their_end_are_damage() {
     let mut files = world.files.clone();
     forge(&mut files, file, 4096 + 32, &u64::MAX.to_le_bytes(), 4096 + 60, 4096..4096 + 60);
     assert_eq!(GroupHeader::get(&files.files[&file][4096..]), None);
+}
+
+/// The least memory for message ids that is allowed takes the largest record again and again.
+#[test]
+fn regression_the_least_dedupe_memory_takes_every_record() {
+    let config = LogConfig { dedupe_hot_bytes_max: DEDUPE_HOT_BYTES_MIN, commit_bytes_max: 128 << 10, ..config() };
+    let config =
+        LogConfig { segment_bytes: 512 << 10, hot_tail_bytes: 1 << 20, read_buffer_bytes: 256 << 10, ..config };
+    let (mut world, _) = World::boot(config, Files::default());
+    for turn in 0..20 {
+        let (offset, _) = world.append_all("a", &[&b"1"[..]; 256]);
+        assert_eq!(offset, turn * 256);
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::PAGE_BYTES_MAX;
 use crate::commit::CommitConfig;
+use crate::dedupe::DEDUPE_HOT_BYTES_MIN;
 use crate::group::BLOCK_BYTES;
 use crate::live::LIVE_BYTES_PER_RECORD;
 use crate::recluster::ReclusterLimits;
@@ -137,7 +138,7 @@ impl LogConfig {
     /// The first that does not hold.
     pub fn check(&self) -> Result<(), ConfigFault> {
         let group_run = self.commit_bytes_max + BLOCK_BYTES;
-        let rules: [(bool, &'static str); 11] = [
+        let rules: [(bool, &'static str); 12] = [
             (self.commit_bytes_max.is_multiple_of(BLOCK_BYTES), "commit_bytes_max must be a multiple of 4096"),
             (self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64), "segment_bytes must be a multiple of 4096"),
             (self.read_ahead_bytes.is_multiple_of(BLOCK_BYTES), "read_ahead_bytes must be a multiple of 4096"),
@@ -162,6 +163,10 @@ impl LogConfig {
             (
                 self.read_buffer_bytes >= PAGE_BYTES_MAX && self.read_ahead_bytes >= 2 * BLOCK_BYTES,
                 "read_buffer_bytes must hold the largest page of a checkpoint (76 KiB), read_ahead_bytes two blocks",
+            ),
+            (
+                self.dedupe_hot_bytes_max >= DEDUPE_HOT_BYTES_MIN,
+                "dedupe_hot_bytes_max must be at least 33 KiB, the message ids of two records of 256 events: with less the log never takes one",
             ),
             (
                 self.read_ahead_bytes <= self.read_buffer_bytes && self.partitions_resident_max > 0,
@@ -256,5 +261,11 @@ mod tests {
     fn a_contradiction_names_its_cure() {
         let config = LogConfig { hot_tail_bytes: 4 << 20, ..LogConfig::default() };
         assert!(config.check().unwrap_err().to_string().starts_with("hot_tail_bytes must be at least"));
+        // Found by the fuzzer of recovery: with 16 KiB no record was ever taken, and nobody said why.
+        for (bytes, holds) in [(16 << 10, false), (DEDUPE_HOT_BYTES_MIN - 1, false), (DEDUPE_HOT_BYTES_MIN, true)] {
+            let config = LogConfig { dedupe_hot_bytes_max: bytes, ..LogConfig::small() };
+            assert_eq!(config.check().is_ok(), holds, "{bytes}");
+            assert!(DEDUPE_HOT_BYTES_MIN == 33 << 10);
+        }
     }
 }
