@@ -101,7 +101,7 @@ impl ChunkPool {
     }
 
     fn place(&self, chunk: u32, at: usize) -> *mut u8 {
-        assert!((chunk as usize) < self.next.len() && at <= CHUNK_BYTES);
+        assert!((chunk as usize) < self.next.len() && at <= CHUNK_BYTES, "a queue holds chunks of this pool only");
         // SAFETY: inside the mapping (or one past its end) by the assertion.
         unsafe { self.region.as_ptr().add(chunk as usize * CHUNK_BYTES + at) }
     }

@@ -26,7 +26,7 @@ impl Table {
 
     /// Gives a slot away. The table is not full.
     pub fn insert(&mut self, connection: Connection) -> ConnectionId {
-        assert!(!self.is_full());
+        assert!(!self.is_full(), "whoever inserts has seen that the table is not full");
         let slot = self.slots.insert(connection);
         self.generations[slot] = self.generations[slot].wrapping_add(1);
         ConnectionId { slot: slot as u32, generation: self.generations[slot] }

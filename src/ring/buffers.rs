@@ -73,7 +73,7 @@ impl RecvBuffers {
 
     /// Lends the buffer to the kernel again.
     pub fn give_back(&mut self, filled: Filled) {
-        assert!(Rc::ptr_eq(&self.map, &filled.map));
+        assert!(Rc::ptr_eq(&self.map, &filled.map), "a buffer goes back to the ring that lent it");
         self.filled[usize::from(filled.bid)] = false;
         self.recycle(filled.bid);
     }

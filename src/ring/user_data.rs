@@ -74,7 +74,7 @@ pub struct UserData(u64);
 impl UserData {
     /// Packs. `slot` < [`SLOTS_MAX`].
     pub const fn new(kind: Kind, slot: u32, generation: u32) -> Self {
-        assert!(slot < SLOTS_MAX);
+        assert!(slot < SLOTS_MAX, "every table of slots is bounded by SLOTS_MAX");
         Self((kind as u64) << 56 | (slot as u64) << 32 | generation as u64)
     }
 

@@ -206,9 +206,13 @@ impl Pipeline {
             config.hot_tail_bytes >= group_run * (config.groups_in_flight_max + 3),
             "hot tail holds too few groups"
         );
-        assert!(config.group_bytes_max.is_multiple_of(BLOCK_BYTES) && config.groups_in_flight_max > 0);
         assert!(
-            config.segment_bytes >= (group_run + BLOCK_BYTES) as u64 && config.segment_bytes <= u64::from(u32::MAX)
+            config.group_bytes_max.is_multiple_of(BLOCK_BYTES) && config.groups_in_flight_max > 0,
+            "groups are whole blocks, and one may be in flight"
+        );
+        assert!(
+            config.segment_bytes >= (group_run + BLOCK_BYTES) as u64 && config.segment_bytes <= u64::from(u32::MAX),
+            "a segment holds a header and a group, and its positions are 32 bits"
         );
         let arena = Arena::new(config.hot_tail_bytes);
         let groups_max = arena.len() / BLOCK_BYTES;

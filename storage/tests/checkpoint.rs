@@ -256,3 +256,23 @@ fn of_two_copies_of_a_partition_the_newer_wins() {
         assert_eq!(tails(&one[0].1, &one[0].0), BTreeMap::from([(id("a"), 5)]));
     }
 }
+
+/// Found by the fuzzer: a footer with a right checksum that counts more partitions than its pages can hold. The filter of the
+/// next checkpoint is made for as many, and the process ended where it asked for terabytes.
+#[test]
+fn regression_a_checkpoint_counts_no_more_entries_than_its_pages_hold() {
+    let (mut file, model) = small();
+    let footer = file.len() - 4096;
+    let count = |file: &mut Vec<u8>, entries: u64| {
+        file[footer + 40..footer + 48].copy_from_slice(&entries.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&file[footer..footer + 8]), &file[footer + 12..]);
+        file[footer + 8..footer + 12].copy_from_slice(&crc.to_le_bytes());
+    };
+    count(&mut file, model.len() as u64);
+    assert!(CheckpointIndex::parse(LOG, 1, &file).is_ok(), "the place of the count is right");
+    for entries in [u64::MAX, 1 << 40, file.len() as u64] {
+        count(&mut file, entries);
+        let verdict = CheckpointIndex::parse(LOG, 1, &file);
+        assert_eq!(verdict, Err(BadCheckpoint::Corrupt { at: footer as u64 }), "{entries}");
+    }
+}

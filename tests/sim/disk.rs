@@ -212,6 +212,7 @@ impl SimDisk {
     }
 
     /// Files that are being made, by the names they will have.
+    #[allow(dead_code, reason = "for the conformance suite")]
     pub fn temporaries(&self) -> impl Iterator<Item = FileId> {
         self.names.keys().filter_map(|name| if let Name::Temporary(file) = name { Some(*file) } else { None })
     }

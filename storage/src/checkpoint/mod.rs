@@ -161,6 +161,10 @@ impl CheckpointIndex {
         if padded != Some(footer_at as u64) || !footer.pages_bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return Err(corrupt(footer_at));
         }
+        // Memory of the next checkpoint's filter goes by the count: no more entries than the pages have room for.
+        if footer.entries > footer.pages_bytes / page::ENTRY_PREFIX_BYTES as u64 {
+            return Err(corrupt(footer_at));
+        }
         let tables_at = BLOCK_BYTES + footer.pages_bytes as usize;
         let tables = &tables[tables_at..];
         if crc32c::crc32c(tables) != footer.tables_crc {

@@ -19,7 +19,7 @@ use crate::ids::{LogId, PartitionId};
 pub(super) const PAGE_MAGIC: u16 = 0x4750;
 pub(super) const PAGE_HEAD_BYTES: usize = 24;
 /// An entry up to and with `changed`.
-const ENTRY_PREFIX_BYTES: usize = 56;
+pub(super) const ENTRY_PREFIX_BYTES: usize = 56;
 
 /// One entry as it lies in a page or draft: its key, the last record in it, its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -220,7 +220,8 @@ pub fn span_bytes_max(body: &SpanBody<'_>) -> usize {
 /// If `out` is shorter than [`commit_bytes_max`] or the body holds more than [`RECORD_EVENTS_MAX`] events or
 /// [`RECORD_MARKERS_MAX`] markers: admission was skipped.
 pub fn encode_commit(head: &RecordHead, body: &CommitBody<'_>, out: &mut [u8]) -> usize {
-    assert!(body.events.len() <= RECORD_EVENTS_MAX && body.markers.len() <= RECORD_MARKERS_MAX);
+    let fits = body.events.len() <= RECORD_EVENTS_MAX && body.markers.len() <= RECORD_MARKERS_MAX;
+    assert!(fits, "commands of more events or markers are refused");
     let mut scratch = [MaybeUninit::<u8>::uninit(); SCRATCH_BYTES];
     let body_bytes = archived::serialize(body, &mut out[HEAD_BYTES..], &mut scratch);
     let head = RecordHead { kind: Kind::Commit, count: body.events.len() as u32, ..*head };

@@ -102,7 +102,7 @@ impl<'a> RecordView<'a> {
     /// If the length field does not fit `bytes`.
     pub unsafe fn trusted(bytes: &'a [u8]) -> RecordView<'a> {
         let length = u32_at(bytes, 0) as usize;
-        assert!(length >= HEAD_BYTES);
+        assert!(length >= HEAD_BYTES, "a record starts here, as the caller vouches");
         RecordView { bytes: &bytes[..length] }
     }
 
