@@ -303,6 +303,10 @@ pub fn scan_segment(bytes: &[u8], expect: SegmentExpect, mut visit: impl FnMut(u
         return scan;
     }
     scan.header = Some(header);
+    if bytes.len() < BLOCK_BYTES {
+        scan.verdict = corrupt(0, Damage::FileShort);
+        return scan;
+    }
     scan.end = BLOCK_BYTES as u64;
     scan.next_group = header.first_group;
     scan.next_log_seq = header.first_log_seq;

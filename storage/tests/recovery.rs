@@ -132,3 +132,15 @@ fn regression_the_least_dedupe_memory_takes_every_record() {
         assert_eq!(offset, turn * 256);
     }
 }
+
+/// Found by the fuzzer: a segment that ends inside its header block, with a header that calls itself whole. It was clean as far
+/// as a block that is not there, and the boot made that durable.
+#[test]
+fn regression_a_segment_that_ends_in_its_header_is_damage() {
+    let (mut world, _) = World::boot(config(), Files::default());
+    fill(&mut world, 3);
+    let file = FileId::Segment(SegmentId { log: LogId(0), number: 0 });
+    forge(&mut world.files, file, 32, &4096u64.to_le_bytes(), 60, 0..60);
+    world.files.files.get_mut(&file).expect("it exists").truncate(1024);
+    assert!(corrupt(world.files));
+}
