@@ -2,34 +2,21 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use storage::recluster::{CLUSTERED, SEGMENTS_END, covers};
 use storage::segment::{SegmentExpect, SegmentHeader, Verdict, scan_segment};
 use storage::sidecar::SidecarBuilder;
-use tidegate_fuzz::{BLOCK, KEY, file_of, seal, seal_record, segment, u32_at};
+use tidegate_fuzz::{BLOCK, KEY, file_of, seal_segment, segment};
 
 const APPENDED: &[u8] = include_bytes!("../../../storage/tests/golden/appended.log");
-const CLUSTERED: &[u8] = include_bytes!("../../../storage/tests/golden/clustered.log");
+const REWRITTEN: &[u8] = include_bytes!("../../../storage/tests/golden/clustered.log");
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, input)) = input.split_first() else { return };
-    let golden = if choice & 1 == 0 { APPENDED } else { CLUSTERED };
+    let golden = if choice & 1 == 0 { APPENDED } else { REWRITTEN };
     let mut file = file_of(input, golden);
-    seal(&mut file, 60, 0, 60);
-    let mut at = BLOCK;
-    while at + 64 <= file.len() {
-        seal(&mut file, at + 60, at, at + 60);
-        let end = (at + 64 + u32_at(&file, at + 12)).min(file.len());
-        let mut record = at + 64;
-        while record < end && u32_at(&file, record) > 0 {
-            record = seal_record(&mut file, record);
-        }
-        at += BLOCK;
-    }
+    seal_segment(&mut file, KEY);
     let name = SegmentHeader::get(&file).map_or(segment(0), |header| header.segment);
     let salt = KEY.segment_salt(name);
-    if file.len() >= 64 {
-        file[56..60].copy_from_slice(&salt.to_le_bytes());
-        seal(&mut file, 60, 0, 60);
-    }
     let place = |bit: u8, at: u64| (choice & bit != 0).then_some(at);
     let expect = SegmentExpect {
         segment: name,
@@ -39,8 +26,9 @@ fuzz_target!(|input: &[u8]| {
         durable_end: place(4, 2 * BLOCK as u64).unwrap_or(0),
     };
     let (mut last, mut records) = (0, 0);
-    let kind = SegmentHeader::get(&file).map(|header| header.kind);
-    let mut sidecar = kind.ok().map(|kind| SidecarBuilder::new(name, kind, (name.number, name.number)));
+    let header = SegmentHeader::get(&file).ok().filter(|header| header.segment.number & !CLUSTERED != SEGMENTS_END);
+    let range = header.and_then(|header| Some((header.kind, covers(&header)?)));
+    let mut sidecar = range.map(|(kind, range)| SidecarBuilder::new(name, kind, range));
     let scan = scan_segment(&file, expect, |position, record| {
         assert!(position > last && position as usize + record.bytes().len() <= file.len());
         last = position;

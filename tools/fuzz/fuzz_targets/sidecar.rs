@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use storage::ids::SliceId;
 use storage::recluster::CLUSTERED;
 use storage::sidecar::{BlockAt, SidecarIndex};
-use tidegate_fuzz::{BLOCK, KEY, file_of, seal, segment, u32_at};
+use tidegate_fuzz::{KEY, file_of, seal_sidecar, segment};
 
 const APPENDED: &[u8] = include_bytes!("../../../storage/tests/golden/sidecar.idx");
 const REWRITTEN: &[u8] = include_bytes!("../../../storage/tests/golden/clustered.idx");
@@ -14,14 +14,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((choice, input)) = input.split_first() else { return };
     let (golden, name) = if choice & 1 == 0 { (APPENDED, segment(0)) } else { (REWRITTEN, segment(CLUSTERED)) };
     let mut file = file_of(input, golden);
-    let blocks: usize = (0..3).map(|table| u32_at(&file, BLOCKS_AT + 4 * table)).fold(1, usize::saturating_add);
-    for block in 1..blocks.min(file.len() / BLOCK) {
-        seal(&mut file, block * BLOCK, block * BLOCK + 4, (block + 1) * BLOCK);
-    }
-    let tables = blocks.saturating_mul(BLOCK);
-    let end = file.len();
-    seal(&mut file, TABLES_CRC_AT, tables, end);
-    seal(&mut file, 8, 12, BLOCK);
+    seal_sidecar(&mut file);
     let Ok(index) = SidecarIndex::parse(name, &file) else { return };
     let block = |at: BlockAt| file.get(at.at as usize..).and_then(|rest| rest.get(..at.len));
     for n in 0..3 {
@@ -53,6 +46,3 @@ fuzz_target!(|input: &[u8]| {
         }
     }
 });
-
-const BLOCKS_AT: usize = 8 + 4 + 4 + 4 * 4 + 7 * 8;
-const TABLES_CRC_AT: usize = BLOCKS_AT + 3 * 4 + 4 + 8 + 8;

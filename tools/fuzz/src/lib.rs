@@ -62,6 +62,74 @@ pub fn u32_at(file: &[u8], at: usize) -> usize {
     file.get(at..at + 4).map_or(0, |raw| u32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]) as usize)
 }
 
+/// Makes every checksum of a segment right, and its salt that of the name in its header.
+pub fn seal_segment(file: &mut [u8], key: HashKey) {
+    seal(file, 60, 0, 60);
+    let mut at = BLOCK;
+    while at + 64 <= file.len() {
+        seal(file, at + 60, at, at + 60);
+        let end = (at + 64 + u32_at(file, at + 12)).min(file.len());
+        let mut record = at + 64;
+        while record < end && u32_at(file, record) > 0 {
+            record = seal_record(file, record);
+        }
+        at += BLOCK;
+    }
+    if let Ok(header) = storage::segment::SegmentHeader::get(file) {
+        file[56..60].copy_from_slice(&key.segment_salt(header.segment).to_le_bytes());
+        seal(file, 60, 0, 60);
+    }
+}
+
+/// Makes every checksum of a sidecar right. Places of its header, see the table in `storage/FORMAT.md`: blocks of its three
+/// tables, checksum of what follows them.
+pub fn seal_sidecar(file: &mut [u8]) {
+    const BLOCKS_AT: usize = 8 + 4 + 4 + 4 * 4 + 7 * 8;
+    const TABLES_CRC_AT: usize = BLOCKS_AT + 3 * 4 + 4 + 8 + 8;
+    let blocks: usize = (0..3).map(|table| u32_at(file, BLOCKS_AT + 4 * table)).fold(1, usize::saturating_add);
+    for block in 1..blocks.min(file.len() / BLOCK) {
+        seal(file, block * BLOCK, block * BLOCK + 4, (block + 1) * BLOCK);
+    }
+    let (tables, end) = (blocks.saturating_mul(BLOCK), file.len());
+    seal(file, TABLES_CRC_AT, tables, end);
+    seal(file, 8, 12, BLOCK);
+}
+
+/// Makes every checksum of a checkpoint right. Places in its footer: magic, own checksum, checksum of the tables, bytes of
+/// the pages.
+pub fn seal_checkpoint(file: &mut [u8]) {
+    const FOOTER_CRC_AT: usize = 8;
+    const TABLES_CRC_AT: usize = 12;
+    const PAGES_BYTES_AT: usize = 16;
+    let footer = file.len().saturating_sub(BLOCK);
+    seal_around(file, 0, 12);
+    let tables = BLOCK.saturating_add(u32_at(file, footer + PAGES_BYTES_AT));
+    let mut page = BLOCK;
+    while page < tables.min(footer) {
+        let length = u32_at(file, page + 4).clamp(1, footer - page);
+        seal(file, page, page + 4, page + length);
+        page += length.max(BLOCK);
+    }
+    seal(file, footer + TABLES_CRC_AT, tables, footer);
+    seal_around(file, footer, FOOTER_CRC_AT);
+}
+
+/// The checksum of a header block leaves itself out.
+fn seal_around(file: &mut [u8], block: usize, at: usize) {
+    let Some(bytes) = file.get(block..block + BLOCK) else { return };
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..at]), &bytes[at + 4..]);
+    file[block + at..block + at + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Makes the length and the checksum of a manifest right.
+pub fn seal_manifest(file: &mut [u8]) {
+    let end = file.len();
+    if end >= 16 {
+        file[12..16].copy_from_slice(&(end as u32).to_le_bytes());
+    }
+    seal(file, 8, 12, end);
+}
+
 /// Seals a record that begins at `at`; where the next one would begin.
 pub fn seal_record(file: &mut [u8], at: usize) -> usize {
     let end = at + u32_at(file, at).max(8);
