@@ -123,8 +123,10 @@ impl Options {
             }
         }
         // So many come that a session has no room for one more numbering producer.
-        if swarm.chance(50) {
-            for _ in 0..10 {
+        let crowded = swarm.chance(50);
+        if crowded {
+            roles.truncate(2);
+            for _ in 0..12 {
                 let publishes = vec!["crowd".to_owned()];
                 roles.push(Role { publishes, crowd: true, data_bytes_max: 64, ..Role::default() });
             }
@@ -163,12 +165,12 @@ impl Options {
             rot_every,
             linger: if lingers { 400 } else { 0 },
             far_jumps,
-            crash_every: *r.pick(&[400, 1500, 4000, 12_000]),
+            crash_every: if crowded { 12_000 } else { *r.pick(&[400, 1500, 4000, 12_000]) },
             full_every: if r.chance(300) { 3000 } else { 0 },
             clock_jumps: r.chance(300),
             break_every: *r.pick(&[200, 1000, 5000]),
             at_owner: *r.pick(&[0, 300, 1000]),
-            chunk_bytes_max: *r.pick(&[1, 17, 300, 4096, 65536]),
+            chunk_bytes_max: if crowded { 65536 } else { *r.pick(&[1, 17, 300, 4096, 65536]) },
             deliver_bytes: *r.pick(&[600, 4096, 65536, 1 << 20]),
             step_us: *r.pick(&[1, 10, 60, 300]),
             limits,

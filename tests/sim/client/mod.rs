@@ -300,7 +300,11 @@ impl Client {
 
     /// Whether it has done what it came for.
     pub fn leaves(&self) -> bool {
-        self.role.crowd && self.connected && self.work.is_empty() && self.pending.is_empty() && self.next_number > 0
+        self.role.crowd
+            && self.connected
+            && self.work.is_empty()
+            && self.pending.is_empty()
+            && self.next_number > u64::from(self.incarnation)
     }
 
     /// It comes back as somebody else.

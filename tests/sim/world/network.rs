@@ -185,7 +185,7 @@ impl World {
         let client = self.workload.index(self.clients.len());
         let now = self.now();
         if self.links[client].is_none() {
-            if self.calm || self.net.chance(300) {
+            if self.calm || self.net.chance(if self.clients[client].role.crowd { 900 } else { 300 }) {
                 self.connect(client);
             }
             return;
