@@ -6,7 +6,7 @@ use storage::dedupe::DEDUPE_HOT_BYTES_MIN;
 use storage::disk::FileId;
 use storage::group::GroupHeader;
 use storage::ids::{LogId, SegmentId};
-use storage::log::{LogConfig, LogEvent};
+use storage::log::{LogConfig, LogEvent, Read, ReadFault};
 use storage::recluster::SEGMENTS_END;
 use storage::recovery::{RecoverError, recover};
 use storage::segment::{HeaderFault, SegmentHeader};
@@ -143,4 +143,29 @@ fn regression_a_segment_that_ends_in_its_header_is_damage() {
     forge(&mut world.files, file, 32, &4096u64.to_le_bytes(), 60, 0..60);
     world.files.files.get_mut(&file).expect("it exists").truncate(1024);
     assert!(corrupt(world.files));
+}
+
+/// Found by the fuzzer: a sealed segment that lost its end while nobody looked. Its sidecar vouches for it, so boot does not read
+/// it; a reader asked for the same bytes again and again, and the disk never had more.
+#[test]
+fn regression_a_sealed_segment_that_lost_its_end_is_a_fault_to_its_reader() {
+    let (mut world, _) = World::boot(config(), Files::default());
+    fill(&mut world, 60);
+    let (mut world, _) = World::boot(config(), world.files);
+    let segment = SegmentId { log: LogId(0), number: 0 };
+    assert!(world.files.files.contains_key(&FileId::Sidecar(segment)), "sealed");
+    for length in [4096, 8192, 9000, 0] {
+        world.files.files.get_mut(&FileId::Segment(segment)).expect("it exists").truncate(length);
+        let slot = world.open("a");
+        let Read::Cold(ticket) = world.log.read(slot, 3) else { panic!("long out of memory") };
+        let mut asked = 0;
+        while let Some(op) = world.log.poll_op(world.now_us) {
+            asked += 1;
+            assert!(asked < 20, "the same is asked for again and again");
+            let done = world.files.perform(&mut world.log, op);
+            world.log.handle_done(done);
+        }
+        assert!(matches!(world.log.read_records(ticket).map(|_| ()), Err(ReadFault::Corrupt { .. })), "{length}");
+        world.log.release(ticket);
+    }
 }

@@ -97,6 +97,8 @@ struct Slot {
     file: FileId,
     /// File position of the buffer's first byte.
     at: u64,
+    /// Bytes asked for. A read that is shorter has met the end of the file, and asking again brings no more.
+    asked: usize,
     /// Places of records: file positions until the read is done, then places in the memory. Never grows beyond its first
     /// capacity.
     records: Vec<u32>,
@@ -145,6 +147,7 @@ impl Reader {
             purpose: Purpose::Page { load: 0 },
             file: FileId::Manifest,
             at: 0,
+            asked: 0,
             records: Vec::with_capacity(READ_RECORDS_MAX),
             after: Vec::with_capacity(READ_RECORDS_MAX),
             end: None,
@@ -191,7 +194,7 @@ impl Reader {
         slot.generation = slot.generation.wrapping_add(1);
         slot.state = State::Reading;
         self.loading += usize::from(purpose.is_load());
-        (slot.purpose, slot.file, slot.at, slot.end) = (purpose, file, at, None);
+        (slot.purpose, slot.file, slot.at, slot.asked, slot.end) = (purpose, file, at, len, None);
         slot.records.clear();
         slot.after.clear();
         Some(Wanted { slot: index, generation: slot.generation, file, at, len })
@@ -220,7 +223,7 @@ impl Reader {
     /// Goes on with another block of an index in the same buffer.
     pub(crate) fn again(&mut self, index: u16, purpose: Purpose, block: BlockAt) -> Wanted {
         let slot = &mut self.slots[usize::from(index)];
-        (slot.purpose, slot.file, slot.at) = (purpose, block.file, block.at);
+        (slot.purpose, slot.file, slot.at, slot.asked) = (purpose, block.file, block.at, block.len);
         Wanted { slot: index, generation: slot.generation, file: block.file, at: block.at, len: block.len }
     }
 
@@ -261,6 +264,7 @@ impl Reader {
         slot.records.truncate(kept.max(1));
         slot.at = (low / BLOCK_BYTES * BLOCK_BYTES) as u64;
         let len = len.min(buffer_bytes);
+        slot.asked = len;
         Some(Wanted { slot: index, generation: slot.generation, file: slot.file, at: slot.at, len })
     }
 
@@ -303,7 +307,12 @@ impl Reader {
             Ok(()) => self.finish(slot, Ok(())),
             Err(Unusable::Fault(fault)) => self.finish(slot, Err(fault)),
             Err(Unusable::Longer(len)) => {
-                let Slot { file, at, .. } = self.slots[usize::from(slot)];
+                let state = &mut self.slots[usize::from(slot)];
+                let (file, at) = (state.file, state.at);
+                if len <= state.asked {
+                    return self.finish(slot, Err(ReadFault::Corrupt { file, at }));
+                }
+                state.asked = len;
                 Outcome::Again(Wanted { slot, generation, file, at, len })
             }
         }
