@@ -169,3 +169,24 @@ fn regression_a_sealed_segment_that_lost_its_end_is_a_fault_to_its_reader() {
         world.log.release(ticket);
     }
 }
+
+/// Found by the fuzzer: the header block of the segment in which the checkpoint stands is unreadable, and nothing was committed
+/// behind the checkpoint that would prove it had been there. The boot took the segment for one never used, removed it and
+/// served a session without its history; the boot after that missed the file.
+#[test]
+fn regression_an_unreadable_header_where_the_checkpoint_stands_is_damage() {
+    let (mut world, _) = World::boot(config(), Files::default());
+    fill(&mut world, 3);
+    world.log.checkpoint_now();
+    world.settle();
+    let segment = FileId::Segment(SegmentId { log: LogId(0), number: 0 });
+    let checkpoints = world.files.files.keys().filter(|file| matches!(file, FileId::Checkpoint(..))).count();
+    assert_eq!((checkpoints, world.files.files.contains_key(&segment)), (1, true));
+    let mut files = world.files.clone();
+    files.files.get_mut(&segment).expect("it exists")[3] ^= 1;
+    assert!(corrupt(files));
+    let mut files = world.files.clone();
+    files.files.remove(&segment);
+    assert!(corrupt(files));
+    assert!(!corrupt(world.files));
+}

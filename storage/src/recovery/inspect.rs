@@ -190,9 +190,12 @@ pub(super) fn inspect<F: Folder>(
     if let Some(position) = position {
         let at_least = if position.at > 0 { position.segment + 1 } else { position.segment };
         found.start.next_segment = found.start.next_segment.max(at_least);
-        if next.1 < position.log_seq || (position.at > 0 && !appended.contains_key(&position.segment)) {
+        // A file that is there and not in the chain has no header that can be read, though there were groups behind it.
+        let held = chain.iter().any(|(number, _)| *number == position.segment);
+        if next.1 < position.log_seq || (position.at > 0 && !held) {
             let file = FileId::Segment(SegmentId { log, number: position.segment });
-            report.corrupt(file, position.at, Damage::Missing);
+            let there = !held && appended.contains_key(&position.segment);
+            report.corrupt(file, position.at, if there { Damage::Header } else { Damage::Missing });
         }
     }
     found.leftovers(folder, manifest, &appended, &chain, &sidecars, next, report)?;

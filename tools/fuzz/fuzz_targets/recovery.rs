@@ -242,7 +242,9 @@ fuzz_target!(|input: &[u8]| {
     };
     // A boot that was repeated finds the same.
     let mut again = booted.clone();
-    assert!(recover(&mut again, shards, KEY).is_ok(), "recovered once, and not a second time");
+    if let Err(why) = recover(&mut again, shards, KEY) {
+        panic!("recovered once, and not a second time: {why}");
+    }
     // One of the logs serves: what differs between them is in the folder.
     for recovered in recovered.logs.into_iter().skip(usize::from(questions >> 6)).take(1) {
         let mut driver = Driver { log: Log::new(config(), recovered), files: booted.clone(), now_us: 0 };
