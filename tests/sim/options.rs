@@ -6,10 +6,6 @@ use super::random::Random;
 use shards::limits::Limits;
 use storage::log::LogConfig;
 
-/// Worlds that re-cluster, per mille. None for now: a pattern feed that catches up while its segments are re-clustered gets
-/// events a second time (seeds 72 and 6081 with 500 here).
-const RECLUSTERS: u32 = 0;
-
 /// The world of one seed.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -64,7 +60,7 @@ impl Options {
         let log = LogConfig {
             sync: !swarm.chance(60),
             retention_ms: if far_jumps && swarm.chance(400) { *swarm.pick(&[60_000, 3_600_000]) } else { 0 },
-            recluster_bytes_max: if swarm.chance(RECLUSTERS) { *swarm.pick(&[512 << 10, 2 << 20]) } else { 0 },
+            recluster_bytes_max: if swarm.chance(500) { *swarm.pick(&[512 << 10, 2 << 20]) } else { 0 },
             segments_unindexed_max: *swarm.pick(&[2, 4]),
             read_buffers: *swarm.pick(&[5, 8, 16]),
             ..log_config(r)

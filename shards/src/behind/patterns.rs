@@ -6,7 +6,7 @@
 //! ```
 
 use super::ReadFor;
-use crate::delivery::patterns::Source;
+use crate::delivery::patterns::{Partials, Source};
 use crate::delivery::{Pushed, Reader, ReaderState};
 use crate::ids::{ConnectionId, Now, ShardId};
 use crate::mailbox::codec::{Reader as MailReader, Writer};
@@ -99,8 +99,7 @@ impl Shard {
                 LogScan::Hot(record, next) => {
                     if let Wanted::From(skip) = scan.wants(record) {
                         used += record.bytes().len();
-                        self.readers.skip_to(connection, own, skip);
-                        if self.readers.push_scanned(connection, own, record, now, out) != Some(Pushed::Whole) {
+                        if self.readers.push_scanned(connection, own, record, skip, now, out) != Some(Pushed::Whole) {
                             return used;
                         }
                     }
@@ -163,7 +162,7 @@ impl Shard {
         };
         let Some(feed) = &mut client.patterns else { return };
         let at = &mut feed.sources[usize::from(source.0)];
-        (at.seq, at.skip, at.by_position) = (through, 0, false);
+        (at.seq, at.partial, at.by_position) = (through, Partials::default(), false);
         if live.is_none_or(|live| live <= through) {
             at.state = ReaderState::Live;
         } else {
@@ -291,8 +290,9 @@ impl Shard {
                 for (record, next) in records {
                     match scan.wants(record) {
                         Wanted::From(skip) if own => {
-                            self.readers.skip_to(connection, shard, skip);
-                            if self.readers.push_scanned(connection, shard, record, now, out) != Some(Pushed::Whole) {
+                            if self.readers.push_scanned(connection, shard, record, skip, now, out)
+                                != Some(Pushed::Whole)
+                            {
                                 blocked = true;
                                 break;
                             }
@@ -354,8 +354,7 @@ impl Shard {
             let skip = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
             let Some(record) = Records(&rest[4..]).next() else { break };
             rest = &rest[4 + record.bytes().len()..];
-            self.readers.skip_to(connection, peer, skip);
-            if self.readers.push_scanned(connection, peer, record, now, out) != Some(Pushed::Whole) {
+            if self.readers.push_scanned(connection, peer, record, skip, now, out) != Some(Pushed::Whole) {
                 self.set_source(connection, peer, |at| at.taken = taken);
                 return;
             }

@@ -6,7 +6,6 @@
 //! ```
 
 use crate::command::PatternFrom;
-use crate::delivery::ReaderState;
 use crate::delivery::patterns::{PatternFeed, SliceGap, Source};
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, ShardId, SliceSeq};
@@ -92,7 +91,7 @@ pub(crate) fn run(
     if !room {
         return Handled::Later;
     }
-    let attaching = Source { seq: 0, skip: 0, state: ReaderState::Attaching, by_position: false, taken: 0 };
+    let attaching = Source::attaching(0, false);
     let feed = PatternFeed {
         patterns: patterns.iter().map(|pattern| (*pattern).into()).collect(),
         sources: vec![attaching; usize::from(shard.config.shards)].into(),
@@ -179,8 +178,7 @@ fn attached(
         let comma = if feed.position.is_empty() { "" } else { "," };
         let _ = write!(feed.position, "{comma}{slice}.{seq}");
     }
-    feed.sources[usize::from(source.0)] =
-        Source { seq: found.seq, skip: 0, state: ReaderState::Attaching, by_position: found.by_position, taken: 0 };
+    feed.sources[usize::from(source.0)] = Source::attaching(found.seq, found.by_position);
     feed.gaps.extend(found.gaps);
     feed.attaching -= 1;
     let whole = (feed.attaching == 0).then(|| (feed.id, std::mem::take(&mut feed.position)));

@@ -56,13 +56,64 @@ pub(crate) type SliceGap = (SliceId, SliceSeq, SliceSeq);
 pub(crate) struct Source {
     /// Next record wanted, in the source's log order. While live: a record below it is not for this client.
     pub seq: LogSeq,
-    /// Events of that record that were delivered already.
-    pub skip: u32,
+    /// Records of which only the first events were delivered.
+    pub partial: Partials,
     pub state: ReaderState,
     /// The source still reads from a position of slices, not from `seq`.
     pub by_position: bool,
     /// Records of the source's last batch that were delivered whole.
     pub taken: u32,
+}
+
+impl Source {
+    /// A source that has not answered yet.
+    pub fn attaching(seq: LogSeq, by_position: bool) -> Source {
+        Source { seq, partial: Partials::default(), state: ReaderState::Attaching, by_position, taken: 0 }
+    }
+}
+
+/// Records that were delivered in part when their client had no more room, by their place in their slice.
+///
+/// Two at most. One is met where the client fell behind; re-clustering may then move that record behind others of its segment, and
+/// one of those is blocked in the middle. A blocked record is the next one that is read, so it is whole before a third is met.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Partials([Option<(Place, u32)>; 2]);
+
+/// Names a record across logs and re-clustering: its slice, and the slice sequence of its first event.
+type Place = (SliceId, SliceSeq);
+
+fn place(record: RecordView<'_>) -> Place {
+    (record.slice(), record.slice_seq())
+}
+
+impl Partials {
+    /// Events of the record that were delivered.
+    fn of(&self, record: Place) -> u32 {
+        self.0.iter().flatten().find(|held| held.0 == record).map_or(0, |held| held.1)
+    }
+
+    /// The record was delivered whole.
+    fn pass(&mut self, record: Place) {
+        for held in &mut self.0 {
+            held.take_if(|held| held.0 == record);
+        }
+    }
+
+    /// So many of the record's events were delivered.
+    fn hold(&mut self, record: Place, events: u32) {
+        self.pass(record);
+        if events == 0 {
+            return;
+        }
+        if self.0.iter().all(Option::is_some) {
+            // Retention took the oldest before it was read again.
+            self.0.rotate_left(1);
+            self.0[1] = None;
+        }
+        if let Some(free) = self.0.iter_mut().find(|held| held.is_none()) {
+            *free = Some((record, events));
+        }
+    }
 }
 
 impl PatternFeed {
@@ -154,7 +205,8 @@ impl Readers {
                     let at = &mut patterns.sources[usize::from(source.0)];
                     at.state = ReaderState::Blocked;
                     at.seq = record.log_seq();
-                    at.skip = skip;
+                    at.partial = Partials::default();
+                    at.partial.hold(place(record), skip);
                     at.by_position = false;
                     block(client, *connection, &mut self.blocked);
                 }
@@ -237,39 +289,33 @@ impl Readers {
         said
     }
 
-    /// The next record's first events were seen before the client came.
-    pub fn skip_to(&mut self, connection: ConnectionId, source: ShardId, skip: u32) {
-        if let Some(feed) = self.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()) {
-            let at = &mut feed.sources[usize::from(source.0)];
-            at.skip = at.skip.max(skip);
-        }
-    }
-
-    /// Pushes a record that was read for one pattern client; its cursor moves past it, or stands inside it.
+    /// Pushes a record that was read for one pattern client, but for its first `seen` events, which the client had before it came;
+    /// its cursor moves past the record, or stands inside it.
     pub fn push_scanned(
         &mut self,
         connection: ConnectionId,
         source: ShardId,
         record: RecordView<'_>,
+        seen: u32,
         now: Now,
         out: &mut impl Outbox,
     ) -> Option<Pushed> {
         let client = self.clients.get_mut(connection)?;
         let mut patterns = client.patterns.take()?;
         let at = patterns.sources[usize::from(source.0)];
-        let mut skip = if at.by_position || at.seq == record.log_seq() { at.skip } else { 0 };
+        let mut skip = at.partial.of(place(record)).max(seen);
         let feeds = SessionFeeds { subscriptions: &mut self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
         let pushed = push_matching(client, connection, &patterns, &mut skip, record, feeds, now, out);
         let at = &mut patterns.sources[usize::from(source.0)];
         match pushed {
             Pushed::Whole => {
-                at.skip = 0;
+                at.partial.pass(place(record));
                 if !at.by_position {
                     at.seq = record.log_seq() + 1;
                 }
             }
             Pushed::Blocked => {
-                at.skip = skip;
+                at.partial.hold(place(record), skip);
                 if !at.by_position {
                     at.seq = record.log_seq();
                 }
@@ -303,7 +349,7 @@ impl Readers {
             if at.state == ReaderState::Live {
                 *at = Source {
                     seq: stood.max(at.seq),
-                    skip: 0,
+                    partial: Partials::default(),
                     state: ReaderState::Queued,
                     by_position: false,
                     taken: 0,
@@ -379,4 +425,30 @@ fn push_matching(
         *skip += 1;
     }
     Pushed::Whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Re-clustering puts others before the record at which a reader fell behind: they must not make it forget how far it was.
+    #[test]
+    fn regression_a_record_delivered_in_part_goes_on_where_it_was_after_others_of_its_segment() {
+        let (fell_behind, before, third) = ((SliceId(9), 4), (SliceId(3), 1), (SliceId(1), 1));
+        let mut partial = Partials::default();
+        partial.hold(fell_behind, 2);
+        partial.pass(before);
+        assert_eq!(partial.of(fell_behind), 2);
+        partial.hold(before, 1);
+        partial.hold(before, 3);
+        assert_eq!((partial.of(fell_behind), partial.of(before)), (2, 3), "blocked twice in the other one");
+        partial.pass(before);
+        partial.pass(fell_behind);
+        assert_eq!((partial.of(fell_behind), partial.of(before)), (0, 0));
+        // Gone with retention, never passed: the newest two are kept.
+        partial.hold(fell_behind, 1);
+        partial.hold(before, 1);
+        partial.hold(third, 5);
+        assert_eq!((partial.of(fell_behind), partial.of(before), partial.of(third)), (0, 1, 5));
+    }
 }
