@@ -6,7 +6,9 @@
 //!           ◄───────────────────┘              and, further, to a "jump" node: log n steps to any offset
 //!           └─ likewise by slice
 //! ```
-//! Everything is preallocated and reused from segment to segment: an append costs two map look-ups and no allocation.
+//! Nodes are preallocated, and everything is reused from segment to segment: an append costs two map look-ups and no allocation. The
+//! map of partitions grows to what a segment really holds: spread over room for `records_max` sessions, those of an ordinary shard
+//! miss the cache at each append.
 //! (The jump pointers are those of skew-binary random-access lists: node n jumps as far as its predecessor's jump did
 //! twice, where the two jumps before it were equally long.)
 
@@ -67,7 +69,7 @@ impl LiveIndex {
             segment: SegmentId { log: crate::ids::LogId(0), number: 0 },
             first_log_seq: 0,
             nodes: Vec::with_capacity(records_max as usize),
-            partitions: KeyMap::with_capacity_and_hasher(records_max as usize, Default::default()),
+            partitions: KeyMap::default(),
             slices: vec![NONE; usize::from(SLICES)].into(),
         }
     }

@@ -200,10 +200,10 @@ impl Catalog {
         }
     }
 
-    /// Takes the memory of all residents at once, so that no later insertion grows a table.
+    /// Takes the memory of all residents at once, so that no later insertion moves them. The map of ids grows with its sessions: spread
+    /// over room for `resident_max`, a thousand of them miss the cache at each look-up; growing costs 20 ns for each held.
     pub fn reserve(&mut self) {
         self.residents.reserve(self.resident_max.saturating_sub(self.residents.len()));
-        self.by_id.reserve(self.resident_max.saturating_sub(self.by_id.len()));
     }
 
     /// After recovery: the log new records go to and the bound that holds from now on. Replay may have gone over it;
