@@ -4,7 +4,7 @@ mod world;
 
 use storage::dedupe::DEDUPE_HOT_BYTES_MIN;
 use storage::disk::FileId;
-use storage::group::GroupHeader;
+use storage::group::{BLOCK_BYTES, GroupHeader};
 use storage::ids::{LogId, SegmentId};
 use storage::log::{LogConfig, LogEvent, Read, ReadFault};
 use storage::recluster::SEGMENTS_END;
@@ -189,4 +189,31 @@ fn regression_an_unreadable_header_where_the_checkpoint_stands_is_damage() {
     files.files.remove(&segment);
     assert!(corrupt(files));
     assert!(!corrupt(world.files));
+}
+
+/// A sealed segment that no successor names any more was thought to be left over when its sidecar had rotted, and was removed.
+#[test]
+fn regression_a_sealed_segment_before_a_hole_outlives_its_sidecar() {
+    let (mut world, _) = World::boot(config(), Files::default());
+    fill(&mut world, 150);
+    world.log.checkpoint_now();
+    world.settle();
+    let first = |number| SegmentId { log: LogId(0), number };
+    let mut files = world.files.clone();
+    let sidecar = files.files.get_mut(&FileId::Sidecar(first(0))).expect("the first segment is sealed");
+    sidecar.iter_mut().for_each(|byte| *byte ^= 0x55);
+    // As retention leaves them after a change of the number of shards: not in the order of their numbers.
+    for gone in [FileId::Segment(first(1)), FileId::Sidecar(first(1))] {
+        assert!(files.files.remove(&gone).is_some());
+    }
+    let (mut again, report) = World::boot(config(), files.clone());
+    assert!(!report.is_corrupt(), "{report}");
+    assert_eq!(again.read_all("a", 0)[0], (0, b"a0:".to_vec()), "{report}");
+
+    // Where its own bytes are damaged too, the boot stops and changes nothing.
+    let segment = files.files.get_mut(&FileId::Segment(first(0))).expect("it is there");
+    segment[BLOCK_BYTES + 100] ^= 1;
+    let mut folder = files.clone();
+    assert!(matches!(recover(&mut folder, 1, KEY), Err(RecoverError::Corrupt(_))));
+    assert_eq!(folder.files, files.files);
 }

@@ -5,7 +5,7 @@ use crate::catalog::{Catalog, ProducerStep, REPLAY_RESIDENT_MAX, ReplayFault, Re
 use crate::checkpoint::{self, CheckpointIndex, LogPosition};
 use crate::commit::CommitStart;
 use crate::disk::FileId;
-use crate::group::{BLOCK_BYTES, GroupHeader};
+use crate::group::{BLOCK_BYTES, GroupFault, GroupHeader};
 use crate::ids::{LogId, SegmentId};
 use crate::manifest::Manifest;
 use crate::recluster::{CLUSTERED, SEGMENTS_END, SegmentMap, covers, is_clustered};
@@ -381,6 +381,25 @@ impl<B: Deref<Target = [u8]>> Found<B> {
         scan
     }
 
+    /// A sealed segment whose sidecar is lost: all of it was durable, so it is read and gets another one, or it is damage.
+    fn sealed_without_sidecar(&mut self, bytes: &[u8], expect: SegmentExpect, report: &mut Report) {
+        let segment = expect.segment;
+        let mut builder = SidecarBuilder::new(segment, SegmentKind::Appended, (segment.number, segment.number));
+        let scan = scan_segment(bytes, expect, |position, record| builder.add(position as u32, record));
+        let verdict = match scan.verdict {
+            Verdict::TornTail { at } => Verdict::Corrupt { at, damage: Damage::Group(GroupFault::Header) },
+            _ if scan.end == 0 => Verdict::Corrupt { at: 0, damage: Damage::Header },
+            verdict => verdict,
+        };
+        let SegmentScan { end, records, .. } = scan;
+        report.findings.push(Finding { file: FileId::Segment(segment), role: Role::Replayed, verdict, end, records });
+        if !matches!(verdict, Verdict::Corrupt { .. }) {
+            let (bytes, index) = builder.finish(end);
+            self.build.push((FileId::Sidecar(segment), bytes));
+            self.sidecars.push(index);
+        }
+    }
+
     /// Segments outside the chain: sealed ones before a clustered range, prepared ones, and what an earlier recovery cut off.
     #[allow(clippy::too_many_arguments, reason = "one caller, and each is a table made there")]
     fn leftovers<F: Folder<Bytes = B>>(
@@ -394,6 +413,7 @@ impl<B: Deref<Target = [u8]>> Found<B> {
         report: &mut Report,
     ) -> Result<(), RecoverError> {
         let newest = chain.last().map(|(number, _)| *number);
+        let oldest = chain.first().map(|(number, _)| *number);
         for (number, header) in appended {
             let segment = SegmentId { log: self.log, number: *number };
             let file = FileId::Segment(segment);
@@ -407,6 +427,20 @@ impl<B: Deref<Target = [u8]>> Found<B> {
             let mut verdict = Verdict::Clean;
             if let Err(HeaderFault::Version { found }) = header {
                 verdict = Verdict::Corrupt { at: 0, damage: Damage::Version { found: *found } };
+            } else if oldest.is_some_and(|oldest| *number < oldest) {
+                // Sealed long ago, before a range that was clustered: only its sidecar said so, and that cannot be read.
+                let bytes = read(folder, file)?;
+                if !bytes.iter().skip(BLOCK_BYTES).take(BLOCK_BYTES).all(|byte| *byte == 0) {
+                    let next_header = appended.get(&(number + 1)).and_then(|header| header.as_ref().ok());
+                    let fixed_end =
+                        next_header.and_then(|header| header.previous).filter(|previous| previous.0 == *number);
+                    let salt = manifest.key.segment_salt(segment);
+                    let fixed_end = fixed_end.map(|(_, end)| end);
+                    let durable_end = fixed_end.unwrap_or(0);
+                    let expect = SegmentExpect { segment, salt, first: None, fixed_end, durable_end };
+                    self.sealed_without_sidecar(&bytes, expect, report);
+                    continue;
+                }
             } else if newest.is_none_or(|newest| *number > newest) {
                 let bytes = read(folder, file)?;
                 // Prepared and unused, most likely. Its first group would be in block 1: where that is zero too, nothing
