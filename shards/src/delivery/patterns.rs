@@ -231,9 +231,11 @@ impl Readers {
                 out.pattern_gap(connection, &PatternGap { slice: Some(slice), reason });
             }
         } else {
+            // Which slices they were is forgotten, not that there are gaps.
             feed.gaps.clear();
-            out.pattern_gap(connection, &PatternGap { slice: None, reason });
+            feed.gap_owed = Some(reason);
         }
+        let owes = feed.gap_owed.is_some();
         let live = self.tenants.get(&client.tenant);
         for (shard, at) in feed.sources.iter_mut().enumerate() {
             if at.state != ReaderState::Attaching {
@@ -241,7 +243,8 @@ impl Readers {
             }
             let source = ShardId(shard as u16);
             let live = if source == own { Some(announced) } else { live.and_then(|tenant| tenant.live[shard]) };
-            if at.by_position || live.is_some_and(|live| live > at.seq) {
+            // A gap that is owed is said by a source that is served from the log, before it delivers anything.
+            if at.by_position || owes || live.is_some_and(|live| live > at.seq) {
                 at.state = ReaderState::Queued;
                 self.queued.push_back(Reader::Pattern(connection, source));
             } else {
