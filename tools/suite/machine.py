@@ -39,7 +39,10 @@ def sequential_read_mb_per_s(files, seconds=3.0):
     block = mmap.mmap(-1, 1 << 20)  # aligned, as O_DIRECT wants it
     total, began = 0, time.monotonic()
     for path in files:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        except FileNotFoundError:  # re-clustered meanwhile
+            continue
         try:
             while time.monotonic() - began < seconds:
                 n = os.readv(handle, [block])

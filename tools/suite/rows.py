@@ -147,14 +147,16 @@ def lone(server, size, context):
 
 def big_log(server, size, context):
     """A log of so many events, one in five in one session; stopped, killed, started, and that session read from its start."""
-    filled = server.load("fill", "--prefix", "f", "--sessions", size.sessions, "--events", size.log_events, "--window", 64)
+    filled = server.load("fill", "--prefix", "f", "--sessions", size.sessions, "--events", size.log_events, "--window", 8)
+    if filled["acked"] != filled["sent"]:
+        raise SystemExit(f"fill: {filled['sent']} sent, {filled['acked']} acknowledged: {filled['invalid']}")
     server.stop()
     after_stop = server.start()
-    filled_more = server.load("fill", "--prefix", "g", "--sessions", size.sessions, "--events", max(size.log_events // 50, 1000), "--window", 64)
+    filled_more = server.load("fill", "--prefix", "g", "--sessions", size.sessions, "--events", max(size.log_events // 50, 1000), "--window", 8)
     server.kill9()
     after_kill = server.start()
     read = server.load("read", "--session", "f-hot", "--events", filled["hot_events"])
-    segments = [path for path in pathlib.Path(server.folder, "data").rglob("*") if path.is_file() and path.stat().st_size > 1 << 20]
+    segments = [path for path in pathlib.Path(server.folder, "data").rglob("seg-*.log") if path.is_file() and path.stat().st_size > 1 << 20]
     device = machine.sequential_read_mb_per_s(segments) if segments else 0.0
     return {
         "events in the log": filled["acked"] + filled_more["acked"],
