@@ -6,9 +6,9 @@
 //!           ◄───────────────────┘              and, further, to a "jump" node: log n steps to any offset
 //!           └─ likewise by slice
 //! ```
-//! Nodes are preallocated, and everything is reused from segment to segment: an append costs two map look-ups and no allocation. The
-//! map of partitions grows to what a segment really holds: spread over room for `records_max` sessions, those of an ordinary shard
-//! miss the cache at each append.
+//! Nodes are preallocated, and everything is reused from segment to segment: an append costs two map look-ups and, once the
+//! map of partitions has grown to what a segment really holds, no allocation. (Spread over room for `records_max`, the
+//! sessions of an ordinary shard would miss the cache at each append.)
 //! (The jump pointers are those of skew-binary random-access lists: node n jumps as far as its predecessor's jump did
 //! twice, where the two jumps before it were equally long.)
 
