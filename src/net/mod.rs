@@ -11,11 +11,13 @@
 //! A slot is free again only when the kernel holds nothing that names it.
 
 mod arrive;
-mod chunks;
+mod blocks;
 mod connection;
 mod depart;
 mod lifecycle;
+mod pieces;
 mod receive;
+mod region;
 mod send_queue;
 mod service;
 mod table;
@@ -26,8 +28,9 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
-pub use chunks::CHUNK_BYTES;
+pub use blocks::Shared;
 pub use connection::Door;
+pub use pieces::CHUNK_BYTES;
 pub use send_queue::{Class, SendLimits, Sends};
 pub use service::{Admission, Adoption, Service, Taken};
 

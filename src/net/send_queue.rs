@@ -1,7 +1,7 @@
 //! What waits to be sent, for every connection of a shard.
 //!
 //! ```text
-//!   Outbox, replies, pongs ──► push ──► chain of chunks ──► one send in flight ──► completed: chunks go back
+//!   Outbox, replies, pongs ──► push ──► chain of pieces ──► one send in flight ──► completed: pieces go back
 //!
 //!   queued bytes   0 ······ low ················· max ················· max + reserve
 //!                  │ room > 0, deliveries come    │ replies only        │ beyond: the connection is closed
@@ -10,7 +10,8 @@
 //! Everything a turn has for one connection is one send. A reader that does not read costs its bound and no more;
 //! its events wait in the log, where a cursor points at them.
 
-use super::chunks::{CHUNK_BYTES, ChunkPool, NONE};
+use super::blocks::Shared;
+use super::pieces::{CHUNK_BYTES, NONE, PiecePool};
 use shards::ids::ConnectionId;
 use std::cell::{Cell, RefCell};
 
@@ -42,7 +43,7 @@ pub enum Class {
     Reply,
 }
 
-/// One connection's queue: 40 bytes when idle.
+/// One connection's queue: 32 bytes when idle.
 #[derive(Clone, Debug)]
 struct Queue {
     generation: u32,
@@ -56,10 +57,6 @@ struct Queue {
     finished: bool,
     head: u32,
     tail: u32,
-    /// First byte of the head chunk not yet sent.
-    start: u16,
-    /// Bytes of the tail chunk in use.
-    end: u16,
     queued: u32,
     in_flight: u32,
 }
@@ -74,8 +71,6 @@ const fn empty() -> Queue {
         finished: false,
         head: NONE,
         tail: NONE,
-        start: 0,
-        end: 0,
         queued: 0,
         in_flight: 0,
     }
@@ -92,7 +87,7 @@ pub struct Piece {
 
 /// All send queues of a shard. One per shard, touched only by its thread.
 pub struct Sends {
-    pool: ChunkPool,
+    pool: PiecePool,
     queues: Vec<Queue>,
     limits: SendLimits,
     /// Chunks that deliveries leave to replies.
@@ -112,7 +107,7 @@ impl Sends {
     /// # Errors
     /// The memory cannot be had.
     pub fn new(connections: usize, limits: SendLimits) -> std::io::Result<Self> {
-        let pool = ChunkPool::new(limits.shard_send_bytes_max)?;
+        let pool = PiecePool::new(limits.shard_send_bytes_max, connections)?;
         let reserve_chunks = pool.count() / 8;
         Ok(Self {
             pool,
@@ -181,6 +176,39 @@ impl Sends {
         true
     }
 
+    /// Takes a frame in that many queues will send; `None` where there is no room for such frames.
+    pub fn share(&mut self, bytes: &[u8]) -> Option<Shared> {
+        self.pool.share(bytes)
+    }
+
+    /// Whether a shared frame is still where it was; it stays until the next [`Sends::share`] at least.
+    pub fn holds(&self, frame: Shared) -> bool {
+        self.pool.holds(frame)
+    }
+
+    /// Queues a delivery that lies in the blocks: nothing is copied, and frames of a burst become one piece. `false` if it
+    /// was not taken: the connection is gone or closing, or pieces are short; then [`Sends::push`] the bytes.
+    pub fn push_shared(&mut self, id: ConnectionId, frame: Shared) -> bool {
+        let Some(queue) = self.queues.get_mut(id.slot as usize) else { return false };
+        if queue.generation != id.generation || !queue.open || queue.finished {
+            return false;
+        }
+        if queue.tail == NONE || !self.pool.extend(queue.tail, frame) {
+            let Some(slice) = self.pool.slice(frame) else { return false };
+            match queue.tail {
+                NONE => queue.head = slice,
+                tail => self.pool.link(tail, slice),
+            }
+            queue.tail = slice;
+        }
+        queue.queued += frame.len;
+        if !queue.dirty && queue.in_flight == 0 {
+            queue.dirty = true;
+            self.dirty.push(id);
+        }
+        true
+    }
+
     /// Queues the last bytes of a connection (a close frame, an HTTP answer): beyond every bound of its own, and
     /// nothing is taken after them.
     pub(super) fn push_last(&mut self, id: ConnectionId, bytes: &[u8]) {
@@ -229,15 +257,14 @@ impl Sends {
             return;
         };
         debug_assert!(queue.in_flight == 0, "one send in flight per connection");
-        let (mut chunk, mut at, mut total) = (queue.head, usize::from(queue.start), 0);
-        while chunk != NONE && pieces.len() < SEND_PIECES_MAX {
-            let end = if chunk == queue.tail { usize::from(queue.end) } else { CHUNK_BYTES };
-            if end > at {
-                pieces.push(Piece { bytes: self.pool.address(chunk, at), len: end - at });
-                total += end - at;
+        let (mut piece, mut total) = (queue.head, 0);
+        while piece != NONE && pieces.len() < SEND_PIECES_MAX {
+            let len = self.pool.len(piece);
+            if len > 0 {
+                pieces.push(Piece { bytes: self.pool.address(piece), len });
+                total += len;
             }
-            chunk = self.pool.next(chunk);
-            at = 0;
+            piece = self.pool.next(piece);
         }
         queue.in_flight = total as u32;
     }
@@ -254,24 +281,20 @@ impl Sends {
         queue.queued -= sent as u32;
         let mut rest = sent;
         while rest > 0 {
-            let end = if queue.head == queue.tail { usize::from(queue.end) } else { CHUNK_BYTES };
-            let here = end - usize::from(queue.start);
+            let here = self.pool.len(queue.head);
             if rest < here {
-                queue.start += rest as u16;
+                self.pool.advance(queue.head, rest);
                 break;
             }
             rest -= here;
-            queue.start = 0;
             let next = self.pool.next(queue.head);
             self.pool.give_back(queue.head);
             queue.head = next;
             if next == NONE {
                 queue.tail = NONE;
-                queue.end = 0;
                 break;
             }
         }
-        let queue = &mut self.queues[id.slot as usize];
         if queue.queued as usize <= low && !queue.finished && queue.refused.take() {
             self.drained.push(id);
         }
@@ -287,12 +310,12 @@ impl Sends {
             return;
         };
         debug_assert!(queue.in_flight == 0, "the kernel may still read these chunks");
-        let mut chunk = queue.head;
+        let mut piece = queue.head;
         *queue = empty();
-        while chunk != NONE {
-            let next = self.pool.next(chunk);
-            self.pool.give_back(chunk);
-            chunk = next;
+        while piece != NONE {
+            let next = self.pool.next(piece);
+            self.pool.give_back(piece);
+            piece = next;
         }
     }
 
@@ -323,7 +346,9 @@ impl Sends {
         let queue = &mut self.queues[id.slot as usize];
         queue.queued += bytes.len() as u32;
         while !bytes.is_empty() {
-            if queue.tail == NONE || usize::from(queue.end) == CHUNK_BYTES {
+            let here = if queue.tail == NONE { 0 } else { self.pool.write(queue.tail, bytes) };
+            bytes = &bytes[here..];
+            if here == 0 {
                 // Every caller has seen that the pool holds enough.
                 let Some(chunk) = self.pool.take() else { unreachable!("room was proved before") };
                 match queue.tail {
@@ -331,12 +356,7 @@ impl Sends {
                     tail => self.pool.link(tail, chunk),
                 }
                 queue.tail = chunk;
-                queue.end = 0;
             }
-            let here = bytes.len().min(CHUNK_BYTES - usize::from(queue.end));
-            self.pool.write(queue.tail, usize::from(queue.end), &bytes[..here]);
-            queue.end += here as u16;
-            bytes = &bytes[here..];
         }
         if !queue.dirty && queue.in_flight == 0 {
             queue.dirty = true;
@@ -472,6 +492,83 @@ mod tests {
             }
             sends.close(id(0));
             prop_assert_eq!(sends.chunks_used(), 0);
+        }
+
+        /// Two queues that send the same frames and their own bytes, cut anywhere: each gets all of it once, in order, and no
+        /// piece, chunk or block stays behind.
+        #[test]
+        fn shared_frames_are_bytes_like_all_others(
+            steps in proptest::collection::vec((0u8..4, 1usize..9000, 0usize..12_000), 1..80),
+        ) {
+            let mut sends = Sends::new(2, LIMITS).unwrap();
+            let mut models = [VecDeque::new(), VecDeque::new()];
+            for slot in 0..2 {
+                sends.open(id(slot));
+            }
+            let mut counter = 0u8;
+            let mut pieces = Vec::new();
+            for (kind, len, send) in steps {
+                let fresh: Vec<u8> = (0..len).map(|_| { counter = counter.wrapping_add(1); counter }).collect();
+                let to = match kind { 0 => vec![0], 1 => vec![1], _ => vec![0, 1] };
+                let mut shared = None;
+                for slot in to {
+                    if sends.room(id(slot)) < len {
+                        continue;
+                    }
+                    if kind == 2 && shared.is_none_or(|frame| !sends.holds(frame)) {
+                        shared = sends.share(&fresh);
+                    }
+                    if !shared.is_some_and(|frame| sends.push_shared(id(slot), frame)) {
+                        prop_assert!(sends.push(id(slot), &fresh, Class::Delivery));
+                    }
+                    models[slot as usize].extend(&fresh);
+                }
+                if kind == 3 && let Some(dirty) = sends.next_dirty() {
+                    let model = &mut models[dirty.slot as usize];
+                    sends.begin(dirty, &mut pieces);
+                    let out = bytes(&pieces);
+                    // A burst goes on while its beginning is with the kernel.
+                    if sends.room(dirty) >= 3 && let Some(frame) = sends.share(&[1, 2, 3]) {
+                        prop_assert!(sends.push_shared(dirty, frame));
+                        model.extend([1, 2, 3]);
+                    }
+                    let sent = send.min(out.len());
+                    let expected: Vec<u8> = model.drain(..sent).collect();
+                    prop_assert_eq!(&out[..sent], &expected[..]);
+                    sends.completed(dirty, sent);
+                }
+                for slot in 0..2 {
+                    prop_assert_eq!(sends.queued(id(slot)), models[slot as usize].len());
+                }
+            }
+            for slot in 0..2 {
+                sends.close(id(slot));
+            }
+            prop_assert_eq!(sends.chunks_used(), 0);
+            prop_assert_eq!(sends.pool.blocks_used(), 0);
+        }
+
+        /// A burst to many queues is one piece of each.
+        #[test]
+        fn a_burst_is_one_piece(frames in proptest::collection::vec(1usize..2000, 1..20)) {
+            let mut sends = Sends::new(3, LIMITS).unwrap();
+            let burst: Vec<Vec<u8>> = frames.iter().enumerate().map(|(i, len)| vec![i as u8; *len]).collect();
+            let mut pieces = Vec::new();
+            for slot in 0..3 {
+                sends.open(id(slot));
+            }
+            let mut places = vec![None; burst.len()];
+            for slot in 0..3 {
+                for (frame, place) in burst.iter().zip(&mut places) {
+                    if place.is_none_or(|place| !sends.holds(place)) {
+                        *place = sends.share(frame);
+                    }
+                    prop_assert!(sends.push_shared(id(slot), place.unwrap()));
+                }
+                sends.begin(id(slot), &mut pieces);
+                prop_assert_eq!(pieces.len(), 1);
+                prop_assert_eq!(bytes(&pieces), burst.concat());
+            }
         }
     }
 }

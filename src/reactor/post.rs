@@ -1,12 +1,14 @@
 //! The outbox: deliveries become frames here, once per event and shard.
 //!
 //! ```text
-//!   EventView ─► cache? ── hit ──► bytes ──► send queue of the connection
-//!                  └ miss: encode ──┘        server frames carry no mask: equal bytes serve every subscriber
+//!   EventView ─► cache? ── hit: shared ──► a pointer in the send queue of each further connection
+//!                  └ miss: encode ─► copied into the send queue of the first
 //! ```
+//! Server frames carry no mask: equal bytes serve every subscriber. A frame is shared from its second subscriber on, so
+//! that sessions with one subscriber do not fill blocks.
 
 use crate::net::websocket::{Opcode, append_with};
-use crate::net::{Class, Sends};
+use crate::net::{Class, Sends, Shared};
 use crate::wire::encode;
 use shards::ids::{CommandId, ConnectionId};
 use shards::outbox::{Gap, HistoryHead, Outbox, PatternGap, VolatileEvent};
@@ -30,6 +32,7 @@ struct Frame {
     seq: u64,
     payload_bytes: usize,
     bytes: Vec<u8>,
+    shared: Option<Shared>,
 }
 
 impl Frames {
@@ -71,8 +74,16 @@ impl Outbox for Post<'_> {
             frame.bytes.shrink_to(FRAME_BYTES_MAX);
             frame.payload_bytes = append_with(&mut frame.bytes, Opcode::Text, |out| encode::event(out, event));
             (frame.slice, frame.seq) = (slice, seq);
+            frame.shared = None;
+            self.sends.push(connection, &frame.bytes, Class::Delivery);
+            return frame.payload_bytes;
         }
-        self.sends.push(connection, &frame.bytes, Class::Delivery);
+        if frame.shared.is_none_or(|shared| !self.sends.holds(shared)) {
+            frame.shared = self.sends.share(&frame.bytes);
+        }
+        if !frame.shared.is_some_and(|shared| self.sends.push_shared(connection, shared)) {
+            self.sends.push(connection, &frame.bytes, Class::Delivery);
+        }
         frame.payload_bytes
     }
 
