@@ -28,6 +28,7 @@ mod mail;
 mod models;
 mod packed;
 mod parking;
+mod run;
 mod scan;
 mod sessions;
 mod volatile;

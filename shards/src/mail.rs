@@ -11,6 +11,7 @@ use crate::mailbox::codec::Reader;
 use crate::mailbox::message::{get_connection, get_from, get_id, get_refused, get_reply, reply, request, with_command};
 use crate::outbox::{GapReason, Outbox};
 use crate::packed::Records;
+use crate::run::Run;
 use crate::sessions::parked::{Known, Work};
 use crate::sessions::{Asker, Origin};
 use crate::shard::Shard;
@@ -150,12 +151,20 @@ impl Shard {
                 continued.push(tenant);
             }
         }
+        let mut run = Run::default();
         for record in Records(r.0) {
-            self.readers.offer(record, now, out);
+            if !run.goes_on_with(record) {
+                self.readers.offer(run.records(), now, out);
+                run.begin();
+            }
+            run.take(record);
             if continued.contains(&record.tenant()) {
+                self.readers.offer(run.records(), now, out);
+                run.begin();
                 self.readers.offer_patterns(source, record, now, out);
             }
         }
+        self.readers.offer(run.records(), now, out);
     }
 
     fn handle_reply(&mut self, peer: ShardId, message: &[u8], now: Now, out: &mut impl Outbox) {

@@ -16,6 +16,7 @@ use crate::ids::{Now, ShardId};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_reply, request};
 use crate::outbox::Outbox;
+use crate::run::Run;
 use crate::sessions::Origin;
 use crate::sessions::waiters::{Answer, Waiter};
 use crate::shard::Shard;
@@ -50,6 +51,7 @@ impl Shard {
         let own = self.config.shard;
         let interested = !self.interests.is_empty();
         let mut walked = 0;
+        let mut run = Run::default();
         for record in self.log.committed_records(self.announced) {
             if record.log_seq() >= committed {
                 break;
@@ -64,8 +66,16 @@ impl Shard {
                 continue;
             }
             self.announced_slices[usize::from(record.slice().0)] = record.slice_seq() + u64::from(record.count()) - 1;
-            self.readers.offer(record, now, out);
-            if !self.readers.tenants.is_empty() {
+            if !run.goes_on_with(record) {
+                self.readers.offer(run.records(), now, out);
+                run.begin();
+            }
+            run.take(record);
+            let tenants = &self.readers.tenants;
+            if !tenants.is_empty() && tenants.get(record.tenant()).is_some() {
+                // A client may have a session from its pattern feed up to an offset and from a subscription after it.
+                self.readers.offer(run.records(), now, out);
+                run.begin();
                 self.readers.offer_patterns(own, record, now, out);
             }
             if interested {
@@ -77,6 +87,8 @@ impl Shard {
                 batch_for_patterns(&mut self.interests, &mut self.batches, record);
             }
         }
+        self.readers.offer(run.records(), now, out);
+        drop(run);
         self.announced = committed;
         if interested {
             self.send_batches();

@@ -312,15 +312,17 @@ impl Readers {
         Some(client)
     }
 
-    /// Offers a committed record to the live subscribers of its session.
-    pub fn offer(&mut self, record: RecordView<'_>, now: Now, out: &mut impl Outbox) {
-        let Some(feed) = self.feed_of.get(&record.partition()).map(|f| &mut self.feeds[*f as usize]) else { return };
-        let (first, next) = (record.offset(), record.next_offset());
-        if feed.live_next.is_some_and(|live| next <= live) {
-            return;
-        }
+    /// Offers committed records of one session, each beginning where the one before ends, to its live subscribers. One
+    /// subscriber takes all of them before the next: what is known of it is fetched into the cache once.
+    pub fn offer(&mut self, run: &[RecordView<'_>], now: Now, out: &mut impl Outbox) {
+        let Some(newest) = run.last() else { return };
+        let Some(feed) = self.feed_of.get(&newest.partition()).map(|f| &mut self.feeds[*f as usize]) else { return };
+        let next = newest.next_offset();
+        let live = feed.live_next.unwrap_or(0);
+        let seen = run.iter().take_while(|record| record.next_offset() <= live).count();
+        let Some(first) = run.get(seen).map(|record| record.offset()) else { return };
         feed.live_next = Some(next);
-        feed.epoch = record.epoch();
+        feed.epoch = newest.epoch();
         for slot in &feed.subscriptions {
             let subscription = &mut self.subscriptions[*slot as usize];
             if subscription.state != ReaderState::Live {
@@ -338,11 +340,15 @@ impl Readers {
                 continue;
             }
             let Some(client) = self.clients.get_mut(subscription.connection) else { continue };
-            match push(client, subscription.connection, &mut subscription.cursor, record, now, out) {
-                Pushed::Whole => {}
-                Pushed::Blocked => {
+            for record in &run[seen..] {
+                if record.next_offset() <= subscription.cursor {
+                    continue;
+                }
+                if push(client, subscription.connection, &mut subscription.cursor, *record, now, out) == Pushed::Blocked
+                {
                     subscription.state = ReaderState::Blocked;
                     block(client, subscription.connection, &mut self.blocked);
+                    break;
                 }
             }
         }
