@@ -161,6 +161,11 @@ fn connections_per_shard(config: &Config, shards: u16) -> Result<usize, Failure>
     Ok(possible as usize)
 }
 
+const _: () = assert!(
+    2 * RingConfig::RECV_BUFFERS as u64 * RingConfig::RECV_BUFFER_BYTES as u64 <= crate::config::HELD_BYTES_MIN,
+    "reading stops when what waits and what is in the receive buffers reach the bound"
+);
+
 /// What a server with this configuration may hold, as it is checked before it starts.
 pub fn memory_plan(config: &Config) -> Plan {
     let shard = reactor_config(config, ShardId(0), config.connections_per_shard_max as usize, 0);
@@ -185,6 +190,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
         shard,
         connections_max: connections,
         assembly_bytes_max: config.assembly_bytes_max as usize + echo_bytes,
+        held_bytes_max: config.held_bytes_max as usize,
         sends: SendLimits {
             connection_send_bytes_max: limits.connection_send_bytes_max,
             reply_reserve_bytes: limits.client_commands_in_flight_max as usize * REPLY_BYTES_MAX

@@ -78,6 +78,7 @@ impl Plan {
             term("parked commands", shards, config.parked_bytes_max),
             term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
             term("messages that have come in part", shards, config.assembly_bytes_max + parts.echo_bytes),
+            term("input that waits for room", shards, config.held_bytes_max),
             term(
                 "mailbox lanes",
                 shards * (shards - 1) * LANES,

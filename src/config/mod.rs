@@ -99,6 +99,9 @@ settings! {
     shard_send_bytes_max: u64 = "64MiB";
     /// Bytes of messages and requests that have come in part, of all connections of a shard.
     assembly_bytes_max: u64 = "16MiB";
+    /// Bytes of commands that wait for room in a shard, of all its connections. Near it the shard reads no socket, so that
+    /// TCP slows every sender.
+    held_bytes_max: u64 = "16MiB";
     /// Slots of each mailbox lane between two shards.
     mailbox_slots: u32 = "1024";
     /// Payload bytes of each mailbox lane between two shards.
@@ -297,6 +300,11 @@ impl Config {
                 );
             }
         }
+        if self.held_bytes_max < HELD_BYTES_MIN {
+            let why =
+                format!("{} is too small: the receive buffers of a shard need {HELD_BYTES_MIN}", self.held_bytes_max);
+            return refuse("held_bytes_max", why);
+        }
         if let Err(cure) = self.limits().check(self.log_config().record_bytes_max()) {
             let key = cure.split(' ').next().and_then(|word| KEYS.iter().copied().find(|key| *key == word));
             return refuse(key.unwrap_or("frame_bytes_max"), cure.into());
@@ -329,6 +337,8 @@ impl Config {
 /// Most shards of one process: slices (1024) are dealt to shards, and lanes grow with the square.
 pub const SHARDS_MAX: u16 = 256;
 
+/// Input that may wait has to be more than what is in the receive buffers when reading stops.
+pub const HELD_BYTES_MIN: u64 = 4 << 20;
 /// What surrounds an event's data in its frame: type, ids, names.
 const ENVELOPE_BYTES: u64 = 4096;
 

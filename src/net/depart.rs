@@ -128,7 +128,7 @@ impl Net {
     fn drop_input(&mut self, id: ConnectionId) {
         if let Some(held) = self.table.get_mut(id).and_then(|c| c.held.take()) {
             let bytes = held.message.capacity() + held.rest.len();
-            self.assembly_bytes -= bytes.min(self.assembly_bytes);
+            self.held_bytes -= bytes.min(self.held_bytes);
         }
         // A decoder in the middle of a message needs its assembly until it is closed.
         if self.table.get(id).is_some_and(|c| c.state != State::Closing) {

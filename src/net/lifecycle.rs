@@ -39,8 +39,15 @@ impl Net {
         }
     }
 
-    /// Arms receives that found no buffer, now that the batch has given its buffers back.
+    /// Arms receives that found no buffer, now that the batch has given its buffers back; while buffers are kept, once half
+    /// of what had to wait has found room.
     pub fn rearm<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) {
+        if !self.kept.is_empty() {
+            if self.held_bytes > (self.config.held_bytes_max - ring.recv_buffers.bytes()) / 2 {
+                return;
+            }
+            self.kept.drain(..).for_each(|buffer| ring.recv_buffers.give_back(buffer));
+        }
         for id in std::mem::take(&mut self.unarmed) {
             self.progress(id, now, ring, service);
         }
@@ -61,7 +68,7 @@ impl Net {
                 } else {
                     self.received(id, &mut bytes, now, ring, service);
                 }
-                ring.recv_buffers.give_back(bytes);
+                self.return_buffer(bytes, ring);
                 self.progress(id, now, ring, service);
                 return;
             }

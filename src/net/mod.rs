@@ -34,6 +34,7 @@ pub use pieces::CHUNK_BYTES;
 pub use send_queue::{Class, SendLimits, Sends};
 pub use service::{Admission, Adoption, Service, Taken};
 
+use crate::ring::Filled;
 use shards::ids::{ConnectionId, Now, ShardId};
 use std::collections::VecDeque;
 use std::io;
@@ -65,6 +66,9 @@ pub struct NetConfig {
     pub connections_max: usize,
     /// Bytes of messages and requests that have come in part, of all connections together.
     pub assembly_bytes_max: usize,
+    /// Bytes of input that waits for room in the core, of all connections together, receive buffers that have yet to come
+    /// included. At least twice as much as those.
+    pub held_bytes_max: usize,
     /// Bounds of the send side.
     pub sends: SendLimits,
     /// From acceptance to the whole upgrade request.
@@ -131,6 +135,9 @@ pub struct Net {
     /// Connections whose receive found no buffer; armed again when the batch of completions is through.
     unarmed: Vec<ConnectionId>,
     assembly_bytes: usize,
+    held_bytes: usize,
+    /// Receive buffers kept from the kernel while too much input waits.
+    kept: Vec<Filled>,
     /// Empty buffers with capacity, for messages that come in parts.
     spare: Vec<Vec<u8>>,
     answer: Vec<u8>,
@@ -159,6 +166,8 @@ impl Net {
             waiting: VecDeque::new(),
             unarmed: Vec::new(),
             assembly_bytes: 0,
+            held_bytes: 0,
+            kept: Vec::new(),
             spare: Vec::new(),
             answer: Vec::new(),
             scratch: Scratch::new(),

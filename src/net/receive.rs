@@ -5,7 +5,7 @@ use super::send_queue::Class;
 use super::service::{Service, Taken};
 use super::websocket::{Message, Opcode, append_frame};
 use super::{CloseWords, Net, RETRIES_PER_TURN_MAX};
-use crate::ring::Ring;
+use crate::ring::{Filled, Ring};
 use shards::ids::{ConnectionId, Now};
 
 /// Buffers kept for messages that come in parts, and the largest one kept.
@@ -40,7 +40,7 @@ impl Net {
         match (connection.state, &mut connection.held) {
             (State::Open, Some(held)) => {
                 // The receive is being cancelled; what was under way still comes, bounded by the receive buffers.
-                self.assembly_bytes += bytes.len();
+                self.held_bytes += bytes.len();
                 held.rest.extend_from_slice(bytes);
             }
             (State::Open | State::Closing, _) => self.take(id, bytes, now, ring, service),
@@ -61,7 +61,7 @@ impl Net {
             let Some(connection) = self.table.get_mut(id) else { continue };
             let Some(mut held) = connection.held.take() else { continue };
             let bytes = held.message.capacity() + held.rest.len();
-            self.assembly_bytes -= bytes.min(self.assembly_bytes);
+            self.held_bytes -= bytes.min(self.held_bytes);
             let door = connection.door;
             let taken = if held.text {
                 match std::str::from_utf8(&held.message) {
@@ -191,12 +191,22 @@ impl Net {
     /// Keeps input that has no room, and stops the socket from bringing more.
     fn hold(&mut self, id: ConnectionId, held: Box<Held>, ring: &mut Ring) {
         let Some(connection) = self.table.get_mut(id) else { return };
-        self.assembly_bytes += held.message.capacity() + held.rest.len();
+        self.held_bytes += held.message.capacity() + held.rest.len();
         connection.held = Some(held);
         self.waiting.push_back(id);
         if connection.receiving && connection.pending == 0 {
             connection.pending += 1;
             cancel_receive(id, ring);
+        }
+    }
+
+    /// Lends a buffer that was read to the kernel again, unless too much input waits for room. Then the kernel runs out of
+    /// buffers and its receives end: every sender is slowed by TCP, and what waits stays bounded by what was lent.
+    pub(super) fn return_buffer(&mut self, buffer: Filled, ring: &mut Ring) {
+        if self.held_bytes + ring.recv_buffers.bytes() > self.config.held_bytes_max {
+            self.kept.push(buffer);
+        } else {
+            ring.recv_buffers.give_back(buffer);
         }
     }
 

@@ -76,7 +76,7 @@ impl Service for Echo {
 
     fn text(&mut self, id: ConnectionId, _: Door, text: &str, place: u64, sends: &mut Sends) -> Taken {
         if let Some(n) = text.strip_prefix("later ") {
-            let rest = self.later.entry(text.to_owned()).or_insert(n.parse().unwrap());
+            let rest = self.later.entry(text.to_owned()).or_insert(n.split(' ').next().unwrap().parse().unwrap());
             if *rest > 0 {
                 *rest -= 1;
                 return Taken::Later { place: place + 1 };
@@ -111,6 +111,8 @@ struct Rest {
     chunks: usize,
     open: i64,
     assembly_bytes: usize,
+    held_bytes: usize,
+    held_bytes_most: usize,
     stats: NetStats,
 }
 
@@ -135,6 +137,7 @@ impl Server {
             shard: ShardId(u16::from(peer.is_none())),
             connections_max: 64,
             assembly_bytes_max: 8 << 20,
+            held_bytes_max: 8 << 20,
             sends: SendLimits {
                 connection_send_bytes_max: 256 << 10,
                 reply_reserve_bytes: 64 << 10,
@@ -194,6 +197,7 @@ fn serve(
     net.listen(listener.into(), &mut ring);
     let mut batch: Vec<Completion> = Vec::new();
     let mut stopping: Option<Instant> = None;
+    let mut held_bytes_most = 0;
     loop {
         let now = clock();
         ring.reap(&mut batch, 64);
@@ -204,6 +208,7 @@ fn serve(
             }
         }
         net.rearm(now, &mut ring, &mut service);
+        held_bytes_most = held_bytes_most.max(net.held_bytes);
         net.expire(now, &mut ring, &mut service);
         let on = net.retry(now, &mut ring, &mut service);
         net.close_overrun(now, &mut ring, &mut service);
@@ -218,6 +223,8 @@ fn serve(
                 chunks: net.sends.chunks_used(),
                 open: *open.borrow(),
                 assembly_bytes: net.assembly_bytes,
+                held_bytes: net.held_bytes,
+                held_bytes_most,
                 stats: net.stats(),
             };
         }
@@ -230,7 +237,8 @@ fn serve(
 }
 
 fn nothing_is_left(rest: &Rest) {
-    assert_eq!((rest.connections, rest.chunks, rest.open, rest.assembly_bytes), (0, 0, 0, 0), "{rest:?}");
+    assert_eq!((rest.connections, rest.chunks, rest.open), (0, 0, 0), "{rest:?}");
+    assert_eq!((rest.assembly_bytes, rest.held_bytes), (0, 0), "{rest:?}");
 }
 
 fn echoes(socket: &mut WebSocket<TcpStream>, text: &str) {
@@ -531,4 +539,47 @@ fn a_full_table_answers_and_a_churn_of_clients_leaves_nothing() {
     let rest = server.stop();
     assert!(rest.stats.accepted >= 2000, "{rest:?}");
     nothing_is_left(&rest);
+}
+
+/// Far more input than may wait, from far more senders than one: they are slowed down, none is closed, nothing is lost, and
+/// what waits stays within its bound.
+#[test]
+fn senders_are_slowed_down_when_too_much_input_waits() {
+    const SENDERS: usize = 24;
+    const MESSAGES: usize = 40;
+    let held_bytes_max = 128 << 10;
+    let server = Server::start_with(true, Peer::new(), None, |config| config.held_bytes_max = held_bytes_max);
+    let threads: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let mut socket = server.connect("/");
+            std::thread::spawn(move || {
+                // The first message of each waits long enough for all others to come.
+                let texts: Vec<String> = (0..MESSAGES)
+                    .map(|n| {
+                        let first = if n == 0 { "later 3000 " } else { "" };
+                        format!("{first}{sender} {n} {}", "x".repeat(1500))
+                    })
+                    .collect();
+                for text in &texts {
+                    socket.write(Message::text(text.as_str())).unwrap();
+                }
+                socket.flush().unwrap();
+                for text in &texts {
+                    loop {
+                        match socket.read().unwrap() {
+                            Message::Ping(_) => {}
+                            got => break assert_eq!(got, Message::text(text.as_str())),
+                        }
+                    }
+                }
+                socket.close(None).unwrap();
+                while socket.read().is_ok() {}
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let rest = server.stop();
+    nothing_is_left(&rest);
+    assert!(rest.held_bytes_most > held_bytes_max / 2, "the bound was never near: {rest:?}");
+    assert!(rest.held_bytes_most <= held_bytes_max, "{rest:?}");
 }

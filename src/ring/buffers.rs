@@ -58,6 +58,11 @@ impl RecvBuffers {
         self.map.base.as_ptr() as u64
     }
 
+    /// Bytes of all buffers.
+    pub fn bytes(&self) -> usize {
+        usize::from(self.map.count) * self.map.buffer_bytes as usize
+    }
+
     /// Buffers.
     pub fn count(&self) -> u16 {
         self.map.count
