@@ -17,6 +17,7 @@ fn costs(before: &Reading, after: &Reading, server: Option<u32>) -> Value {
     json!({
         "seconds": seconds,
         "server_cores": server_cores,
+        "server_kernel_share": after.kernel_share_since(before),
         "own_cores": own_cores,
         "cores_busy": after.cores_since(before),
         // True: the server could do more than this process asks of it, and a rate is a lower bound.
