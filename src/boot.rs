@@ -37,7 +37,7 @@ use storage::log::{Log, LogConfig, RecoveredLog};
 use storage::recovery::{self, RecoverError};
 
 mod listener;
-mod process;
+pub(crate) mod process;
 
 /// The request or the machine is wrong: one line on stderr.
 const STATUS_REFUSED: u8 = 2;

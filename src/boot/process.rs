@@ -31,7 +31,7 @@ pub(super) fn raise_open_files() -> u64 {
 }
 
 /// Cores this process may run on.
-pub(super) fn cores() -> Vec<usize> {
+pub(crate) fn cores() -> Vec<usize> {
     // SAFETY: a zeroed cpu_set_t is valid, and the call writes at most its size into it.
     let set = unsafe {
         let mut set = std::mem::zeroed::<libc::cpu_set_t>();
@@ -45,7 +45,7 @@ pub(super) fn cores() -> Vec<usize> {
 }
 
 /// Binds the calling thread to one core. Where that is not allowed it runs where it may.
-pub(super) fn pin_to(core: usize) {
+pub(crate) fn pin_to(core: usize) {
     // SAFETY: a zeroed cpu_set_t is valid; `core` comes from a set of the same size; the call only reads it.
     let failed = unsafe {
         let mut set = std::mem::zeroed::<libc::cpu_set_t>();

@@ -4,11 +4,13 @@
 //!   tidegate [serve]      flags ─► Config ─► boot::serve
 //!   tidegate check-config flags ─► Config ─► table of values and origins
 //!   tidegate pub | sub    a WebSocket client on one connection
+//!   tidegate bench        a server of its own and load on it ─► table and verdict
 //!   tidegate log verify | dump DIR     reads a data folder that no server has open
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
 
+mod bench;
 mod check_config;
 mod client;
 mod log;
@@ -40,6 +42,7 @@ enum Command {
     Pub(publish::PubArgs),
     Sub(subscribe::SubArgs),
     Log(log::LogArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Flags that end in a [`Config`].
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Pub(args) => publish::run(&args),
         Command::Sub(args) => subscribe::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

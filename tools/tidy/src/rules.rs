@@ -40,6 +40,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["config", "plan", "ring", "observe", "wire", "http", "net", "disk", "reactor", "shutdown", "boot"]),
 ];
 
+/// The only module of the server crate that may load a server.
+const LOAD_MODULE: &str = "cli";
+
 /// What the pure crates may not name, and what they use instead.
 const BANNED: &[(&str, &str)] = &[
     ("std::fs", "emit a DiskOp; the executor in src/disk does the file work"),
@@ -130,6 +133,10 @@ fn arrows(source: &Source, findings: &mut Vec<Finding>) {
         return;
     };
     for (line, code) in source.code_lines() {
+        if module != LOAD_MODULE && names(code, "loadgen::") {
+            let cure = "put it into src/cli/bench, or turn it round: the server knows nothing of its load";
+            findings.push(finding("arrows", source, line, format!("{module} imports the load generator"), cure));
+        }
         for target in crate_targets(code) {
             let known = ARROWS.iter().any(|(name, _)| *name == target);
             if known && target != module && !allowed.contains(&target) {
