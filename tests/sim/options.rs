@@ -131,6 +131,22 @@ impl Options {
             role.subscriptions_max = limits.client_subscriptions_max;
             role.frame_bytes_max = limits.frame_bytes_max;
         }
+        // Some clients hold both kinds of subscriptions; what came last of all has dice of its own as well.
+        let mixed = &mut Random::new(seed, "mixed");
+        for role in &mut roles {
+            role.feed_from = role.from;
+            if (role.follows.is_empty() && role.patterns.is_empty()) || !mixed.chance(350) {
+                continue;
+            }
+            if role.follows.is_empty() {
+                role.follows = sessions.iter().filter(|_| mixed.chance(500)).cloned().collect();
+                role.from = *mixed.pick(&[Start::Earliest, Start::Latest, Start::Marker]);
+            } else if role.patterns.is_empty() {
+                role.patterns =
+                    mixed.pick(&[&[">"][..], &["chat.>"], &["*", "chat.*"]]).iter().map(|p| (*p).to_owned()).collect();
+                role.feed_from = *mixed.pick(&[Start::Earliest, Start::Latest]);
+            }
+        }
         let damaged = swarm.chance(200);
         let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
         let stop_every = often(250, &[1500, 5000]);
@@ -143,11 +159,13 @@ impl Options {
         // A third of the seeds have a perfect disk between crashes, so that rare faults do not hide deep states.
         let faulty = r.chance(660);
         let rate = |r: &mut Random, most: u64| if faulty { r.below(most) as u32 } else { 0 };
+        // One ends a process, so it takes many seeds that have it to meet many.
+        let write_fails = if faulty && mixed.chance(300) { mixed.between(5, 30) as u32 } else { 0 };
         Self {
             shards: r.between(1, 8).min(r.between(1, 8)) as u16,
             reshard: r.chance(500),
             faults: Faults {
-                write_fails: if r.chance(200) { rate(r, 8) } else { 0 },
+                write_fails: (if r.chance(200) { rate(r, 8) } else { 0 }).max(write_fails),
                 sync_fails: if r.chance(300) { rate(r, 8) } else { 0 },
                 read_fails,
                 full_commit_fails: rate(r, 1000),

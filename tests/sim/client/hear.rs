@@ -88,7 +88,8 @@ impl Client {
         }
         let (key, epoch, offset, at) = oracle.seen(&seen_of(frame)?)?;
         let session = Frame::text(&frame.session, "session")?;
-        if let Some(follow) = self.follows.get_mut(session) {
+        let fed = self.feed.is_some();
+        if let Some(follow) = self.follows.get_mut(session).filter(|follow| follow.brings(offset, fed)) {
             if !matches!(follow.state, State::Live | State::Leaving) {
                 return Err(format!("an event while the subscription is {:?}", follow.state));
             }
@@ -121,7 +122,7 @@ impl Client {
             return Err(format!("{session}: offset {before} came before {offset}"));
         }
         feed.events.insert(at, (session.to_owned(), offset));
-        Ok(())
+        self.follows.get_mut(session).map_or(Ok(()), |follow| follow.fed(offset))
     }
 
     fn gap(&mut self, frame: &Frame<'_>, oracle: &mut Oracle, wall_ms: u64) -> Checked {
@@ -142,6 +143,10 @@ impl Client {
         let (Some(from), Some(to)) = (frame.from, frame.to) else { return Err("a gap without bounds".to_owned()) };
         let reason = Frame::text(&frame.reason, "reason")?;
         self.counts.add("frame", gap_name(reason));
+        if reason == "policy" && self.is_mixed() {
+            let follow = self.follows.get_mut(session).ok_or("a session that is not followed")?;
+            return follow.leaves(from, to);
+        }
         oracle.gone(session, from, to, reason, wall_ms)?;
         let Some(follow) = self.follows.get_mut(session) else {
             return if self.feed.is_some() { Ok(()) } else { Err("a gap nobody asked for".to_owned()) };
@@ -205,8 +210,9 @@ impl Client {
             (Pending::Reused, _) => Err("another body under the same message id was taken".to_owned()),
             (Pending::Subscribe(session), "subscribed") => self.subscribed(&session, frame, oracle),
             (Pending::Unsubscribe(session), "unsubscribed") => {
+                let fed = self.feed.is_some();
                 if let Some(follow) = self.follows.get_mut(&session) {
-                    follow.state = State::Idle;
+                    follow.ended(fed);
                 }
                 Ok(())
             }
@@ -270,7 +276,10 @@ impl Client {
                 return Err("the epoch changed".to_owned());
             }
         }
+        let again_latest = follow.shared.asked_latest && follow.next.is_some();
+        follow.begins(follow.next, next)?;
         match follow.next {
+            _ if again_latest => {}
             // A position below what is retained is met by a gap frame; the answer itself moves nobody.
             Some(wanted) if next != wanted && !(oracle.retention && next >= wanted) => {
                 return Err(format!("resumed at {next}, asked for {wanted}"));
@@ -290,7 +299,7 @@ impl Client {
             }
             _ => {}
         }
-        if let Some(wanted) = follow.next.filter(|wanted| next > *wanted) {
+        if let Some(wanted) = follow.next.filter(|wanted| next > *wanted && !again_latest) {
             follow.gaps.push((wanted, next));
         }
         follow.next = Some(next);
@@ -432,7 +441,7 @@ impl Client {
             Pending::Repeat(_) | Pending::Volatile | Pending::History { .. } if retry => Ok(()),
             Pending::Subscribe(session) if retry || refusal == "no_credit" => {
                 if let Some(follow) = self.follows.get_mut(&session) {
-                    follow.state = State::Idle;
+                    (follow.state, follow.shared.asked_latest) = (State::Idle, false);
                 }
                 Ok(())
             }

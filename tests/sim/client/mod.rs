@@ -9,6 +9,7 @@
 //! ```
 
 mod hear;
+mod mixed;
 mod provoke;
 mod say;
 
@@ -35,8 +36,10 @@ pub struct Role {
     pub follows: Vec<String>,
     /// Patterns of its feed.
     pub patterns: Vec<String>,
-    /// Where its subscriptions begin.
+    /// Where its subscriptions to sessions begin.
     pub from: Start,
+    /// Where its feed begins.
+    pub feed_from: Start,
     /// Delivery credit it asks for, events.
     pub credit: Option<u64>,
     /// Delivery credit it asks for, payload bytes.
@@ -127,6 +130,21 @@ pub struct Follow {
     pub damaged: Vec<(u64, u64)>,
     /// Asked to begin at the client's marker, acknowledged at this offset then.
     by_marker: Option<u64>,
+    /// What it passed over when it began again at the latest.
+    pub passed: Vec<(u64, u64)>,
+    /// What ended subscriptions said they left.
+    left: Vec<(u64, u64)>,
+    /// What may have been left and not said, because the connection went.
+    untold: Vec<(u64, u64)>,
+    /// What this connection brought, beside a feed.
+    shared: mixed::Shared,
+}
+
+impl Follow {
+    /// Whether its client listens to the session by its feed alone, and where the follow stopped.
+    pub fn stopped_at(&self) -> Option<u64> {
+        self.next.filter(|_| self.state == State::Left)
+    }
 }
 
 /// A pattern feed.
@@ -150,6 +168,8 @@ enum State {
     Asked,
     Live,
     Leaving,
+    /// Ended, and the client's feed goes on alone.
+    Left,
 }
 
 /// Events of one command that have to be acknowledged some day.
@@ -353,9 +373,7 @@ impl Client {
         self.event_bytes.clear();
         self.nameless.clear();
         self.doomed = None;
-        for follow in self.follows.values_mut() {
-            follow.state = State::Idle;
-        }
+        self.follows.values_mut().for_each(Follow::cut_off);
         if let Some(feed) = &mut self.feed {
             feed.state = State::Idle;
         }
@@ -377,6 +395,9 @@ impl Client {
             return Some(format!("{refusal} is due"));
         }
         for (session, follow) in &self.follows {
+            if follow.state == State::Left {
+                continue;
+            }
             if follow.state != State::Live {
                 return Some(format!("{session} is {:?}", follow.state));
             }
@@ -395,12 +416,13 @@ impl Client {
         }
     }
 
-    /// The first event that its feed should have brought and did not.
+    /// The first event that its feed should have brought, or a subscription beside it, and neither did.
     pub fn missing(&self, feed: &Feed, oracle: &Oracle) -> Option<((u64, u64), (String, u64))> {
         let patterns = &self.role.patterns;
         let wanted = |topic: &str| patterns.iter().any(|p| shards::names::pattern_matches(p, topic));
         let places = oracle.places_after(feed.start.as_ref()?, wanted);
-        places.into_iter().find(|(place, event)| feed.events.get(place) != Some(event))
+        let elsewhere = |session: &str, offset| self.follows.get(session).is_some_and(|f| f.answers_for(offset));
+        places.into_iter().find(|(place, event)| feed.events.get(place) != Some(event) && !elsewhere(&event.0, event.1))
     }
 
     /// Follows these sessions from the start, and nothing else.
@@ -452,6 +474,8 @@ impl Client {
             77..=80 if !self.role.rude => self.mark(workload, net, oracle),
             81..=84 => self.history(workload, net, oracle),
             85 => self.unsubscribe(workload, net),
+            86..=87 if self.is_mixed() => self.come_back(workload, net),
+            91..=93 if self.is_mixed() => self.unsubscribe(workload, net),
             86..=87 => self.volatile(workload, net),
             88..=90 => {
                 let id = self.command(Pending::Ping);

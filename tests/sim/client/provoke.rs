@@ -184,8 +184,8 @@ impl Client {
     }
 
     fn provoke_by_size(&mut self, workload: &mut Random, net: &mut Random, own: &str) {
-        match workload.below(5) {
-            0 => {
+        match workload.below(8) {
+            0 | 5..=7 => {
                 let data = "x".repeat(self.role.data_bytes_max as usize + 100);
                 let fields = format!("\"session\":\"{own}\",\"topic\":\"a\",\"message_id\":\"x\",\"data\":\"{data}\"");
                 self.provoke_with(net, "publish", &fields, sure("event_too_large"));

@@ -230,7 +230,7 @@ impl Client {
         let session = workload.pick(&live).clone();
         let id = self.command(Pending::Unsubscribe(session.clone()));
         self.send(net, &format!("{{\"type\":\"unsubscribe\",\"id\":{id},\"session\":\"{session}\"}}"));
-        self.follows.get_mut(&session).expect("live").state = State::Leaving;
+        self.leave(&session);
     }
 
     pub(super) fn subscribe_all(&mut self, net: &mut Random, oracle: &Oracle) {
@@ -239,10 +239,11 @@ impl Client {
         for session in idle {
             let name = self.marker_name();
             let mut by_marker = None;
+            let latest = self.follows[&session].next.is_none() && self.role.from == Start::Latest;
             let from = match (&self.follows[&session].next, &self.follows[&session].epoch) {
                 (Some(next), Some(epoch)) => format!("{{\"offset\":{next},\"epoch\":\"{epoch:016x}\"}}"),
                 (Some(next), None) => format!("{{\"offset\":{next}}}"),
-                (None, _) if self.role.from == Start::Latest => "\"latest\"".to_owned(),
+                (None, _) if latest => "\"latest\"".to_owned(),
                 (None, _) => match oracle.marked(&session, &name).filter(|_| self.role.from == Start::Marker) {
                     Some(offset) => {
                         by_marker = Some(offset);
@@ -255,11 +256,11 @@ impl Client {
             let text = format!("{{\"type\":\"subscribe\",\"id\":{id},\"session\":\"{session}\",\"from\":{from}}}");
             self.send(net, &text);
             let follow = self.follows.get_mut(&session).expect("idle");
-            (follow.state, follow.by_marker) = (State::Asked, by_marker);
+            (follow.state, follow.by_marker, follow.shared.asked_latest) = (State::Asked, by_marker, latest);
         }
         let Some(feed) = self.feed.as_mut().filter(|feed| feed.state == State::Idle) else { return };
         feed.state = State::Asked;
-        let from = match (&feed.start, self.role.from) {
+        let from = match (&feed.start, self.role.feed_from) {
             (Some(_), _) => {
                 let parts: Vec<String> = feed.position.iter().map(|(slice, seq)| format!("{slice}.{seq}")).collect();
                 format!("{{\"position\":\"{}\"}}", parts.join(","))

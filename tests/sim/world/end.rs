@@ -79,7 +79,9 @@ impl World {
             for (session, follow) in &client.follows {
                 // Nothing was ever sent into a session without an audit.
                 let Some(audited) = follows.get(session) else { continue };
-                let gone = |offset: u64| follow.gaps.iter().any(|(from, to)| (*from..*to).contains(&offset));
+                let stopped = follow.stopped_at().unwrap_or(u64::MAX);
+                let given_up = || follow.gaps.iter().chain(&follow.passed).copied().chain([(stopped, u64::MAX)]);
+                let gone = |offset: u64| given_up().any(|(from, to)| (from..to).contains(&offset));
                 let expected: Vec<_> =
                     audited.events.iter().filter(|(offset, _)| *offset >= follow.first && !gone(*offset)).collect();
                 let got: Vec<_> = follow.events.iter().filter(|(offset, _)| *offset >= audited.first).collect();
