@@ -135,3 +135,117 @@ impl Socket {
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    const TOKEN: usize = 7;
+    /// Waits of a second each before a test gives up; one is enough on a machine that does anything at all.
+    const WAITS_MAX: usize = 60;
+
+    /// A connected pair: ours, and the peer's end.
+    fn pair(poll: &Poll) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let Ok(SocketAddr::V4(address)) = listener.local_addr() else { panic!("not of IPv4") };
+        let socket = poll.connect(address, TOKEN).expect("connecting begins");
+        let (peer, _) = listener.accept().expect("it arrives");
+        wait_for(poll, |ready| ready.writable);
+        (socket, peer)
+    }
+
+    fn wait_for(poll: &Poll, wanted: impl Fn(&Ready) -> bool) {
+        let mut ready = Vec::new();
+        for _ in 0..WAITS_MAX {
+            poll.wait(&mut ready, 1_000_000_000);
+            assert!(ready.iter().all(|r| r.token == TOKEN), "a token that nobody gave");
+            if ready.iter().any(&wanted) {
+                return;
+            }
+        }
+        panic!("nothing came");
+    }
+
+    fn is_would_block(result: io::Result<usize>) -> bool {
+        result.is_err_and(|why| why.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn bytes_cross_both_ways_and_an_end_is_a_read_of_nothing() {
+        let poll = Poll::new().expect("an epoll");
+        let (socket, mut peer) = pair(&poll);
+        let mut buffer = [0u8; 16];
+        assert!(is_would_block(socket.read(&mut buffer)), "nothing was sent yet");
+        assert_eq!(socket.write(b"to the peer").expect("room in the kernel"), 11);
+        peer.read_exact(&mut buffer[..11]).expect("it arrives");
+        assert_eq!(&buffer[..11], b"to the peer");
+
+        peer.write_all(b"and back").expect("it leaves");
+        wait_for(&poll, |ready| ready.readable);
+        // No more than the buffer holds, and the rest on the next call.
+        assert_eq!(socket.read(&mut buffer[..3]).expect("bytes are there"), 3);
+        assert_eq!(socket.read(&mut buffer[3..]).expect("bytes are there"), 5);
+        assert_eq!(&buffer[..8], b"and back");
+
+        drop(peer);
+        wait_for(&poll, |ready| ready.readable);
+        assert_eq!(socket.read(&mut buffer).expect("an end is no error"), 0);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_blocks_nobody_and_is_said_to_take_bytes_again() {
+        let poll = Poll::new().expect("an epoll");
+        let (socket, mut peer) = pair(&poll);
+        let block = vec![b'x'; 64 << 10];
+        let mut sent = 0;
+        let full = loop {
+            match socket.write(&block) {
+                Ok(n) => sent += n,
+                full => break full,
+            }
+        };
+        assert!(is_would_block(full), "full is an answer");
+        // Nothing to read, and no report of room is wanted: a wait comes back empty.
+        poll.want_write(&socket, TOKEN, false).expect("known to the epoll");
+        let mut ready = vec![Ready { token: 0, readable: true, writable: true }];
+        poll.wait(&mut ready, 0);
+        assert!(ready.is_empty());
+        poll.want_write(&socket, TOKEN, true).expect("known to the epoll");
+        std::io::copy(&mut (&mut peer).take(sent as u64), &mut std::io::sink()).expect("all that was sent");
+        wait_for(&poll, |ready| ready.writable);
+    }
+
+    #[test]
+    fn a_closed_socket_leaves_the_epoll_and_resets_its_peer() {
+        let poll = Poll::new().expect("an epoll");
+        let (socket, mut peer) = pair(&poll);
+        drop(socket);
+        let why = peer.read(&mut [0u8; 1]).expect_err("no orderly end: no port stays in TIME_WAIT");
+        assert_eq!(why.kind(), io::ErrorKind::ConnectionReset);
+        let mut ready = Vec::new();
+        poll.wait(&mut ready, 0);
+        assert!(ready.is_empty(), "its descriptor is gone");
+    }
+
+    #[test]
+    fn a_refused_connection_is_reported_and_reads_as_an_error() {
+        let poll = Poll::new().expect("an epoll");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let Ok(SocketAddr::V4(address)) = listener.local_addr() else { panic!("not of IPv4") };
+        drop(listener);
+        // Refused at once, or by the report.
+        let Ok(socket) = poll.connect(address, TOKEN) else { return };
+        wait_for(&poll, |ready| ready.readable);
+        let why = socket.read(&mut [0u8; 1]).expect_err("nobody listens");
+        assert_eq!(why.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn the_descriptor_limit_is_what_the_system_allows() {
+        let raised = raise_nofile();
+        assert!(raised > 0);
+        assert_eq!(raise_nofile(), raised, "nothing is left to raise");
+    }
+}
