@@ -3,7 +3,7 @@
 
     tools/coverage/run.py [--seeds N] [--blocks B]
 
-    simulator, built with counters ─► seeds 1 to N and the regressions ─► one profile per process ─► lines of storage/src, shards/src
+    simulator with counters ─► seeds 1 to N, the regressions ─► a profile per process ─► lines of storage/src and shards/src
 
 The same seeds on the same commit reach the same lines, so the sum is a figure of the commit. Code that only tests compile is not
 in the simulator's binary, and so not in the table. The build has a target folder of its own, `coverage` beside the others.
@@ -71,7 +71,8 @@ def run_seeds(binary, seeds, folder):
     processes = []
     for first in range(1, seeds + 1, share):
         command = [binary, "--from", str(first), "--seeds", str(min(share, seeds + 1 - first))]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, errors="replace"))
+        output = {"stdout": subprocess.PIPE, "text": True, "errors": "replace"}
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **output))
     try:
         texts = [process.communicate(timeout=RUN_S_MAX)[0] for process in processes]
     except BaseException as why:
@@ -81,7 +82,9 @@ def run_seeds(binary, seeds, folder):
             sys.exit(f"the seeds take longer than {RUN_S_MAX} s")
         raise
     if any(process.returncode != 0 for process in processes):
-        print("\n".join(line[:2000] for text in texts for line in text.splitlines() if re.match(r"seed \d+ failed|again: ", line)))
+        for line in "".join(texts).splitlines():
+            if re.match(r"seed \d+ failed|again: ", line):
+                print(line[:2000])
         sys.exit("the simulator found something")
 
 
@@ -134,7 +137,8 @@ def report(files, blocks_max, seeds):
     all_lines = [count for lines in files.values() for count in lines.values()]
     reached = sum(count > 0 for count in all_lines)
     share = reached / max(1, len(all_lines)) * 100
-    print(f"coverage: {reached} of {len(all_lines)} lines of {' and '.join(CORE)} reached, {share:.1f} %, by seeds 1 to {seeds} and the regressions")
+    by = f"by seeds 1 to {seeds} and the regressions"
+    print(f"coverage: {reached} of {len(all_lines)} lines of {' and '.join(CORE)} reached, {share:.1f} %, {by}")
     if not all_lines:
         sys.exit("no line of the core in the profile")
 
