@@ -46,7 +46,7 @@ class Row:
         self.name, self.contestants, self.phases, self.metrics = name, contestants, phases, metrics
         self.peers = peers or {}
         self.rounds_max = rounds_max
-        self.repeats = repeats  # where a stranger came by; not where a run takes minutes
+        self.repeats = repeats  # where a stranger came by; not where a run takes minutes, or is about memory
 
 
 def chat_full(server, size, context):
@@ -251,8 +251,8 @@ def rows():
         fan_one(1, "10000"),
         *(fan_burst(which, people, burst) for which, people in ((0, "1000"), (1, "10000")) for burst in (16, 64)),
         Row("cliff", ours, [cliff], [Metric("rate against the best smaller burst", ("at least", 0.7), high=True)], rounds_max=2, repeats=False),
-        Row("idle bare", both, [idle("--bare")], bare, SUBSCRIBE_PEERS, rounds_max=3),
-        Row("idle subscribed", both, [idle()], subscribed, SUBSCRIBE_PEERS, rounds_max=3),
+        Row("idle bare", both, [idle("--bare")], bare, SUBSCRIBE_PEERS, rounds_max=2, repeats=False),
+        Row("idle subscribed", both, [idle()], subscribed, SUBSCRIBE_PEERS, rounds_max=2, repeats=False),
         Row("handshake", both, [handshake], handshakes, SUBSCRIBE_PEERS),
         Row("lone client", spinning, [lone], [Metric("round trip p50 µs", ("ratio", "floor", 1.5)), Metric("p99 µs")]),
         Row("restart and history of a big log", ours, [big_log], restarts, rounds_max=1, repeats=False),
