@@ -18,6 +18,7 @@ from the intended send time, at half of what ours takes; at saturation it is onl
 import argparse
 import json
 import pathlib
+import signal
 import sys
 import time
 
@@ -34,8 +35,8 @@ def one(name, make, phase, size, context):
     """One run on a fresh server; (figures, report)."""
     server = make()
     server.name = name
-    server.start()
     try:
+        server.start()
         return phase(server, size, context)
     finally:
         server.close()
@@ -124,6 +125,12 @@ def faults(reports, size):
     return 1 if found else 0
 
 
+def told_to_end(number, _):
+    """Ends servers and removes their folders, the way of every exception; told twice, it goes on with that."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["suite", "peers", "scale"], default="suite")
@@ -137,4 +144,5 @@ def main():
     parser.add_argument("--cross", default="0,50,100", help="scale: percent of the sessions whose connections live on another shard")
     parser.add_argument("--loads", type=int, help="scale: load processes; default one for each core that has no shard")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, told_to_end)
     return scale.run(options) if options.what == "scale" else suite(options)

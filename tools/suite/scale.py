@@ -46,8 +46,8 @@ def cell(size, shards, cross, loads):
     loads = loads or max(len(left), 1)
     server = Ours(shards=shards)
     server.cores = everything[:shards]
-    server.start()
     try:
+        server.start()
         full = together(server, size, cores, loads, cross)
         rate = sum(report["delivered_per_s"] for report in full)
         paced = together(server, size, cores, loads, cross, rate=max(rate / 2, 100))

@@ -88,7 +88,7 @@ class Server:
         self.process.stdout.close()
 
     def close(self):
-        if self.process.poll() is None:
+        if self.process and self.process.poll() is None:
             self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
