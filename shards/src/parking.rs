@@ -116,7 +116,7 @@ impl Shard {
                         self.parked_ready.push_back(id);
                     }
                 }
-                LogEvent::ReadReady(ticket) => self.ready_reads.push(ticket),
+                LogEvent::ReadReady(ticket) => self.ready_reads.push_back(ticket),
                 LogEvent::Poisoned(fault) => self.effects.poisoned(fault),
                 LogEvent::NoSpace(_) => {}
                 LogEvent::Damaged(_) => self.counters.damaged_reads += 1,

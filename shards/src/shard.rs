@@ -99,7 +99,7 @@ pub struct Shard {
     /// Partitions whose parked commands may go on.
     pub(crate) parked_ready: VecDeque<PartitionId>,
     pub(crate) reads: HashMap<ReadTicket, ReadFor, BuildHasherDefault<Xxh3Default>>,
-    pub(crate) ready_reads: Vec<ReadTicket>,
+    pub(crate) ready_reads: VecDeque<ReadTicket>,
     pub(crate) gathers: VecDeque<Gather>,
     pub(crate) pages: VecDeque<Page>,
     pub(crate) scans: Scans,
@@ -146,7 +146,7 @@ impl Shard {
             parked: ParkedCommands::default(),
             parked_ready: VecDeque::new(),
             reads: HashMap::default(),
-            ready_reads: Vec::new(),
+            ready_reads: VecDeque::new(),
             gathers: VecDeque::new(),
             pages: VecDeque::new(),
             scans: Scans::default(),

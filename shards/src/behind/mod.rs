@@ -2,7 +2,7 @@
 //! owns the session.
 //!
 //! ```text
-//!  queued ─► own session ── log.read ──► Hot: push   Cold: Reading … ReadReady ─► push
+//!  queued ─► own session ── log.read ──► Hot: push   Cold: Reading … ReadReady ─► push a piece, the log keeps the rest
 //!         ├► other shard's session ── FETCH ──► … FETCHED ─► push
 //!         └► pattern source ── log.scan or SCAN ──► … push
 //!                          then: live, or in line again, or blocked until its client has room
@@ -10,7 +10,7 @@
 
 use crate::delivery::{Pushed, Reader, ReaderState, SubscriptionId};
 use crate::effect::Reply;
-use crate::gather::{Gather, PageEnd};
+use crate::gather::Gather;
 use crate::ids::{ConnectionId, Now};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_connection, request};
@@ -27,6 +27,18 @@ mod patterns;
 /// Records pushed to one cursor before the next one's turn.
 const RECORDS_PER_TURN_MAX: usize = 256;
 
+/// How much of a finished read reached its subscription.
+enum Piece {
+    /// All of it.
+    All,
+    /// As much as one turn gives; the log has the rest.
+    Some,
+    /// The client has no room or is gone.
+    Stopped,
+    /// Nothing: damage.
+    Fault,
+}
+
 /// What a cold read is for.
 pub(crate) enum ReadFor {
     Subscription(SubscriptionId),
@@ -40,9 +52,11 @@ impl Shard {
     pub(crate) fn serve_behind(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
         let mut served = 0;
         let mut left = bytes;
-        for ticket in std::mem::take(&mut self.ready_reads) {
+        while left > 0
+            && let Some(ticket) = self.ready_reads.pop_front()
+        {
             served += 1;
-            self.serve_read(ticket, now, out);
+            left = left.saturating_sub(self.serve_read(ticket, now, out).max(64));
         }
         for _ in 0..self.gathers.len() {
             let Some(gather) = self.gathers.pop_front() else { break };
@@ -108,6 +122,12 @@ impl Shard {
                 Read::Cold(ticket) => {
                     self.reads.insert(ticket, ReadFor::Subscription(id));
                     self.set_state(id, ReaderState::Reading);
+                    return used;
+                }
+                Read::Ready(ticket) => {
+                    let (bytes, piece) = self.push_records(id, ticket, now, out);
+                    used += bytes;
+                    self.settle_piece(id, piece, out);
                     return used;
                 }
                 Read::Gap { to } => {
@@ -182,59 +202,66 @@ impl Shard {
         }
     }
 
-    fn serve_read(&mut self, ticket: ReadTicket, now: Now, out: &mut impl Outbox) {
+    /// What a cold read brought, to whom it is for. Returns bytes of records pushed.
+    fn serve_read(&mut self, ticket: ReadTicket, now: Now, out: &mut impl Outbox) -> usize {
         match self.reads.remove(&ticket) {
             Some(ReadFor::Subscription(id)) => {
-                let mut whole = self.readers.subscription(id).is_some();
-                let mut fault = false;
-                match self.log.read_records(ticket) {
-                    Ok(records) => {
-                        for record in records {
-                            if self.readers.push_read(id, record, now, out) != Some(Pushed::Whole) {
-                                whole = false;
-                                break;
-                            }
-                        }
-                    }
-                    // Retention was faster: the next read says the gap.
-                    Err(storage::log::ReadFault::Gone) => {}
-                    Err(_) => fault = true,
-                }
-                self.log.release(ticket);
-                if fault {
-                    whole = self.skip_damage(id, out);
-                }
-                if whole {
-                    self.readers.settle(id);
-                }
+                let (bytes, piece) = self.push_records(id, ticket, now, out);
+                self.settle_piece(id, piece, out);
+                return bytes;
             }
-            Some(ReadFor::Gather(mut gather)) => {
-                let end = match self.log.read_records(ticket) {
-                    Ok(records) => {
-                        let mut full = false;
-                        for record in records {
-                            full = !gather.take(record) || gather.is_full();
-                            if full {
-                                break;
-                            }
-                        }
-                        full.then_some(PageEnd::More)
-                    }
-                    Err(storage::log::ReadFault::Gone) => None,
-                    Err(_) if gather.records.is_empty() => {
-                        self.counters.damaged_reads += 1;
-                        Some(PageEnd::Damaged(gather.tail.max(gather.next + 1)))
-                    }
-                    Err(_) => Some(PageEnd::More),
-                };
-                self.log.release(ticket);
-                match end {
-                    Some(end) => self.finish_gather(gather, end),
-                    None => self.gathers.push_back(gather),
-                }
-            }
+            Some(ReadFor::Gather(mut gather)) => match self.gather_records(&mut gather, ticket) {
+                Some(end) => self.finish_gather(gather, end),
+                None => self.gathers.push_back(gather),
+            },
             Some(ReadFor::Scan(wanted)) => self.scan_ready(ticket, wanted, now, out),
             None => self.log.release(ticket),
+        }
+        0
+    }
+
+    /// Pushes one piece of a finished read. Returns its bytes too.
+    fn push_records(
+        &mut self,
+        id: SubscriptionId,
+        ticket: ReadTicket,
+        now: Now,
+        out: &mut impl Outbox,
+    ) -> (usize, Piece) {
+        let (mut bytes, mut piece) = (0, Piece::All);
+        match self.log.read_records(ticket) {
+            Ok(records) => {
+                for (number, record) in records.enumerate() {
+                    if number == RECORDS_PER_TURN_MAX {
+                        piece = Piece::Some;
+                        break;
+                    }
+                    if self.readers.push_read(id, record, now, out) != Some(Pushed::Whole) {
+                        piece = Piece::Stopped;
+                        break;
+                    }
+                    bytes += record.bytes().len();
+                }
+            }
+            // Retention was faster: the next read says the gap.
+            Err(storage::log::ReadFault::Gone) => {}
+            Err(_) => piece = Piece::Fault,
+        }
+        match piece {
+            Piece::Some | Piece::Stopped => self.log.keep(ticket),
+            Piece::All | Piece::Fault => self.log.release(ticket),
+        }
+        (bytes, piece)
+    }
+
+    fn settle_piece(&mut self, id: SubscriptionId, piece: Piece, out: &mut impl Outbox) {
+        let settles = match piece {
+            Piece::All | Piece::Some => true,
+            Piece::Stopped => false,
+            Piece::Fault => self.skip_damage(id, out),
+        };
+        if settles {
+            self.readers.settle(id);
         }
     }
 

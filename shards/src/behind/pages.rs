@@ -15,7 +15,7 @@ use crate::packed::Records;
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::Origin;
 use crate::shard::{Opened, Shard};
-use storage::log::Read;
+use storage::log::{Read, ReadFault, ReadTicket};
 
 use super::ReadFor;
 
@@ -59,6 +59,11 @@ impl Shard {
                     gather.next = to;
                 }
                 Read::Gap { .. } => break PageEnd::More,
+                Read::Ready(ticket) => {
+                    if let Some(end) = self.gather_records(&mut gather, ticket) {
+                        break end;
+                    }
+                }
                 Read::Cold(ticket) => {
                     self.reads.insert(ticket, ReadFor::Gather(gather));
                     return;
@@ -72,6 +77,30 @@ impl Shard {
             }
         };
         self.finish_gather(gather, end);
+    }
+
+    /// Takes what a finished read brought; how the page ends, if it does.
+    pub(super) fn gather_records(&mut self, gather: &mut Gather, ticket: ReadTicket) -> Option<PageEnd> {
+        let mut full = false;
+        let end = match self.log.read_records(ticket) {
+            Ok(mut records) => {
+                full = records.any(|record| !gather.take(record) || gather.is_full());
+                full.then_some(PageEnd::More)
+            }
+            Err(ReadFault::Gone) => None,
+            Err(_) if gather.records.is_empty() => {
+                self.counters.damaged_reads += 1;
+                Some(PageEnd::Damaged(gather.tail.max(gather.next + 1)))
+            }
+            Err(_) => Some(PageEnd::More),
+        };
+        // The next page begins in the rest.
+        if full {
+            self.log.keep(ticket)
+        } else {
+            self.log.release(ticket)
+        }
+        end
     }
 
     pub(super) fn finish_gather(&mut self, gather: Gather, end: PageEnd) {

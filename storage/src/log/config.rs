@@ -38,7 +38,8 @@ pub struct LogConfig {
     pub read_buffers: usize,
     /// Bytes of each: the largest record a cold read can return, and two blocks.
     pub read_buffer_bytes: usize,
-    /// Bytes a cold read asks for before it knows how long its first record is. Multiple of 4096.
+    /// Bytes a cold read asks for before it knows how long its first record is; doubled from read to read of one session, up
+    /// to the whole buffer. Multiple of 4096.
     pub read_ahead_bytes: usize,
     /// Partitions in memory.
     pub partitions_resident_max: usize,
@@ -183,7 +184,7 @@ impl LogConfig {
     ///
     /// ```text
     ///   hot_tail_bytes
-    /// + read_buffers × (read_buffer_bytes + 512)
+    /// + read_buffers × (read_buffer_bytes + 16 KiB)      places of records
     /// + segments_unindexed_max × (segment_records_max × about 120 + 8 KiB)
     /// + partitions_resident_max × 512        names, a few runs, no markers; twice that while a checkpoint is collected
     /// + dedupe_hot_bytes_max + dedupe_filter_bytes_max + index_resident_bytes_max
@@ -191,7 +192,7 @@ impl LogConfig {
     /// Jobs run on the background executor and are counted there.
     pub fn memory_bytes(&self) -> usize {
         self.hot_tail_bytes
-            + self.read_buffers * (self.read_buffer_bytes + 512)
+            + self.read_buffers * (self.read_buffer_bytes + READ_PLACES_BYTES)
             + self.segments_unindexed_max * (self.segment_records_max as usize * LIVE_BYTES_PER_RECORD + (8 << 10))
             + self.partitions_resident_max * 512
             + self.dedupe_hot_bytes_max
@@ -242,8 +243,19 @@ const EXPIRE_EVERY_MS: u64 = 60_000;
 /// Read buffers that only lookups of partitions and tables may use, so that readers of history cannot starve them.
 pub(crate) const LOAD_BUFFERS: usize = 4;
 
-/// Positions of records that one cold read answers for.
-pub(crate) const READ_RECORDS_MAX: usize = RECORD_EVENTS_MAX;
+/// Records that one cold read of a session answers for: small ones fill a buffer.
+pub(crate) const READ_RECORDS_MAX: usize = 1024;
+
+/// The same of a scan, which keeps a cursor for each.
+pub(crate) const SCAN_RECORDS_MAX: usize = RECORD_EVENTS_MAX;
+
+/// Memory for them beside each buffer.
+const READ_PLACES_BYTES: usize = 16 << 10;
+
+const _: () = assert!(
+    READ_RECORDS_MAX * size_of::<u32>() + SCAN_RECORDS_MAX * size_of::<super::ScanCursor>() <= READ_PLACES_BYTES,
+    "the plan counts them"
+);
 
 const _: () = assert!(HEAD_BYTES < BLOCK_BYTES);
 

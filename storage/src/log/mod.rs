@@ -246,7 +246,7 @@ impl Log {
             catalog,
             live: VecDeque::with_capacity(config.segments_unindexed_max),
             spare: (0..2).map(|_| LiveIndex::new(config.segment_records_max)).collect(),
-            reader: Reader::new(config.read_buffers, config.read_buffer_bytes),
+            reader: Reader::new(config.read_buffers, config.read_buffer_bytes, config.read_ahead_bytes),
             loads: Loads::new(config.partition_loads_max),
             background: Background::new(next_checkpoint),
             lookups: Lookups::new(),
@@ -422,7 +422,10 @@ impl Log {
                     self.segment_gone(file);
                 }
                 match self.reader.handle_done(slot, generation, result, owns) {
-                    Outcome::Ready(ticket) => self.events.push_back(LogEvent::ReadReady(ticket)),
+                    Outcome::Ready(ticket) => {
+                        self.events.push_back(LogEvent::ReadReady(ticket));
+                        self.read_ahead(ticket);
+                    }
                     Outcome::Table { purpose: Purpose::Page { load }, slot, result, .. } => {
                         self.page_read(load, slot, result);
                     }

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //!   runs of the partition ─► which segment ─┬─ live index ─┬─ hot: the record itself
-//!                                           │              └─ cold: its bytes ──────────────┐
-//!                                           ├─ sealed: a block of the sidecar ─► its bytes ─┴─► ReadReady
-//!                                           └─ gone: a gap to what is retained
+//!                                           │              └─ cold: its bytes ────────────────┐
+//!                                           ├─ sealed: blocks of the sidecar ─► its bytes ────┴─► ReadReady ─┐
+//!                                           └─ gone: a gap to what is retained                               │
+//!                                                                                 the next bytes, ahead ◄────┘
 //! ```
 
-use super::config::READ_RECORDS_MAX;
-use super::reader::{Outcome, Purpose, ReadFault, ReadTicket, Reader, Wanted};
+use super::reader::{Found, Outcome, Purpose, ReadFault, ReadTicket, Reader, Series, Wanted};
 use super::{Log, LogEvent, READ, op_id};
 use crate::catalog::PartitionSlot;
 use crate::disk::{DiskFault, DiskOp, FileId};
-use crate::ids::Offset;
+use crate::group::BLOCK_BYTES;
+use crate::ids::{LogSeq, Offset, SegmentId};
 use crate::record::RecordView;
 use crate::sidecar::{BlockAt, SidecarIndex};
 
@@ -23,6 +24,8 @@ pub enum Read<'a> {
     Hot(RecordView<'a>),
     /// Being read; [`LogEvent::ReadReady`] tells when [`Log::read_records`] has it.
     Cold(ReadTicket),
+    /// It was read ahead, or kept: [`Log::read_records`] has it.
+    Ready(ReadTicket),
     /// The offsets up to `to` are no longer retained.
     Gap {
         /// First offset that is.
@@ -36,46 +39,92 @@ pub enum Read<'a> {
     Fault(ReadFault),
 }
 
+/// Where the record that covers an offset is.
+enum Place {
+    End,
+    Gap,
+    Hot(LogSeq, u32),
+    /// In the segment of this live index, out of the hot tail.
+    Live(usize),
+    /// In this sealed file.
+    Sealed(SegmentId),
+    Corrupt(FileId),
+}
+
 impl Log {
     /// The record that covers offset `from`, if it is committed and retained. Ask again at its end for the next.
     pub fn read(&mut self, slot: PartitionSlot, from: Offset) -> Read<'_> {
+        let segment = match self.place(slot, from) {
+            Place::End => return Read::End,
+            Place::Gap => return Read::Gap { to: self.gap_end(slot, from) },
+            Place::Corrupt(file) => return Read::Fault(ReadFault::Corrupt { file, at: 0 }),
+            Place::Hot(log_seq, position) => {
+                return Read::Hot(self.pipeline.hot_record(log_seq, position).expect("its place is hot"));
+            }
+            Place::Live(live) => self.live[live].segment(),
+            Place::Sealed(segment) => segment,
+        };
+        let (id, epoch) = (self.partition(slot).id(), self.partition(slot).epoch());
+        match self.reader.claim(id, epoch, from, segment) {
+            Some(Found::Ready(ticket)) => {
+                self.read_ahead(ticket);
+                return Read::Ready(ticket);
+            }
+            Some(Found::Coming(ticket)) => return Read::Cold(ticket),
+            None => {}
+        }
+        let series = self.reader.series_at(id, epoch, from);
+        match self.begin_read(slot, from, series) {
+            Ok(ticket) => ticket.map_or(Read::Busy, Read::Cold),
+            Err(file) => Read::Fault(ReadFault::Corrupt { file, at: 0 }),
+        }
+    }
+
+    fn place(&self, slot: PartitionSlot, from: Offset) -> Place {
         let partition = self.partition(slot);
         if from >= partition.committed() {
-            return Read::End;
+            return Place::End;
         }
-        if from < partition.first_offset() {
-            return Read::Gap { to: partition.first_offset() };
-        }
-        let id = partition.id();
-        let Some(segment) = partition.run_of(from).map(|run| partition.runs()[run].segment) else {
-            return Read::Gap { to: self.gap_end(slot, from) };
-        };
-        let purpose = Purpose::Partition { partition: id, from };
+        let Some(segment) = partition.run_of(from).map(|run| partition.runs()[run].segment) else { return Place::Gap };
         if let Some(live) = self.live.iter().position(|live| live.segment() == segment) {
-            let Some(found) = self.live[live].partition_record(id, from) else {
-                return Read::Fault(ReadFault::Corrupt { file: FileId::Segment(segment), at: 0 });
+            let Some(found) = self.live[live].partition_record(partition.id(), from) else {
+                return Place::Corrupt(FileId::Segment(segment));
             };
-            // Asked twice, since a borrow of the record would last over the cold branch.
-            if self.pipeline.hot_record(found.log_seq, found.position).is_some() {
-                let record = self.pipeline.hot_record(found.log_seq, found.position);
-                return Read::Hot(record.expect("asked just now"));
+            let is_hot = self.pipeline.hot_record(found.log_seq, found.position).is_some();
+            return if is_hot { Place::Hot(found.log_seq, found.position) } else { Place::Live(live) };
+        }
+        self.shelf.find(segment).map_or(Place::Gap, |index| Place::Sealed(index.contents.segment))
+    }
+
+    /// Asks the disk for the records from a place that is cold on. `None`: no buffer.
+    fn begin_read(&mut self, slot: PartitionSlot, from: Offset, series: Series) -> Result<Option<ReadTicket>, FileId> {
+        let partition = self.partition(slot).id();
+        match self.place(slot, from) {
+            Place::Live(live) => Ok(self.read_live(live, Purpose::Partition { partition, from }, series)),
+            Place::Sealed(segment) => {
+                let file = FileId::Sidecar(segment);
+                let index = self.shelf.index(segment).ok_or(file)?;
+                let block = index.partition_blocks(partition, from, series.index_blocks()).ok_or(file)?;
+                if !self.reader.free_for_reads() {
+                    return Ok(None);
+                }
+                let purpose = Purpose::PartitionIndex { partition, from, segment, block };
+                let wanted = self.reader.begin_in(series, purpose, block.file, block.at, block.len);
+                self.stats.cold_reads += u64::from(wanted.is_some());
+                Ok(wanted.map(|wanted| self.ask(wanted)))
             }
-            return self.read_live(live, purpose).map_or(Read::Busy, Read::Cold);
+            Place::Corrupt(file) => Err(file),
+            Place::End | Place::Gap | Place::Hot(..) => Ok(None),
         }
-        let Some(index) = self.shelf.find(segment) else {
-            return Read::Gap { to: self.gap_end(slot, from) };
-        };
-        let segment = index.contents.segment;
-        let Some(block) = index.partition_block(id, from) else {
-            return Read::Fault(ReadFault::Corrupt { file: index.file(), at: 0 });
-        };
-        if !self.reader.free_for_reads() {
-            return Read::Busy;
-        }
-        let purpose = Purpose::PartitionIndex { partition: id, from, segment, block };
-        let Some(wanted) = self.reader.begin(purpose, block.file, block.at, block.len) else { return Read::Busy };
-        self.stats.cold_reads += 1;
-        Read::Cold(self.ask(wanted))
+    }
+
+    /// Asks for what follows a finished read of a long series before its reader does.
+    pub(super) fn read_ahead(&mut self, ticket: ReadTicket) {
+        let Some(onward) = self.reader.onward(ticket) else { return };
+        let slot = self.catalog.slot_of(onward.partition);
+        let Some(slot) = slot.filter(|slot| self.partition(*slot).epoch() == onward.series.epoch) else { return };
+        // Nothing there, or damaged: its reader will find out.
+        let _begun = self.begin_read(slot, onward.from, onward.series);
     }
 
     /// Drops runs whose segment is gone; where reading may go on. Beyond `from` in any case: segments of old logs do not
@@ -93,7 +142,7 @@ impl Log {
     }
 
     /// Begins a cold read of records in a segment without sidecar: their places are known.
-    pub(super) fn read_live(&mut self, live: usize, purpose: Purpose) -> Option<ReadTicket> {
+    pub(super) fn read_live(&mut self, live: usize, purpose: Purpose, series: Series) -> Option<ReadTicket> {
         if !self.reader.free_for_reads() {
             return None;
         }
@@ -114,7 +163,7 @@ impl Log {
             };
             Some(found.position)
         });
-        let wanted = self.reader.begin_records(purpose, index.segment(), self.config.read_ahead_bytes, positions)?;
+        let wanted = self.reader.begin_records(series, purpose, index.segment(), positions)?;
         self.stats.cold_reads += 1;
         Some(self.ask(wanted))
     }
@@ -128,9 +177,7 @@ impl Log {
             _ => return,
         };
         let next = match (result, self.shelf.index(segment)) {
-            (Ok(bytes), Some(index)) => {
-                follow_index(&mut self.reader, index, purpose, slot, bytes, self.config.read_ahead_bytes)
-            }
+            (Ok(bytes), Some(index)) => follow_index(&mut self.reader, index, purpose, slot, bytes),
             (Err(DiskFault::Missing), _) | (_, None) => Err(ReadFault::Gone),
             (Err(fault), _) => Err(ReadFault::Disk(fault)),
         };
@@ -180,16 +227,21 @@ impl Log {
     pub fn release(&mut self, ticket: ReadTicket) {
         self.reader.release(ticket);
     }
+
+    /// Gives the buffer of a finished read back, of which its reader had no room for all: what it holds is likely still there
+    /// when the reader asks again.
+    pub fn keep(&mut self, ticket: ReadTicket) {
+        self.reader.keep(ticket);
+    }
 }
 
-/// From a block of a sidecar to the records it names, or to the next block.
+/// From blocks of a sidecar to the records it names, or to the next block.
 fn follow_index(
     reader: &mut Reader,
     index: &SidecarIndex,
     purpose: Purpose,
     slot: u16,
     bytes: usize,
-    read_ahead_bytes: usize,
 ) -> Result<Wanted, ReadFault> {
     let corrupt = |block: BlockAt| ReadFault::Corrupt { file: block.file, at: block.at };
     let (then, more, block) = match purpose {
@@ -207,23 +259,29 @@ fn follow_index(
     };
     let mut bad = None;
     let segment = index.contents.segment;
-    let wanted = reader.go_to_records(slot, then, segment, read_ahead_bytes, |buffer, records| {
+    let wanted = reader.go_to_records(slot, then, segment, |buffer, records| {
         let buffer = &buffer[..bytes.min(buffer.len())];
-        let rows = match then {
-            Purpose::Partition { partition, from } => index.partition_rows(block, buffer, partition, from),
-            Purpose::Slice { slice, from, .. } => index.slice_rows(block, buffer, slice, from),
-            _ => return,
-        };
-        let from = match then {
-            Purpose::Partition { from, .. } | Purpose::Slice { from, .. } => from,
-            _ => return,
-        };
-        match rows {
-            Ok(rows) => {
-                let reached = rows.skip_while(|row| row.at.saturating_add(row.count.into()) <= from);
-                records.extend(reached.take(READ_RECORDS_MAX).map(|row| row.position));
+        for at in (0..block.len).step_by(BLOCK_BYTES) {
+            let here = BlockAt { at: block.at + at as u64, len: BLOCK_BYTES, ..block };
+            let buffer = buffer.get(at..buffer.len().min(at + BLOCK_BYTES)).unwrap_or_default();
+            let (rows, from) = match then {
+                Purpose::Partition { partition, from } => (index.partition_rows(here, buffer, partition, from), from),
+                Purpose::Slice { slice, from, .. } => (index.slice_rows(here, buffer, slice, from), from),
+                _ => return,
+            };
+            match rows {
+                Ok(rows) => {
+                    let reached = rows.skip_while(|row| row.at.saturating_add(row.count.into()) <= from);
+                    let room = then.records_max() - records.len();
+                    records.extend(reached.take(room).map(|row| row.position));
+                }
+                // What lies before is good; who reads on meets the damage.
+                Err(_) if !records.is_empty() => return,
+                Err(_) => {
+                    bad = Some(corrupt(here));
+                    return;
+                }
             }
-            Err(_) => bad = Some(corrupt(block)),
         }
     });
     match (bad, wanted, more) {
@@ -234,5 +292,3 @@ fn follow_index(
         (None, None, None) => Err(corrupt(block)),
     }
 }
-
-const _: () = assert!(READ_RECORDS_MAX > 0);

@@ -7,9 +7,13 @@
 //!                     └─released meanwhile──► Abandoned ──done──► Free
 //! ```
 //! Nothing in a buffer is looked at before it verified: length, checksum, archive, and that the record is the one that
-//! the index promised at that place.
+//! the index promised at that place. Reads of one session that follow each other are a series, see [`series`].
 
-use super::config::{LOAD_BUFFERS, READ_RECORDS_MAX};
+mod series;
+
+pub(crate) use series::{Found, Series};
+
+use super::config::{LOAD_BUFFERS, READ_RECORDS_MAX, SCAN_RECORDS_MAX};
 use super::scan::{At, ScanCursor};
 use crate::arena::Arena;
 use crate::disk::{DiskFault, FileId};
@@ -17,6 +21,7 @@ use crate::group::{BLOCK_BYTES, GROUP_HEAD_BYTES, GroupHeader};
 use crate::ids::{LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq};
 use crate::record::{HEAD_BYTES, RecordFault, RecordView};
 use crate::sidecar::BlockAt;
+use std::collections::VecDeque;
 use std::fmt;
 
 /// A cold read, until it is released. Spent afterwards: the generation tells.
@@ -79,14 +84,26 @@ impl Purpose {
     fn is_load(self) -> bool {
         matches!(self, Purpose::KeyIndex { .. } | Purpose::Page { .. })
     }
+
+    /// Records that one read of it answers for, at most.
+    pub(crate) fn records_max(self) -> usize {
+        match self {
+            Purpose::Partition { .. } => READ_RECORDS_MAX,
+            _ => SCAN_RECORDS_MAX,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Free,
     Reading,
+    /// Reading, and nobody has asked for it yet.
+    Ahead,
     Abandoned,
     Ready(Result<(), ReadFault>),
+    /// Its records are good, nobody has its ticket: for whoever reads on there, or needs a buffer.
+    Kept,
 }
 
 #[derive(Debug)]
@@ -105,6 +122,12 @@ struct Slot {
     /// For scans: the cursor behind each record, and behind all that was looked at.
     after: Vec<ScanCursor>,
     end: Option<ScanCursor>,
+    /// Which read of a session in a row it is.
+    series: Series,
+    /// Offset behind the last record, where the next read of the session goes on. Outlives the buffer's use.
+    next: Offset,
+    /// Records at the front that its reader had before.
+    taken: usize,
 }
 
 /// A read to be asked for.
@@ -133,14 +156,20 @@ pub(crate) enum Outcome {
 pub(crate) struct Reader {
     memory: Arena,
     buffer_bytes: usize,
+    /// Bytes of the first read of a series.
+    ahead_bytes: usize,
     slots: Vec<Slot>,
     free: Vec<u16>,
+    /// Buffers that may be taken as well, the longest unused first.
+    kept: VecDeque<u16>,
     /// Buffers that lookups have.
     loading: usize,
+    /// Buffers in flight for nobody.
+    ahead: usize,
 }
 
 impl Reader {
-    pub(crate) fn new(buffers: usize, buffer_bytes: usize) -> Reader {
+    pub(crate) fn new(buffers: usize, buffer_bytes: usize, ahead_bytes: usize) -> Reader {
         let slot = |_| Slot {
             generation: 0,
             state: State::Free,
@@ -149,28 +178,39 @@ impl Reader {
             at: 0,
             asked: 0,
             records: Vec::with_capacity(READ_RECORDS_MAX),
-            after: Vec::with_capacity(READ_RECORDS_MAX),
+            after: Vec::with_capacity(SCAN_RECORDS_MAX),
             end: None,
+            series: Series::default(),
+            next: 0,
+            taken: 0,
         };
         Reader {
             memory: Arena::new(buffers * buffer_bytes),
             buffer_bytes,
+            ahead_bytes,
             slots: (0..buffers).map(slot).collect(),
             free: (0..buffers as u16).rev().collect(),
+            kept: VecDeque::with_capacity(buffers),
             loading: 0,
+            ahead: 0,
         }
     }
 
     /// Whether a reader of history may take a buffer: so many stay for lookups, less those that lookups have already.
     pub(crate) fn free_for_reads(&self) -> bool {
-        self.free.len() > LOAD_BUFFERS.saturating_sub(self.loading)
+        self.available() > LOAD_BUFFERS.saturating_sub(self.loading)
+    }
+
+    /// Buffers that can be taken.
+    fn available(&self) -> usize {
+        self.free.len() + self.kept.len()
     }
 
     /// Whether a lookup may take a buffer: one stays for readers of history, or those whose partition was just looked up would
     /// find none, and look it up again, for ever.
     pub(crate) fn free_for_loads(&self) -> bool {
-        let reading = self.slots.len() - self.free.len() - self.loading;
-        self.free.len() > usize::from(reading == 0)
+        let reading = self.slots.len() - self.available() - self.loading - self.ahead;
+        self.available() > usize::from(reading == 0)
     }
 
     pub(crate) fn buffer_mut(&mut self, slot: usize) -> &mut [u8] {
@@ -188,30 +228,44 @@ impl Reader {
 
     /// Reads whole blocks `at..at + len` of `file`.
     pub(crate) fn begin(&mut self, purpose: Purpose, file: FileId, at: u64, len: usize) -> Option<Wanted> {
+        self.begin_in(Series::default(), purpose, file, at, len)
+    }
+
+    /// The same as one of a series.
+    pub(crate) fn begin_in(
+        &mut self,
+        series: Series,
+        purpose: Purpose,
+        file: FileId,
+        at: u64,
+        len: usize,
+    ) -> Option<Wanted> {
         debug_assert!(len <= self.buffer_bytes && at.is_multiple_of(BLOCK_BYTES as u64));
-        let index = self.free.pop()?;
+        let index = self.free.pop().or_else(|| self.kept.pop_front())?;
         let slot = &mut self.slots[usize::from(index)];
         slot.generation = slot.generation.wrapping_add(1);
-        slot.state = State::Reading;
+        slot.state = if series.ahead { State::Ahead } else { State::Reading };
+        self.ahead += usize::from(series.ahead);
         self.loading += usize::from(purpose.is_load());
         (slot.purpose, slot.file, slot.at, slot.asked, slot.end) = (purpose, file, at, len, None);
+        (slot.series, slot.next, slot.taken) = (series, 0, 0);
         slot.records.clear();
         slot.after.clear();
         Some(Wanted { slot: index, generation: slot.generation, file, at, len })
     }
 
-    /// Reads the records at `positions` of a segment; as many as `len` bytes hold, at least the first.
+    /// Reads the records at `positions` of a segment; as many as one read of the series holds, at least the first.
     pub(crate) fn begin_records(
         &mut self,
+        series: Series,
         purpose: Purpose,
         segment: SegmentId,
-        len: usize,
         positions: impl Iterator<Item = u32>,
     ) -> Option<Wanted> {
-        let wanted = self.begin(purpose, FileId::Segment(segment), 0, len)?;
+        let wanted = self.begin_in(series, purpose, FileId::Segment(segment), 0, BLOCK_BYTES)?;
         let slot = &mut self.slots[usize::from(wanted.slot)];
-        slot.records.extend(positions.take(READ_RECORDS_MAX));
-        match self.aim(wanted.slot, len) {
+        slot.records.extend(positions.take(purpose.records_max()));
+        match self.aim(wanted.slot) {
             Some(wanted) => Some(wanted),
             None => {
                 self.put_back(wanted.slot);
@@ -233,20 +287,19 @@ impl Reader {
         index: u16,
         purpose: Purpose,
         segment: SegmentId,
-        len: usize,
         fill: impl FnOnce(&[u8], &mut Vec<u32>),
     ) -> Option<Wanted> {
         let slot = &mut self.slots[usize::from(index)];
         (slot.purpose, slot.file) = (purpose, FileId::Segment(segment));
         slot.records.clear();
-        fill(self.memory.bytes(usize::from(index) * self.buffer_bytes, BLOCK_BYTES), &mut slot.records);
-        self.aim(index, len)
+        fill(self.memory.bytes(usize::from(index) * self.buffer_bytes, slot.asked), &mut slot.records);
+        self.aim(index)
     }
 
     /// Chooses what to read so that the first record and as many as possible of those behind it are in the buffer; drops
     /// the rest of the list. Positions of a slice in a clustered segment are not ascending.
-    fn aim(&mut self, index: u16, len: usize) -> Option<Wanted> {
-        let buffer_bytes = self.buffer_bytes;
+    fn aim(&mut self, index: u16) -> Option<Wanted> {
+        let len = self.read_bytes(index);
         let slot = &mut self.slots[usize::from(index)];
         let first = *slot.records.first()? as usize;
         let (mut low, mut high) = (first, first);
@@ -263,7 +316,9 @@ impl Reader {
         let kept = kept.count();
         slot.records.truncate(kept.max(1));
         slot.at = (low / BLOCK_BYTES * BLOCK_BYTES) as u64;
-        let len = len.min(buffer_bytes);
+        // A long read ends where its last record may: at the end of a session it would be for nothing.
+        let reached = high / BLOCK_BYTES * BLOCK_BYTES - low / BLOCK_BYTES * BLOCK_BYTES;
+        let len = len.min(reached + self.ahead_bytes);
         slot.asked = len;
         Some(Wanted { slot: index, generation: slot.generation, file: slot.file, at: slot.at, len })
     }
@@ -289,11 +344,11 @@ impl Reader {
                 self.put_back(slot);
                 return Outcome::Nothing;
             }
-            (State::Reading, Purpose::PartitionIndex { .. } | Purpose::SliceIndex { .. }) => {
+            (State::Reading | State::Ahead, Purpose::PartitionIndex { .. } | Purpose::SliceIndex { .. }) => {
                 return Outcome::Table { purpose, slot, generation, result };
             }
-            (State::Reading, _) => {}
-            (State::Free | State::Ready(_), _) => return Outcome::Nothing,
+            (State::Reading | State::Ahead, _) => {}
+            (State::Free | State::Ready(_) | State::Kept, _) => return Outcome::Nothing,
         }
         let checked = match result {
             Ok(bytes) => match purpose {
@@ -321,6 +376,10 @@ impl Reader {
     /// The read is ready for its reader, or failed.
     pub(crate) fn finish(&mut self, index: u16, result: Result<(), ReadFault>) -> Outcome {
         let slot = &mut self.slots[usize::from(index)];
+        if slot.state == State::Ahead {
+            self.finish_ahead(index, result);
+            return Outcome::Nothing;
+        }
         slot.state = State::Ready(result);
         Outcome::Ready(ReadTicket { slot: index, generation: slot.generation })
     }
@@ -344,11 +403,11 @@ impl Reader {
             let rest = buffer.get(at..).unwrap_or_default();
             let record = match RecordView::checked(rest) {
                 Ok(record) => record,
-                Err(RecordFault::Length) => match cut_off(rest, at, bytes, self.buffer_bytes) {
+                Err(RecordFault::Length) => match cut_off(rest, at, bytes) {
                     // It lies across the end of what was read; the reader asks for it with its next read.
                     Some(_) if whole > 0 => break,
-                    Some(len) => return Err(Unusable::Longer(len)),
-                    None => return Err(corrupt(position)),
+                    Some(len) if len <= self.buffer_bytes => return Err(Unusable::Longer(len)),
+                    _ => return Err(corrupt(position)),
                 },
                 Err(_) => return Err(corrupt(position)),
             };
@@ -383,6 +442,7 @@ impl Reader {
             kept += 1;
         }
         slot.records.truncate(kept);
+        slot.next = expect;
         Ok(())
     }
 
@@ -407,7 +467,7 @@ impl Reader {
         let first = position;
         slot.records.clear();
         slot.after.clear();
-        while slot.records.len() < READ_RECORDS_MAX && (left > 0 || u64::from(position) < end) {
+        while slot.records.len() < SCAN_RECORDS_MAX && (left > 0 || u64::from(position) < end) {
             let at = (u64::from(position) - file_at) as usize;
             let rest = buffer.get(at..).unwrap_or_default();
             if left == 0 {
@@ -428,10 +488,10 @@ impl Reader {
             let rest = &rest[..rest.len().min(left as usize)];
             let record = match RecordView::checked(rest) {
                 Ok(record) => record,
-                Err(RecordFault::Length) => match cut_off(rest, at, bytes, self.buffer_bytes) {
+                Err(RecordFault::Length) => match cut_off(rest, at, bytes) {
                     Some(_) if position > first + GROUP_HEAD_BYTES as u32 => break,
-                    Some(len) => return Err(Unusable::Longer(len)),
-                    None => return Err(corrupt(position)),
+                    Some(len) if len <= self.buffer_bytes => return Err(Unusable::Longer(len)),
+                    _ => return Err(corrupt(position)),
                 },
                 Err(_) => return Err(corrupt(position)),
             };
@@ -455,7 +515,7 @@ impl Reader {
     /// Records of a finished read.
     pub(crate) fn records(&self, ticket: ReadTicket) -> Result<impl Iterator<Item = RecordView<'_>>, ReadFault> {
         let slot = self.ready(ticket)?;
-        Ok(slot.records.iter().map(|at| self.memory.record(*at as usize)))
+        Ok(slot.records[slot.taken..].iter().map(|at| self.memory.record(*at as usize)))
     }
 
     /// Records of a finished scan, each with the cursor behind it.
@@ -479,7 +539,9 @@ impl Reader {
         match slot.state {
             State::Ready(Ok(())) => Ok(slot),
             State::Ready(Err(fault)) => Err(fault),
-            State::Free | State::Reading | State::Abandoned => panic!("the read is not finished"),
+            State::Free | State::Reading | State::Ahead | State::Abandoned | State::Kept => {
+                panic!("the read is not finished, or not the ticket holder's")
+            }
         }
     }
 
@@ -492,7 +554,7 @@ impl Reader {
         match slot.state {
             State::Reading => slot.state = State::Abandoned,
             State::Ready(_) => self.put_back(ticket.slot),
-            State::Free | State::Abandoned => {}
+            State::Free | State::Ahead | State::Abandoned | State::Kept => {}
         }
     }
 
@@ -511,14 +573,15 @@ enum Unusable {
     Longer(usize),
 }
 
-/// Whether a record that begins at `at` of a buffer is only cut off by the end of what was read: bytes to read instead.
-fn cut_off(rest: &[u8], at: usize, bytes: usize, buffer_bytes: usize) -> Option<usize> {
+/// Whether a record that begins at `at` of a buffer is only cut off by the end of what was read: bytes to read instead,
+/// more than a buffer holds where its length is damaged or others were read before it.
+fn cut_off(rest: &[u8], at: usize, bytes: usize) -> Option<usize> {
     let length = match rest.first_chunk::<4>() {
         Some(raw) => u32::from_le_bytes(*raw) as usize,
         None => HEAD_BYTES,
     };
     let end = at.checked_add(length)?.next_multiple_of(BLOCK_BYTES);
-    (length >= HEAD_BYTES && end > bytes && end <= buffer_bytes).then_some(end)
+    (length >= HEAD_BYTES && end > bytes).then_some(end)
 }
 
 impl ScanCursor {
@@ -545,7 +608,7 @@ mod tests {
     #[test]
     fn regression_lookups_leave_a_buffer_to_the_readers_they_are_for() {
         let block = 4096;
-        let mut reader = Reader::new(LOAD_BUFFERS + 1, block);
+        let mut reader = Reader::new(LOAD_BUFFERS + 1, block, block);
         let file = FileId::Checkpoint(LogId(0), 0);
         let mut pages = Vec::new();
         while reader.free_for_loads() {

@@ -11,7 +11,7 @@
 //! not seen in the new one and nothing twice.
 
 use super::Log;
-use super::reader::{Purpose, ReadFault, ReadTicket};
+use super::reader::{Purpose, ReadFault, ReadTicket, Series};
 use crate::disk::FileId;
 use crate::group::BLOCK_BYTES;
 use crate::ids::{LogId, LogSeq, SLICES, SegmentId, SliceId, SliceSeq};
@@ -249,7 +249,7 @@ impl Log {
         if self.pipeline.hot_record(log_seq, found.position).is_some() {
             return Step::Found(Found::Hot(log_seq, found.position));
         }
-        match self.read_live(live, Purpose::Log { log_seq }) {
+        match self.read_live(live, Purpose::Log { log_seq }, Series::default()) {
             Some(ticket) => Step::Found(Found::Cold(ticket)),
             None => Step::Found(Found::Busy),
         }

@@ -95,7 +95,7 @@ pub struct BlockAt {
     pub file: FileId,
     /// Byte position.
     pub at: u64,
-    /// Always one block.
+    /// One block, or of rows that go on, several.
     pub len: usize,
 }
 
@@ -122,6 +122,14 @@ impl SidecarIndex {
     /// Block to ask with [`SidecarIndex::partition_rows`] for the record that covers `offset` of `id`.
     pub fn partition_block(&self, id: PartitionId, offset: Offset) -> Option<BlockAt> {
         self.position_block(&self.partitions, 1, Fence { key: id.0, at: offset })
+    }
+
+    /// The same block and those behind it that go on with `id`, `blocks_max` at most.
+    pub(crate) fn partition_blocks(&self, id: PartitionId, offset: Offset, blocks_max: usize) -> Option<BlockAt> {
+        let first = self.partition_block(id, offset)?;
+        let behind = self.partitions.get(block_number(first) as usize..).unwrap_or_default();
+        let more = behind.iter().take(blocks_max.saturating_sub(1)).take_while(|fence| fence.key == id.0).count();
+        Some(BlockAt { len: (1 + more) * BLOCK_BYTES, ..first })
     }
 
     /// Rows of `id` in a block, from the record that covers `offset` on; where none does, from the first behind it. Where
@@ -230,7 +238,7 @@ impl SidecarIndex {
     }
 
     fn next_block(&self, fences: &[Fence], first_block: usize, at: BlockAt, key: u128) -> Option<BlockAt> {
-        let next = (block_number(at) as usize + 1).checked_sub(first_block)?;
+        let next = (block_number(at) as usize + at.len / BLOCK_BYTES).checked_sub(first_block)?;
         fences.get(next).filter(|fence| fence.key == key).map(|_| self.block_at(first_block + next))
     }
 

@@ -257,6 +257,7 @@ impl World {
         let mut next = from;
         loop {
             let slot = self.open(session);
+            let mut is_ready = false;
             let ticket = match self.log.read(slot, next) {
                 Read::Hot(record) => {
                     all.extend(
@@ -269,6 +270,10 @@ impl World {
                     continue;
                 }
                 Read::Cold(ticket) => ticket,
+                Read::Ready(ticket) => {
+                    is_ready = true;
+                    ticket
+                }
                 Read::Gap { to } => {
                     assert!(to > next, "a gap that leads nowhere");
                     next = to;
@@ -281,7 +286,9 @@ impl World {
                 }
                 Read::Fault(fault) => panic!("{fault}"),
             };
-            self.settle();
+            if !is_ready {
+                self.settle();
+            }
             let before = next;
             for record in self.log.read_records(ticket).unwrap() {
                 all.extend(

@@ -141,8 +141,10 @@ impl Driver {
             std::hint::black_box((partition.first_offset(), partition.committed(), partition.marker("m")));
             match self.log.read(slot, next) {
                 Read::Hot(record) => next = see(record).max(next + 1),
-                Read::Cold(ticket) => {
-                    self.settle();
+                found @ (Read::Cold(ticket) | Read::Ready(ticket)) => {
+                    if matches!(found, Read::Cold(_)) {
+                        self.settle();
+                    }
                     let before = next;
                     match self.log.read_records(ticket) {
                         Ok(records) => records.for_each(|record| next = see(record).max(next)),
