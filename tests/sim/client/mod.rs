@@ -444,7 +444,9 @@ impl Client {
                 self.event_bytes_acknowledged += self.event_bytes.drain(..worked_off as usize).sum::<u64>();
                 let (events, bytes) = (self.event_frames_acknowledged, self.event_bytes_acknowledged);
                 self.counts.add("ack", "sent");
-                self.send(net, &format!("{{\"type\":\"ack\",\"events\":{events},\"bytes\":{bytes}}}"));
+                // Who lent events alone counts events alone.
+                let bytes = self.role.credit_bytes.map_or(String::new(), |_| format!(",\"bytes\":{bytes}"));
+                self.send(net, &format!("{{\"type\":\"ack\",\"events\":{events}{bytes}}}"));
                 return;
             }
         }
