@@ -74,6 +74,8 @@ impl Log {
             None => {}
         }
         let series = self.reader.series_at(id, epoch, from);
+        // A commit waits at the disk behind what is being read.
+        let series = if self.pipeline.idle() { series } else { series.brief() };
         match self.begin_read(slot, from, series) {
             Ok(ticket) => ticket.map_or(Read::Busy, Read::Cold),
             Err(file) => Read::Fault(ReadFault::Corrupt { file, at: 0 }),
@@ -120,6 +122,9 @@ impl Log {
 
     /// Asks for what follows a finished read of a long series before its reader does.
     pub(super) fn read_ahead(&mut self, ticket: ReadTicket) {
+        if !self.pipeline.idle() {
+            return;
+        }
         let Some(onward) = self.reader.onward(ticket) else { return };
         let slot = self.catalog.slot_of(onward.partition);
         let Some(slot) = slot.filter(|slot| self.partition(*slot).epoch() == onward.series.epoch) else { return };

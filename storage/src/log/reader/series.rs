@@ -19,6 +19,9 @@ use crate::record::RecordView;
 /// From the read of this number on, the next is asked for ahead: a page of history ends before.
 const AHEAD_FROM: u8 = 2;
 
+/// Longest read while events are being committed, as a number in a series: twice the shortest.
+const BRIEF: u8 = 1;
+
 /// Blocks of a sidecar that one read of a long series takes: the places of about a thousand records.
 const INDEX_BLOCKS_MAX: usize = 4;
 
@@ -34,6 +37,11 @@ pub(crate) struct Series {
 }
 
 impl Series {
+    /// No longer than [`BRIEF`] allows: while commits are on their way, which would wait behind it.
+    pub(crate) fn brief(self) -> Self {
+        Self { number: self.number.min(BRIEF), ..self }
+    }
+
     /// Blocks of an index to read at once.
     pub(crate) fn index_blocks(self) -> usize {
         (1 << self.number.min(8)).min(INDEX_BLOCKS_MAX)
