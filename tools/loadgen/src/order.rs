@@ -73,7 +73,7 @@ struct Shape {
     /// When connected, print a line and wait for one on stdin.
     #[arg(long)]
     hold: bool,
-    /// Durability class to ask for: disk, memory.
+    /// Durability class to ask for: disk, memory, volatile.
     #[arg(long)]
     durability: Option<String>,
 }
