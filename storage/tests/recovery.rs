@@ -217,3 +217,19 @@ fn regression_a_sealed_segment_before_a_hole_outlives_its_sidecar() {
     assert!(matches!(recover(&mut folder, 1, KEY), Err(RecoverError::Corrupt(_))));
     assert_eq!(folder.files, files.files);
 }
+
+/// A crash before the first commit of a life leaves a sealed segment that no successor speaks for. Where its last group and its
+/// sidecar had both rotted, what was acknowledged passed for a torn tail.
+#[test]
+fn regression_a_sealed_segment_has_no_torn_tail() {
+    let (mut world, _) = World::boot(config(), Files::default());
+    fill(&mut world, 1);
+    let (mut world, _) = World::boot(config(), world.files);
+    world.settle();
+    let first = SegmentId { log: LogId(0), number: 0 };
+    let mut files = world.files;
+    files.files.get_mut(&FileId::Segment(first)).expect("it is there")[BLOCK_BYTES + 100] ^= 1;
+    assert!(corrupt(files.clone()), "its sidecar says where it ends");
+    files.files.get_mut(&FileId::Sidecar(first)).expect("boot has made it").iter_mut().for_each(|byte| *byte ^= 0x55);
+    assert!(corrupt(files), "its sidecar says by being there that it was sealed");
+}

@@ -33,6 +33,17 @@ pub(super) struct Found<B> {
     remove: Vec<FileId>,
 }
 
+/// What a segment's sidecar says of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SidecarOf {
+    /// Everything.
+    Known,
+    /// It is there and cannot be read: the segment was sealed.
+    Sealed,
+    /// There is none: the segment may end in a torn group.
+    Unsealed,
+}
+
 impl<B: Deref<Target = [u8]>> Found<B> {
     /// Makes the folder what the recovery decided it to be.
     pub(super) fn settle<F: Folder<Bytes = B>>(&mut self, folder: &mut F) -> Result<(), RecoverError> {
@@ -82,8 +93,10 @@ pub(super) fn inspect<F: Folder>(
     };
     let clean_stop = found.catalog.checkpoint().is_some_and(|index| index.clean_stop);
 
-    // Sidecars vouch for their segments; one that cannot be read is built again.
+    // Sidecars vouch for their segments; one that cannot be read is built again, and still says by being there that its
+    // segment was sealed, and so wholly durable.
     let mut sidecars: BTreeMap<u32, SidecarIndex> = BTreeMap::new();
+    let mut unreadable: BTreeSet<u32> = BTreeSet::new();
     for file in files.iter().copied() {
         let FileId::Sidecar(segment) = file else { continue };
         if segment.log != log {
@@ -100,7 +113,9 @@ pub(super) fn inspect<F: Folder>(
             Err(BadSidecar::Version { found }) => {
                 report.corrupt(file, 0, Damage::Version { found: found as u16 });
             }
-            Err(BadSidecar::Corrupt { .. }) => {}
+            Err(BadSidecar::Corrupt { .. }) => {
+                unreadable.insert(segment.number);
+            }
         }
     }
 
@@ -177,7 +192,12 @@ pub(super) fn inspect<F: Folder>(
             durable_end: position.filter(|position| position.segment == *number).map_or(0, |position| position.at),
         };
         let skip_below = position.map_or(0, |position| position.log_seq);
-        let scan = found.scan(&bytes, expect, replay.then_some(skip_below), !sidecars.contains_key(number), report);
+        let sidecar = match (sidecars.contains_key(number), unreadable.contains(number)) {
+            (true, _) => SidecarOf::Known,
+            (_, true) => SidecarOf::Sealed,
+            _ => SidecarOf::Unsealed,
+        };
+        let scan = found.scan(&bytes, expect, replay.then_some(skip_below), sidecar, report);
         if !matches!(scan.verdict, Verdict::Corrupt { .. }) && fixed_end.is_none() && scan.end > 0 {
             let from = first_undurable(&bytes, &scan);
             found.tail = Some((FileId::Segment(segment), from, scan.end, bytes));
@@ -340,18 +360,19 @@ impl<B: Deref<Target = [u8]>> Found<B> {
         chain
     }
 
-    /// Reads one segment of the chain; replays it from log sequence `replay` on, and builds its sidecar if asked to.
+    /// Reads one segment of the chain; replays it from log sequence `replay` on, and builds its sidecar unless it is known. A torn
+    /// tail in a sealed segment is damage.
     fn scan(
         &mut self,
         bytes: &[u8],
         expect: SegmentExpect,
         replay: Option<u64>,
-        build: bool,
+        sidecar: SidecarOf,
         report: &mut Report,
     ) -> SegmentScan {
         let segment = expect.segment;
-        let mut builder =
-            build.then(|| SidecarBuilder::new(segment, SegmentKind::Appended, (segment.number, segment.number)));
+        let mut builder = (sidecar != SidecarOf::Known)
+            .then(|| SidecarBuilder::new(segment, SegmentKind::Appended, (segment.number, segment.number)));
         let mut bad: Option<(u64, ReplayFault)> = None;
         let pages = self.checkpoint.as_deref().unwrap_or_default();
         let mut scan = scan_segment(bytes, expect, |position, record| {
@@ -367,6 +388,9 @@ impl<B: Deref<Target = [u8]>> Found<B> {
         });
         if let Some((at, fault)) = bad {
             scan.verdict = Verdict::Corrupt { at, damage: Damage::Replay(fault) };
+        }
+        if let (SidecarOf::Sealed, Verdict::TornTail { at }) = (sidecar, scan.verdict) {
+            scan.verdict = Verdict::Corrupt { at, damage: Damage::Group(GroupFault::Header) };
         }
         let SegmentScan { verdict, end, records, .. } = scan;
         report.findings.push(Finding { file: FileId::Segment(segment), role: Role::Replayed, verdict, end, records });
