@@ -368,7 +368,8 @@ async def main(options):
         world.stopping.set()
         await asyncio.wait_for(asyncio.gather(*tasks), 60)
 
-        found = await asyncio.wait_for(read_everything(world), 60)
+        # The longer it ran, the more there is to read; a busy machine takes its time.
+        found = await asyncio.wait_for(read_everything(world), 60 + world.options.seconds)
         chat = audit(world, found)
         deadline = time.monotonic() + 30
         tails = {session: len(events) for session, events in found.items()}
