@@ -172,13 +172,13 @@ fn upgrade<'a>(query: &'a str, version: u8, headers: &[httparse::Header<'a>], ou
     Ok(Upgrade { session, client, key, subprotocol })
 }
 
-/// Values of a header that have only printable bytes.
+/// Values of a header, trimmed.
 fn values<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a str> {
     headers
         .iter()
         .filter(move |header| header.name.eq_ignore_ascii_case(name))
-        .filter_map(|header| std::str::from_utf8(header.value).ok())
-        .map(str::trim)
+        // What is no text is no value that is looked for, and still a value: it must not hide that a header came twice.
+        .map(|header| std::str::from_utf8(header.value).map_or("\u{fffd}", str::trim))
 }
 
 /// The only value of a header.
@@ -243,6 +243,16 @@ mod tests {
         for cut in 0..GOOD.len() {
             assert_eq!(parse(&GOOD.as_bytes()[..cut], true), Head::Incomplete, "{cut}");
         }
+    }
+
+    /// The first of two versions was passed over because it was no text, and the second believed.
+    #[test]
+    fn regression_a_header_that_is_no_text_still_counts() {
+        let split = GOOD.find("Sec-WebSocket-Version").unwrap();
+        let bytes =
+            [&GOOD.as_bytes()[..split], b"Sec-WebSocket-Version: \xee13\r\n", &GOOD.as_bytes()[split..]].concat();
+        let Head::Complete { request, .. } = parse(&bytes, true) else { panic!("incomplete") };
+        assert_eq!(request, Request::Bad(Bad::Version));
     }
 
     #[test]
