@@ -30,10 +30,12 @@ fuzz_target!(|input: &[u8]| {
         assert!(String::from_utf8(answer).expect("text").contains(&accept));
         let theirs = TheirRequest::try_parse(&bytes[..taken]).ok().flatten();
         // Its parser is stricter about paths; where it reads the request it upgrades it. It looks at the first line of a header
-        // only, where a list may lie in several, and takes no list of protocols to upgrade to, not even "websocket,".
+        // only, where a list may lie in several, and takes no list of protocols to upgrade to, not even "websocket,", and no
+        // byte above 127 beside the token.
         let once = |theirs: &TheirRequest| {
             ["upgrade", "connection"].iter().all(|name| theirs.headers().get_all(*name).iter().count() == 1)
                 && theirs.headers().get("upgrade").is_some_and(|value| !value.as_bytes().contains(&b','))
+                && ["upgrade", "connection"].iter().all(|name| theirs.headers().get(*name).is_some_and(|v| v.to_str().is_ok()))
         };
         if let Some((_, theirs)) = theirs.filter(|(_, theirs)| once(theirs)) {
             assert!(create_response(&theirs).is_ok(), "{theirs:?}");
