@@ -39,6 +39,9 @@ pub(crate) struct PatternFeed {
     pub delivered: Vec<Delivered>,
 }
 
+/// Ranges remembered of sources on which the feed is live.
+const DELIVERED_MAX: usize = 256;
+
 /// Offsets of a session that a session subscription delivered before it ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Delivered {
@@ -121,12 +124,27 @@ impl PatternFeed {
         self.patterns.iter().any(|pattern| pattern_matches(pattern, topic))
     }
 
-    /// Remembers what another subscription delivered, until the feed is live on that source and has passed it.
+    /// Remembers what another subscription delivered, until the feed has passed it. Also where the feed is live: a subscription
+    /// that fetched from another shard may be ahead of the stream that comes from there. Where so many are remembered, those
+    /// of live sources go first, the oldest of them.
     pub fn delivered_elsewhere(&mut self, range: Delivered) {
-        let sources = &self.sources;
-        self.delivered.retain(|d| sources[usize::from(d.source.0)].state != ReaderState::Live);
-        if range.from < range.to && sources[usize::from(range.source.0)].state != ReaderState::Live {
-            self.delivered.push(range);
+        if range.from >= range.to {
+            return;
+        }
+        if self.delivered.len() >= DELIVERED_MAX {
+            let sources = &self.sources;
+            let live = |d: &Delivered| sources[usize::from(d.source.0)].state == ReaderState::Live;
+            if let Some(oldest) = self.delivered.iter().position(live) {
+                self.delivered.remove(oldest);
+            }
+        }
+        self.delivered.push(range);
+    }
+
+    /// The feed has passed an offset: what ended at it or before need not be remembered.
+    fn passed(&mut self, partition: PartitionId, next: Offset) {
+        if !self.delivered.is_empty() {
+            self.delivered.retain(|d| d.partition != partition || d.to > next);
         }
     }
 
@@ -200,8 +218,10 @@ impl Readers {
                 let mut skip = 0;
                 let feeds =
                     SessionFeeds { subscriptions: &mut self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
-                if push_matching(client, *connection, &patterns, &mut skip, record, feeds, now, out) == Pushed::Blocked
-                {
+                let pushed = push_matching(client, *connection, &patterns, &mut skip, record, feeds, now, out);
+                if pushed == Pushed::Whole {
+                    patterns.passed(record.partition(), record.next_offset());
+                } else {
                     let at = &mut patterns.sources[usize::from(source.0)];
                     at.state = ReaderState::Blocked;
                     at.seq = record.log_seq();
@@ -312,6 +332,8 @@ impl Readers {
         let at = &mut patterns.sources[usize::from(source.0)];
         match pushed {
             Pushed::Whole => {
+                patterns.passed(record.partition(), record.next_offset());
+                let at = &mut patterns.sources[usize::from(source.0)];
                 at.partial.pass(place(record));
                 if !at.by_position {
                     at.seq = record.log_seq() + 1;
