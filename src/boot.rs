@@ -14,6 +14,7 @@ use crate::config::{Config, Origin, Switch};
 use crate::disk::background::{BackgroundThread, Desk};
 use crate::disk::executor::Executor;
 use crate::disk::folder::DataFolder;
+use crate::disk::keys;
 use crate::disk::words_of;
 use crate::net::{NetConfig, SendLimits};
 use crate::plan::{self, Parts, Plan};
@@ -22,6 +23,7 @@ use crate::reactor::control::{CONTROL_MESSAGES_MAX, Control, Peer, Report};
 use crate::reactor::{Ended, Frames, Reactor, ReactorConfig, close_table, random_u64};
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown;
+use crate::wire::token::Tokens;
 use shards::ids::ShardId;
 use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
 use shards::{Shard, ShardConfig, mailbox};
@@ -83,6 +85,8 @@ fn run(config: &Config) -> Result<(), Failure> {
     let folder = Arc::new(DataFolder::open(&config.data).map_err(refused)?);
     let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
     let logs = recover(&folder, shards)?;
+    let keys = keys::load(&folder).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
+    let tokens = Tokens::new(keys, config.resume_token_life_ms);
     let background = BackgroundThread::start(Arc::clone(&folder)).map_err(refused)?;
 
     let (reports_in, reports) = flume::unbounded(); // a handful of messages per shard in its whole life
@@ -95,7 +99,7 @@ fn run(config: &Config) -> Result<(), Failure> {
         let waker = Waker::new().map_err(refused)?;
         let bell = waker.clone();
         let seat = Seat {
-            config: reactor_config(config, shard, connections, spin_us_max),
+            config: reactor_config(config, shard, connections, spin_us_max, tokens.clone()),
             shard: ShardConfig { shard, shards, limits: config.limits(), seed: random_u64() },
             log: config.log_config(),
             recovered: log,
@@ -168,7 +172,8 @@ const _: () = assert!(
 
 /// What a server with this configuration may hold, as it is checked before it starts.
 pub fn memory_plan(config: &Config) -> Plan {
-    let shard = reactor_config(config, ShardId(0), config.connections_per_shard_max as usize, 0);
+    let shard =
+        reactor_config(config, ShardId(0), config.connections_per_shard_max as usize, 0, Tokens::new(Vec::new(), 0));
     let parts = Parts {
         ring_bytes: shard.ring.memory_bytes() as u64,
         frame_cache_bytes: Frames::memory_bytes_max() as u64,
@@ -182,7 +187,13 @@ fn echo_bytes(config: &Config) -> usize {
     if config.echo { crate::reactor::ECHO_ASSEMBLY_BYTES_MAX } else { 0 }
 }
 
-fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_max: u64) -> ReactorConfig {
+fn reactor_config(
+    config: &Config,
+    shard: ShardId,
+    connections: usize,
+    spin_us_max: u64,
+    tokens: Tokens,
+) -> ReactorConfig {
     let limits = config.limits();
     let us = |ms: u64| ms.saturating_mul(1000);
     let echo_bytes = echo_bytes(config);
@@ -214,6 +225,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
         },
         net,
         limits,
+        tokens,
         echo_open: config.echo,
         spin_us_max,
         drain_us_max: us(config.stop_timeout_ms) / 2,

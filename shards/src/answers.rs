@@ -36,6 +36,9 @@ impl Shard {
         }
         match origin {
             Origin::Local(connection) => {
+                if let Reply::ClientOpened { generation, state } = reply {
+                    return self.lives.open(connection, id, *generation, state);
+                }
                 if self.readers.clients.get(connection).is_some() {
                     self.end(connection);
                     self.effects.reply(connection, id, reply);

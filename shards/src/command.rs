@@ -143,8 +143,51 @@ pub enum Command<'a> {
         /// Events at most.
         limit: u32,
     },
+    /// Takes a client's life: subscriptions and positions that outlive this connection.
+    Resume {
+        /// Which.
+        claim: Claim<'a>,
+        /// Last events that the client has worked off, one a session.
+        seen: &'a [SeenEvent<'a>],
+        /// Position of its pattern feed.
+        position: Option<&'a str>,
+    },
+    /// What `Resume` becomes on the owner of the client's hidden session. Never on a wire.
+    Open {
+        /// Hidden session.
+        session: &'a str,
+        /// Generation that the claim names; `None` = a new life.
+        claimed: Option<u64>,
+    },
     /// Answered at once.
     Ping,
+}
+
+/// Whose life a connection wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim<'a> {
+    /// A new one for this connection's client; whoever has the client's life now loses it.
+    New,
+    /// As it was sent. The edge verifies it before the core sees it.
+    Token(&'a str),
+    /// That of a verified token.
+    Life {
+        /// Client.
+        client_id: &'a str,
+        /// Its generation.
+        generation: u64,
+    },
+}
+
+/// An event that a client has worked off, and with it all before it in its session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeenEvent<'a> {
+    /// Session.
+    pub session: &'a str,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The event's offset.
+    pub offset: u64,
 }
 
 impl<'a> Command<'a> {
@@ -154,7 +197,8 @@ impl<'a> Command<'a> {
             Command::Publish { session, .. }
             | Command::Commit { session, .. }
             | Command::Mark { session, .. }
-            | Command::History { session, .. } => Some(session),
+            | Command::History { session, .. }
+            | Command::Open { session, .. } => Some(session),
             _ => None,
         }
     }

@@ -21,6 +21,11 @@ pub enum Effect<'a> {
         /// Peer.
         shard: ShardId,
     },
+    /// A newer connection took this one's client: close it.
+    Replaced {
+        /// Which.
+        connection: ConnectionId,
+    },
     /// The log is poisoned: stop the process with a report and a non-zero status.
     Poisoned {
         /// What broke.
@@ -94,6 +99,31 @@ pub enum Reply<'a> {
         name: &'a str,
         /// Where it stands.
         offset: Offset,
+    },
+    /// To `resume`.
+    Resumed {
+        /// Client.
+        client_id: &'a str,
+        /// Its life; the edge signs a token for it.
+        generation: u64,
+        /// Session subscriptions that are being restored; a `subscribed` tells of each.
+        sessions: u32,
+        /// Its pattern feed is being restored.
+        patterns: bool,
+    },
+    /// A subscription that was to be restored cannot be.
+    Lost {
+        /// Session.
+        session: &'a str,
+        /// Why.
+        refused: Refused,
+    },
+    /// To `Open`, between shards.
+    ClientOpened {
+        /// The new generation.
+        generation: u64,
+        /// What was kept, as bytes.
+        state: &'a [u8],
     },
     /// To `ping`.
     Pong {

@@ -18,6 +18,7 @@ pub struct EffectQueue {
 enum Item {
     Reply { connection: ConnectionId, id: CommandId, start: usize, end: usize },
     Wake(ShardId),
+    Replaced(ConnectionId),
     Poisoned(DiskFault),
 }
 
@@ -44,6 +45,11 @@ impl EffectQueue {
         self.items.push_back(Item::Wake(shard));
     }
 
+    /// Queues the close of a connection that was taken over.
+    pub fn close(&mut self, connection: ConnectionId) {
+        self.items.push_back(Item::Replaced(connection));
+    }
+
     /// Queues the end.
     pub fn poisoned(&mut self, fault: DiskFault) {
         self.items.push_back(Item::Poisoned(fault));
@@ -60,6 +66,7 @@ impl EffectQueue {
                 Effect::Reply { connection, id, reply: get_reply(&mut Reader(&self.bytes[start..end])) }
             }
             Item::Wake(shard) => Effect::Wake { shard },
+            Item::Replaced(connection) => Effect::Replaced { connection },
             Item::Poisoned(fault) => Effect::Poisoned { fault },
         })
     }

@@ -19,6 +19,7 @@ pub mod shard;
 
 mod answers;
 mod behind;
+pub mod clients;
 mod commands;
 mod delivery;
 mod effect_queue;

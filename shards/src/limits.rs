@@ -21,6 +21,8 @@ pub const COMMIT_EVENTS_MAX: usize = 256;
 pub const COMMIT_MARKERS_MAX: usize = 64;
 /// Depth of `data`.
 pub const DATA_DEPTH_MAX: usize = 64;
+/// Sessions that a `resume` may name.
+pub const RESUME_SEEN_MAX: usize = 256;
 /// Patterns of one client.
 pub const CLIENT_PATTERNS_MAX: usize = 32;
 /// Largest reply but history and pattern position, framed, bytes.

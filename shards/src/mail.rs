@@ -123,6 +123,11 @@ impl Shard {
                 self.take_events(&mut r, now, out);
                 true
             }
+            request::KEEP => self.handle_keep(peer, &mut r, now),
+            request::FENCE => {
+                self.fence(get_connection(&mut r));
+                true
+            }
             request::ADVANCE => {
                 let (partition, epoch, to) = (PartitionId(r.u128()), r.u64(), r.u64());
                 self.readers.advance(partition, epoch, to);

@@ -91,8 +91,12 @@ fn all(bytes: &[u8], holds: impl Fn(u8) -> bool) -> bool {
     bytes.iter().all(|byte| holds(*byte))
 }
 
-/// Does a topic match a pattern? Both are well-formed. `>` stands for one token or more.
+/// Does a topic match a pattern? Both are well-formed. `>` stands for one token or more. Topics of the server's own, which begin
+/// with `$`, match none: no client can write such a pattern.
 pub fn pattern_matches(pattern: &str, topic: &str) -> bool {
+    if topic.starts_with('$') {
+        return false;
+    }
     let mut topic_tokens = topic.split('.');
     for token in pattern.split('.') {
         if token == ">" {

@@ -99,6 +99,11 @@ refusals! {
     CommandTooLarge = 4227 "command_too_large" "the command has too many parts: at most 256 events, 64 markers and 32 patterns";
     BadUpgrade = 4228 "bad_upgrade" "the request is no WebSocket upgrade for /v1/ws with subprotocol tidegate.v1.json";
     OutOfRange = 4229 "out_of_range" "this number is outside its bounds: see PROTOCOL.md";
+    StaleToken = 4231 "stale_token" "another connection has resumed this client since, or it is no longer kept: resume without a token and subscribe again";
+    BadToken = 4232 "bad_token" "the token is not one of this server for this tenant, or it has expired: resume without it";
+    AlreadyResumed = 4233 "already_resumed" "this connection has its client's life already: resume once, first of all";
+    ResumeTooLate = 4234 "resume_too_late" "the token names another client and this connection has begun to work: resume before anything else";
+    Fenced = 4235 "fenced" "another connection has taken this client: this one is being closed";
     RepeatedField = 4230 "repeated_field" "this field is given twice: give it once";
 }
 
@@ -127,6 +132,9 @@ pub const FIELDS: &[&str] = &[
     "patterns",
     "credit",
     "bytes",
+    "token",
+    "seen",
+    "position",
     "events[].session",
     "events[].topic",
     "events[].message_id",

@@ -10,9 +10,13 @@
 //! ([`Handled::Later`]): room for all that it may cause is proved first. Never nested, never from two threads.
 
 use crate::behind::ReadFor;
+use crate::clients::home::{self, Homes};
+use crate::clients::life::Lives;
+use crate::clients::state::CLIENT_STATE_BYTES_MAX;
 use crate::command::{Command, Durability};
 use crate::commands::{
-    Call, Outcome, acknowledge, commit, hello, history, mark, ping, publish, subscribe, subscribe_patterns, unsubscribe,
+    Call, Outcome, acknowledge, commit, hello, history, mark, ping, publish, resume, subscribe, subscribe_patterns,
+    unsubscribe,
 };
 use crate::delivery::Readers;
 use crate::delivery::patterns::PatternFeed;
@@ -26,7 +30,7 @@ use crate::mailbox::Mailboxes;
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::{put_command, put_connection, put_id, request};
 use crate::outbox::Outbox;
-use crate::refusal::Refused;
+use crate::refusal::{Refusal, Refused};
 use crate::scan::Scans;
 use crate::sessions::interest::Interests;
 use crate::sessions::parked::{Known, ParkedCommands, Work};
@@ -105,6 +109,8 @@ pub struct Shard {
     pub(crate) scans: Scans,
     pub(crate) pattern_detach_due: Vec<PatternDetach>,
     pub(crate) volatiles: Volatiles,
+    pub(crate) homes: Homes,
+    pub(crate) lives: Lives,
     /// Every record below was walked.
     pub(crate) announced: LogSeq,
     /// Last walked slice sequence of each slice.
@@ -152,6 +158,8 @@ impl Shard {
             scans: Scans::default(),
             pattern_detach_due: Vec::new(),
             volatiles: Volatiles::default(),
+            homes: Homes::default(),
+            lives: Lives::default(),
             announced,
             announced_slices,
             batches: (0..config.shards).map(|_| Batch::default()).collect(),
@@ -206,12 +214,21 @@ impl Shard {
         if !self.has_effect_room(2) || client.in_flight >= self.config.limits.client_commands_in_flight_max {
             return Handled::Later;
         }
+        if client.fenced {
+            self.refuse_local(connection, id, Refused::field(Refusal::Fenced, ""));
+            return Handled::Done;
+        }
         match *command {
             Command::Hello { credit_events, credit_bytes } => {
                 hello::run(self, connection, id, credit_events, credit_bytes);
             }
             Command::Ping => ping::run(self, connection, id, now),
-            Command::Acknowledge { events, bytes } => acknowledge::run(self, connection, id, events, bytes),
+            Command::Acknowledge { events, bytes } => acknowledge::run(self, connection, id, events, bytes, now),
+            Command::Resume { claim, seen, position } => {
+                return resume::run(self, connection, id, claim, seen, position, now);
+            }
+            // Never on a wire.
+            Command::Open { .. } => {}
             Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
             Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),
             Command::Subscribe { session, from } => return subscribe::run(self, connection, id, session, from, now),
@@ -231,7 +248,7 @@ impl Shard {
     }
 
     /// A command of a session: here, or on its owner's shard.
-    fn session_command(&mut self, asker: Asker, session: &str, command: &Command<'_>, now: Now) -> Handled {
+    pub(crate) fn session_command(&mut self, asker: Asker, session: &str, command: &Command<'_>, now: Now) -> Handled {
         let Origin::Local(connection) = asker.origin else { return Handled::Done };
         let partition = self.log.partition_id(&asker.tenant, session);
         let owner = self.owner_of(partition);
@@ -258,6 +275,7 @@ impl Shard {
     fn forward(&mut self, owner: ShardId, asker: &Asker, connection: ConnectionId, command: &Command<'_>) -> Handled {
         let reply_bytes = match command {
             Command::History { .. } => self.page_reply_bytes(),
+            Command::Open { .. } => CLIENT_STATE_BYTES_MAX + REPLY_BYTES_MAX,
             _ => REPLY_BYTES_MAX,
         };
         self.scratch.clear();
@@ -296,11 +314,13 @@ impl Shard {
             Command::Commit { events, markers, .. } => commit::run(self, call, events, markers),
             Command::Mark { marker, .. } => mark::run(self, call, &marker),
             Command::History { from, limit, .. } => history::run(self, call, from, limit),
+            Command::Open { claimed, .. } => home::open(self, call, claimed),
             _ => Outcome::Done,
         }
     }
 
     fn disconnect(&mut self, connection: ConnectionId) {
+        self.end_life(connection);
         if let Some(client) = self.readers.remove_client(connection)
             && let Some(feed) = &client.patterns
         {
@@ -338,8 +358,9 @@ impl Shard {
             self.retention_at_ms = now.wall_ms + RETENTION_EVERY_MS;
             self.log.set_wall_ms(now.wall_ms);
         }
-        if now.mono_us >= self.unblock_at_us && !self.readers.blocked.is_empty() {
+        if now.mono_us >= self.unblock_at_us && (!self.readers.blocked.is_empty() || self.lives.restore()) {
             self.unblock_at_us = now.mono_us + UNBLOCK_EVERY_US;
+            self.retry_restores();
             let mut scratch = std::mem::take(&mut self.unblock_scratch);
             self.readers.unblock_all(&mut scratch);
             self.unblock_scratch = scratch;
@@ -359,6 +380,8 @@ impl Shard {
         done += self.tell_missed();
         done += self.send_detaches();
         done += self.serve_behind(now, bytes, out);
+        done += self.serve_homes(now);
+        done += self.serve_lives(now);
         // Last: a subscription that resumes here is answered before anything is delivered to it.
         done += self.resume_parked(now);
         done
@@ -393,18 +416,17 @@ impl Shard {
 
     /// When a turn is due even if nothing happens, microseconds of [`Now::mono_us`].
     pub fn next_deadline_us(&self) -> Option<u64> {
-        let unblock = (!self.readers.blocked.is_empty()).then_some(self.unblock_at_us);
+        let unblock = (!self.readers.blocked.is_empty() || self.lives.restore()).then_some(self.unblock_at_us);
         // What found a peer's lane full is tried again: nobody tells a sleeping sender that there is room.
         let waits = !self.readers.queued.is_empty()
             || self.interests.has_missed()
             || !self.readers.detach_due.is_empty()
-            || !self.pattern_detach_due.is_empty();
+            || !self.pattern_detach_due.is_empty()
+            || self.homes.wait()
+            || self.lives.wait();
         let unblock =
             if waits { Some(unblock.map_or(self.retry_at_us, |us| us.min(self.retry_at_us))) } else { unblock };
-        match (self.log.next_deadline_us(), unblock) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.log.next_deadline_us(), unblock, self.lives.next_deadline_us()].into_iter().flatten().min()
     }
 
     /// Does mail wait in a lane for room that something else must make first? Such mail does not keep a shard awake; it

@@ -60,6 +60,10 @@ impl Shard {
             walked += 1;
             while let Some(waiter) = self.waiters.pop(record.log_seq() + 1) {
                 let reply = reply_of(&waiter, record, self.waiters.durability);
+                if let (Reply::ClientOpened { generation, state }, Origin::Local(connection)) = (reply, waiter.origin) {
+                    self.lives.open(connection, waiter.id, generation, state);
+                    continue;
+                }
                 answer(&mut self.readers, &mut self.effects, &mut self.mail, &mut self.reply_scratch, &waiter, &reply);
             }
             if record.count() == 0 {
@@ -225,6 +229,10 @@ fn reply_of<'a>(waiter: &'a Waiter, record: RecordView<'a>, durability: Durabili
         Answer::Marked => {
             let (name, offset) = record.markers().next().unwrap_or(("", 0));
             Reply::Marked { session, name, offset }
+        }
+        Answer::Opened => {
+            let state = record.events().last().map_or(&[][..], |event| event.data());
+            Reply::ClientOpened { generation: offset + 1, state }
         }
         Answer::Duplicate { session, epoch, offset, count } => match count {
             Some(count) => {

@@ -120,6 +120,8 @@ settings! {
     idle_timeout_ms: u64 = "90s";
     /// A connection that has not finished its upgrade request after so long is closed.
     handshake_timeout_ms: u64 = "10s";
+    /// A resume token is believed for so long after it was given.
+    resume_token_life_ms: u64 = "7d";
     /// Time for `goaway`, last sends and the final checkpoint on SIGTERM.
     stop_timeout_ms: u64 = "10s";
 

@@ -10,6 +10,7 @@
 pub mod background;
 pub mod executor;
 pub mod folder;
+pub mod keys;
 mod recorder;
 
 use storage::disk::DiskFault;

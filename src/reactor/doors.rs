@@ -7,18 +7,21 @@ use crate::http::{self, Head, Request, Upgrade};
 use crate::net::websocket::{Opcode, append_with};
 use crate::net::{Admission, Adoption, Door, Sends, Service, Taken};
 use crate::wire::codes::Close;
+use crate::wire::token::Tokens;
 use crate::wire::{decode, encode};
 use shards::Shard;
+use shards::command::{Claim, Command};
 use shards::ids::{ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
+use shards::refusal::{Refusal, Refused};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// Who everybody is while no key is configured.
-const TENANT: &str = "default";
+pub(super) const TENANT: &str = "default";
 
 /// One per shard, touched only by its thread.
 pub struct Doors {
@@ -28,6 +31,8 @@ pub struct Doors {
     pub now: Now,
     /// Clients are sent away.
     pub draining: bool,
+    /// Signs and verifies what clients resume with.
+    pub tokens: Tokens,
     own: ShardId,
     limits: Limits,
     echo_open: bool,
@@ -44,11 +49,12 @@ pub struct Doors {
 
 impl Doors {
     /// Doors of shard `own` with this core behind them.
-    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool) -> Self {
+    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens) -> Self {
         Self {
             shard,
             now: Now::default(),
             draining: false,
+            tokens,
             own,
             scratch: decode::Scratch::new(&limits),
             limits,
@@ -196,10 +202,26 @@ impl Service for Doors {
         if door == Door::Echo {
             return echo(id, Opcode::Text, text.as_bytes(), sends);
         }
-        let (shard, now) = (&mut self.shard, self.now);
+        let (shard, now, tokens) = (&mut self.shard, self.now, &self.tokens);
         let resume = decode::Resume::unpack(place);
         let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
+            let token;
             let input = match decoded {
+                Ok(Command::Resume { claim: Claim::Token(text), seen, position }) => {
+                    match tokens.verify(TENANT, text, now.wall_ms) {
+                        Some(verified) => {
+                            token = verified;
+                            let (client_id, generation) = (token.client_id.as_str(), token.generation);
+                            let command =
+                                Command::Resume { claim: Claim::Life { client_id, generation }, seen, position };
+                            Input::Command { connection: id, id: command_id, command }
+                        }
+                        None => {
+                            let refused = Refused::field(Refusal::BadToken, "token");
+                            Input::Rejected { connection: id, id: command_id, refused }
+                        }
+                    }
+                }
                 Ok(command) => Input::Command { connection: id, id: command_id, command },
                 Err(refused) => Input::Rejected { connection: id, id: command_id, refused },
             };

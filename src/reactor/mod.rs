@@ -29,6 +29,7 @@ use crate::disk::executor::Executor;
 use crate::net::{CloseTable, Net, NetConfig};
 use crate::ring::{Completion, Ring, RingConfig, RingError, Waker};
 use crate::wire::codes::Close;
+use crate::wire::token::Tokens;
 use clock::Clock;
 use control::{Control, Peer, Report};
 use doors::Doors;
@@ -49,6 +50,8 @@ pub struct ReactorConfig {
     pub net: NetConfig,
     /// Bounds of the core.
     pub limits: Limits,
+    /// Signs and verifies what clients resume with.
+    pub tokens: Tokens,
     /// `/echo` is open.
     pub echo_open: bool,
     /// Longest spin before parking, microseconds; 0 where shards share a core.
@@ -123,7 +126,7 @@ impl Reactor {
         Ok(Reactor {
             ring,
             net,
-            doors: Doors::new(config.shard, shard, config.limits, config.echo_open),
+            doors: Doors::new(config.shard, shard, config.limits, config.echo_open, config.tokens),
             disk,
             frames: Frames::new(),
             clock,

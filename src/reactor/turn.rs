@@ -14,12 +14,14 @@
 //! so no tenant and no peer can own a turn.
 
 use super::Reactor;
+use super::doors::TENANT;
 use super::post::Post;
 use crate::net::Class;
 use crate::net::websocket::{Opcode, append_with};
 use crate::ring::Kind;
+use crate::wire::codes::Close;
 use crate::wire::encode;
-use shards::effect::Effect;
+use shards::effect::{Effect, Reply};
 use shards::ids::Now;
 use shards::input::Input;
 use std::io;
@@ -165,6 +167,23 @@ impl Reactor {
         while let Some(effect) = self.doors.shard.poll_effect() {
             work += 1;
             match effect {
+                Effect::Reply {
+                    connection,
+                    id,
+                    reply: Reply::Resumed { client_id, generation, sessions, patterns },
+                } => {
+                    let wall_ms = self.doors.now.wall_ms;
+                    let (token, expires_ms) = self.doors.tokens.sign(TENANT, client_id, generation, wall_ms);
+                    self.out.clear();
+                    append_with(&mut self.out, Opcode::Text, |out| {
+                        encode::resumed(out, &id, client_id, generation, sessions, patterns, &token, expires_ms);
+                    });
+                    self.net.sends.push(connection, &self.out, Class::Reply);
+                }
+                Effect::Replaced { connection } => {
+                    let words = (Close::Replaced.code(), Close::Replaced.reason());
+                    self.net.close(connection, words, self.doors.now, &mut self.doors);
+                }
                 Effect::Reply { connection, id, reply } => {
                     if encode::reply_is_sent(&id, &reply) {
                         self.out.clear();

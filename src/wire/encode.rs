@@ -117,11 +117,47 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             text(out, ",\"time\":");
             number(out, *time_ms);
         }
+        Reply::Lost { session, refused: why } => {
+            begin(out, "lost", id);
+            text(out, ",\"session\":\"");
+            text(out, session);
+            text(out, "\"");
+            refused(out, why);
+        }
+        // Of these the edge makes frames of their own, or none.
+        Reply::Resumed { .. } | Reply::ClientOpened { .. } => begin(out, "resumed", id),
         Reply::Refused(why) => {
             begin(out, "refused", id);
             refused(out, why);
         }
     }
+    text(out, "}");
+}
+
+/// The answer to `resume`, with the token for the next one.
+#[allow(clippy::too_many_arguments)]
+pub fn resumed(
+    out: &mut Vec<u8>,
+    id: &CommandId,
+    client: &str,
+    generation: u64,
+    sessions: u32,
+    patterns: bool,
+    token: &str,
+    expires_ms: u64,
+) {
+    begin(out, "resumed", id);
+    text(out, ",\"client\":\"");
+    text(out, client);
+    text(out, "\",\"generation\":");
+    number(out, generation);
+    text(out, ",\"sessions\":");
+    number(out, u64::from(sessions));
+    text(out, if patterns { ",\"patterns\":true" } else { ",\"patterns\":false" });
+    text(out, ",\"token\":\"");
+    text(out, token);
+    text(out, "\",\"expires\":");
+    number(out, expires_ms);
     text(out, "}");
 }
 

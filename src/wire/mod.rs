@@ -6,3 +6,4 @@ mod digits;
 pub mod encode;
 pub mod json;
 mod scan;
+pub mod token;

@@ -8,6 +8,7 @@
 //!                          then: live, or in line again, or blocked until its client has room
 //! ```
 
+use crate::clients::home::HomeRead;
 use crate::delivery::{Pushed, Reader, ReaderState, SubscriptionId};
 use crate::effect::Reply;
 use crate::gather::Gather;
@@ -45,6 +46,8 @@ pub(crate) enum ReadFor {
     Gather(Gather),
     /// A scan of this shard's log.
     Scan(BatchFor),
+    /// The newest state of a client whose home is here.
+    Home(Box<HomeRead>),
 }
 
 impl Shard {
@@ -215,6 +218,7 @@ impl Shard {
                 None => self.gathers.push_back(gather),
             },
             Some(ReadFor::Scan(wanted)) => self.scan_ready(ticket, wanted, now, out),
+            Some(ReadFor::Home(read)) => self.home_read(ticket, read),
             None => self.log.release(ticket),
         }
         0

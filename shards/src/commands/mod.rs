@@ -16,6 +16,7 @@ pub(crate) mod history;
 pub(crate) mod mark;
 pub(crate) mod ping;
 pub(crate) mod publish;
+pub(crate) mod resume;
 pub(crate) mod subscribe;
 pub(crate) mod subscribe_patterns;
 pub(crate) mod unsubscribe;

@@ -7,6 +7,7 @@
 //! A second subscribe to the same session replaces the first.
 
 use super::Outcome;
+use crate::clients::state::{CLIENT_SESSIONS_BYTES_MAX, KeptSession};
 use crate::command::From;
 use crate::delivery::SubscriptionId;
 use crate::effect::Reply;
@@ -48,7 +49,11 @@ pub(crate) fn run(
     let existing = shard.readers.find(connection, partition);
     let full = client.subscription_count as usize >= shard.config.limits.client_subscriptions_max
         || shard.readers.subscriptions.len() >= shard.config.limits.subscriptions_per_shard_max;
-    if full && existing.is_none() {
+    let kept_full = client
+        .life
+        .as_ref()
+        .is_some_and(|life| life.sessions_bytes + KeptSession::bytes(session) > CLIENT_SESSIONS_BYTES_MAX);
+    if (full || kept_full) && existing.is_none() {
         shard.refuse_local(connection, id, Refused::field(Refusal::TooManySubscriptions, "session"));
         return Handled::Done;
     }
@@ -220,6 +225,12 @@ pub(crate) fn attached(
     match found {
         Err(refused) => {
             readers.unsubscribe(subscription);
+            let life = readers.clients.get_mut(connection).and_then(|c| c.life.as_mut());
+            if let Some(kept) = life.and_then(|life| life.attached(subscription)) {
+                shard.end(connection);
+                shard.restore_otherwise(connection, kept, refused);
+                return;
+            }
             shard.answer(Origin::Local(connection), id, &Reply::Refused(refused));
         }
         Ok(a) => {
@@ -240,11 +251,15 @@ pub(crate) fn attached(
                 (s.start, s.cursor) = (next, next);
             }
             readers.attached.push(subscription);
+            if let Some(life) = readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+                life.attached(subscription);
+            }
             let session = readers.feeds[feed_slot as usize].session.clone();
             // Before anything is committed a crash may still take the epoch back: nobody is told of it.
             let epoch = if a.live == 0 { 0 } else { a.epoch };
             let reply = Reply::Subscribed { session: &session, epoch, next, earliest: a.earliest };
             shard.answer(Origin::Local(connection), id, &reply);
+            shard.life_changed(connection);
         }
     }
 }

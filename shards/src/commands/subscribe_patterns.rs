@@ -188,6 +188,10 @@ fn attached(
     }
     if let Some((id, position)) = whole {
         readers.patterns_attached.push(connection);
+        if let Some(life) = readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+            life.seen.begin(parse_position(&position).unwrap_or_default());
+        }
+        shard.life_changed(connection);
         shard.answer(Origin::Local(connection), id, &Reply::SubscribedPatterns { position: &position });
     }
 }
@@ -258,7 +262,7 @@ fn get_start(r: &mut Reader<'_>) -> Option<Vec<(u16, SliceSeq)>> {
 }
 
 /// `slice.seq,slice.seq,…`, each slice once at most; the empty text is the beginning.
-fn parse_position(text: &str) -> Result<Vec<(u16, SliceSeq)>, Refused> {
+pub(crate) fn parse_position(text: &str) -> Result<Vec<(u16, SliceSeq)>, Refused> {
     let bad = Refused::field(Refusal::BadPosition, "from");
     let mut seen: Vec<(u16, SliceSeq)> = Vec::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {

@@ -12,6 +12,7 @@ pub(crate) fn session(shard: &mut Shard, connection: ConnectionId, id: CommandId
     match shard.readers.find(connection, partition) {
         Some(subscription) => {
             shard.readers.end(subscription);
+            shard.life_changed(connection);
             shard.effects.reply(connection, id, &Reply::Unsubscribed);
         }
         None => shard.refuse_local(connection, id, Refused::field(Refusal::NotSubscribed, "session")),
@@ -30,5 +31,6 @@ pub(crate) fn patterns(shard: &mut Shard, connection: ConnectionId, id: CommandI
         // Its sources' answers find no feed any more: the subscribe is answered all the same.
         shard.answer(Origin::Local(connection), feed.id, &Reply::Unsubscribed);
     }
+    shard.life_changed(connection);
     shard.effects.reply(connection, id, &Reply::Unsubscribed);
 }

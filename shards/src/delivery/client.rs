@@ -8,6 +8,7 @@
 //! One table per shard, indexed by the connection's slot.
 
 use super::patterns::PatternFeed;
+use crate::clients::life::{Life, Positions};
 use crate::ids::ConnectionId;
 use crate::input::Principal;
 use crate::refusal::{Refusal, Refused};
@@ -30,6 +31,12 @@ pub(crate) struct Client {
     pub patterns: Option<Box<PatternFeed>>,
     /// A reader of this client waits for room or credit; it is on the blocked list.
     pub blocked: bool,
+    /// Another connection has this client now.
+    pub fenced: bool,
+    /// Positions of a `resume` that its home has not answered.
+    pub opening: Option<Box<Positions>>,
+    /// What outlives this connection, if anything does.
+    pub life: Option<Box<Life>>,
     credit: Credit,
 }
 
@@ -54,6 +61,9 @@ impl Client {
             subscription_count: 0,
             patterns: None,
             blocked: false,
+            fenced: false,
+            opening: None,
+            life: None,
             credit: Credit {
                 events_window: u64::MAX,
                 bytes_window: u64::MAX,

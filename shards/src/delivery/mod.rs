@@ -15,8 +15,10 @@
 //! A pattern client has one such cursor per source shard, counted in the source's log order.
 
 pub(crate) mod client;
+pub(crate) mod ledger;
 pub(crate) mod patterns;
 
+use crate::clients::state::KeptSession;
 use crate::ids::{ConnectionId, Epoch, Now, Offset, PartitionId, ShardId};
 use crate::outbox::{GAP_FRAME_BYTES_MAX, Gap, GapReason, Outbox, event_bytes_max};
 use client::{Client, Clients, NONE};
@@ -133,6 +135,7 @@ pub(crate) struct GapOwed {
     epoch: Epoch,
     from: Offset,
     to: Offset,
+    reason: GapReason,
 }
 
 /// How far a record got with one cursor.
@@ -201,6 +204,9 @@ impl Readers {
         if let Some(client) = self.clients.get_mut(connection) {
             client.subscriptions = slot;
             client.subscription_count += 1;
+            if let Some(life) = &mut client.life {
+                life.sessions_bytes += KeptSession::bytes(session);
+            }
         }
         self.feeds[feed as usize].subscriptions.push(slot);
         SubscriptionId { slot, generation: self.generation }
@@ -238,12 +244,25 @@ impl Readers {
         let range = Delivered { partition: feed.partition, source: feed.owner, from: start, to: cursor };
         if skipped > cursor {
             let (session, epoch) = (feed.session.clone(), feed.epoch);
-            self.gaps_owed.push(GapOwed { connection, session, epoch, from: cursor, to: skipped });
+            self.owe_gap(connection, session, epoch, cursor, skipped, GapReason::Policy);
         }
         if let Some(patterns) = self.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()) {
             patterns.delivered_elsewhere(range);
         }
         self.unsubscribe(id);
+    }
+
+    /// A gap to be said to a client as soon as there is room.
+    pub fn owe_gap(
+        &mut self,
+        connection: ConnectionId,
+        session: Box<str>,
+        epoch: Epoch,
+        from: Offset,
+        to: Offset,
+        reason: GapReason,
+    ) {
+        self.gaps_owed.push(GapOwed { connection, session, epoch, from, to, reason });
     }
 
     /// Says the gaps that are owed, where there is room.
@@ -252,9 +271,8 @@ impl Readers {
         self.gaps_owed.retain(|owed| {
             let room = out.room(owed.connection) >= GAP_FRAME_BYTES_MAX + owed.session.len();
             if room {
-                let GapOwed { connection, session, epoch, from, to } = owed;
-                let reason = GapReason::Policy;
-                out.gap(*connection, &Gap { session, epoch: *epoch, from: *from, to: *to, reason });
+                let GapOwed { connection, session, epoch, from, to, reason } = owed;
+                out.gap(*connection, &Gap { session, epoch: *epoch, from: *from, to: *to, reason: *reason });
             }
             !room && clients.get(owed.connection).is_some()
         });
@@ -266,6 +284,11 @@ impl Readers {
         let (connection, feed_slot, next) = (subscription.connection, subscription.feed, subscription.next_of_client);
         if let Some(client) = self.clients.get_mut(connection) {
             client.subscription_count -= 1;
+            if let Some(life) = &mut client.life {
+                life.ledger.forget(id.slot);
+                life.sessions_bytes -=
+                    KeptSession::bytes(&self.feeds[feed_slot as usize].session).min(life.sessions_bytes);
+            }
             if client.subscriptions == id.slot {
                 client.subscriptions = next;
             } else {
@@ -344,7 +367,8 @@ impl Readers {
                 if record.next_offset() <= subscription.cursor {
                     continue;
                 }
-                if push(client, subscription.connection, &mut subscription.cursor, *record, now, out) == Pushed::Blocked
+                if push(client, *slot, subscription.connection, &mut subscription.cursor, *record, now, out)
+                    == Pushed::Blocked
                 {
                     subscription.state = ReaderState::Blocked;
                     block(client, subscription.connection, &mut self.blocked);
@@ -385,7 +409,7 @@ impl Readers {
         if record.next_offset() <= subscription.cursor {
             return Some(Pushed::Whole);
         }
-        let pushed = push(client, subscription.connection, &mut subscription.cursor, record, now, out);
+        let pushed = push(client, id.slot, subscription.connection, &mut subscription.cursor, record, now, out);
         if pushed == Pushed::Blocked {
             subscription.state = ReaderState::Blocked;
             block(client, subscription.connection, &mut self.blocked);
@@ -479,6 +503,7 @@ pub(crate) fn block(client: &mut Client, connection: ConnectionId, blocked: &mut
 /// Pushes what a record holds from `cursor` on, event by event; stops where the client has no room or credit.
 pub(crate) fn push(
     client: &mut Client,
+    slot: u32,
     connection: ConnectionId,
     cursor: &mut Offset,
     record: RecordView<'_>,
@@ -502,6 +527,10 @@ pub(crate) fn push(
             return Pushed::Blocked;
         }
         client.delivered(out.event(connection, &event));
+        if let Some(life) = &mut client.life {
+            life.ledger.delivered(slot, event.offset());
+            life.seen.passed();
+        }
         *cursor = event.offset() + 1;
     }
     Pushed::Whole

@@ -446,6 +446,10 @@ fn push_matching(
                 return Pushed::Blocked;
             }
             client.delivered(out.event(connection, &event));
+            if let Some(life) = &mut client.life {
+                life.ledger.passed();
+                life.seen.delivered(event.slice().0, event.slice_seq());
+            }
         }
         *skip += 1;
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
+//!                            KEEP  FENCE
 //! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY
 //! ```
 
@@ -33,6 +34,10 @@ pub mod request {
     pub const ADVANCE: u8 = 9;
     /// A volatile event.
     pub const VOLATILE: u8 = 10;
+    /// What a client's home is to keep.
+    pub const KEEP: u8 = 11;
+    /// A connection's client was taken over.
+    pub const FENCE: u8 = 12;
 }
 
 /// Kinds of reply.
@@ -136,7 +141,7 @@ pub fn get_from<'a>(r: &mut Reader<'a>) -> From<'a> {
     }
 }
 
-/// Writes a command that its session's owner carries out: publish, commit, mark, history. Others stay where the
+/// Writes a command that its session's owner carries out: publish, commit, mark, history, open. Others stay where the
 /// client is and are not written.
 pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
     match command {
@@ -157,6 +162,9 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
         }
         Command::History { session, from, limit } => {
             w.u8(4).text(session).option(*from).u32(*limit);
+        }
+        Command::Open { session, claimed } => {
+            w.u8(5).text(session).option(*claimed);
         }
         _ => {
             w.u8(0);
@@ -182,6 +190,7 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         }
         3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
+        5 => then(Command::Open { session: r.text(), claimed: r.option() }),
         _ => then(Command::Ping),
     }
 }
@@ -241,6 +250,16 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
         Reply::Acknowledged => {
             w.u8(11);
         }
+        Reply::Resumed { client_id, generation, sessions, patterns } => {
+            w.u8(12).text(client_id).u64(*generation).u32(*sessions).u8(u8::from(*patterns));
+        }
+        Reply::Lost { session, refused } => {
+            w.u8(14).text(session);
+            put_refused(w, refused);
+        }
+        Reply::ClientOpened { generation, state } => {
+            w.u8(13).u64(*generation).bytes(state);
+        }
     }
 }
 
@@ -263,6 +282,9 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
         9 => Reply::Hello,
         10 => Reply::Unsubscribed,
         11 => Reply::Acknowledged,
+        12 => Reply::Resumed { client_id: r.text(), generation: r.u64(), sessions: r.u32(), patterns: r.u8() == 1 },
+        14 => Reply::Lost { session: r.text(), refused: get_refused(r) },
+        13 => Reply::ClientOpened { generation: r.u64(), state: r.bytes() },
         _ => Reply::Refused(get_refused(r)),
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Answer {
     Committed,
     /// Its marker, the only one of the record.
     Marked,
+    /// Its client's life has begun; generation and state are the record's event.
+    Opened,
     /// The id of an earlier event that was not committed yet.
     Duplicate { session: Box<str>, epoch: Epoch, offset: Offset, count: Option<u32> },
 }

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shards::command::{Command, DataKind, Durability, NewEvent};
 use shards::ids::{CommandId, InlineText, SLICES};
-use shards::limits::{CLIENT_PATTERNS_MAX, COMMIT_MARKERS_MAX, DATA_DEPTH_MAX};
+use shards::limits::{CLIENT_PATTERNS_MAX, COMMIT_MARKERS_MAX, DATA_DEPTH_MAX, RESUME_SEEN_MAX, WIRE_INTEGER_MAX};
 use shards::names::{is_name, is_pattern, is_topic, is_traceparent};
 use shards::refusal::{Refusal, Refused};
 
@@ -104,6 +104,7 @@ impl Reader<'_, '_> {
                 Ok(Plan::History { session, from, limit: limit as u32 })
             }
             "ping" => Ok(Plan::Ping),
+            "resume" => self.resume(fields),
             "hello" => self.hello(fields),
             _ => Err(fields.refused(Refusal::UnknownCommand, Field::Type)),
         }
@@ -119,6 +120,40 @@ impl Reader<'_, '_> {
             credit_bytes = self.optional_integer(&credit, Field::Bytes).map_err(outer)?;
         }
         Ok(Plan::Hello { credit_events, credit_bytes })
+    }
+
+    pub(super) fn resume(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let token = match fields.has(Field::Token) {
+            true => Some(self.string(fields, Field::Token)?),
+            false => None,
+        };
+        let position = match fields.has(Field::Position) {
+            true => Some(self.checked(fields, Field::Position, is_position, Refusal::BadPosition)?),
+            false => None,
+        };
+        self.scratch.seen_plans.clear();
+        if let Some(value) = fields.get(Field::Seen) {
+            let wrong = fields.refused(Refusal::WrongType, Field::Seen);
+            if value.kind != Kind::Array {
+                return Err(wrong);
+            }
+            let mut scanner = Scanner::new(self.frame, value.span.start as usize + 1);
+            while scanner.element(self.scratch.seen_plans.is_empty()).map_err(|_| wrong)? {
+                let element = scanner.value().map_err(|_| wrong)?;
+                if !element.kind.is_string() {
+                    return Err(wrong);
+                }
+                if self.scratch.seen_plans.len() == RESUME_SEEN_MAX {
+                    return Err(fields.refused(Refusal::CommandTooLarge, Field::Seen));
+                }
+                let place = self.place(element);
+                let (session, epoch, offset) = event_id_parts(self.bytes(place)).ok_or(wrong)?;
+                let end = place.span.start + session as u32;
+                let session = Place { span: Span { end, ..place.span }, ..place };
+                self.scratch.seen_plans.push((session, epoch, offset));
+            }
+        }
+        Ok(Plan::Resume { token, position })
     }
 
     pub(super) fn publish(&mut self, fields: &Fields) -> Result<Plan, Refused> {
@@ -367,6 +402,15 @@ fn is_event_id(id: &[u8]) -> bool {
     let offset = parts.next().is_some_and(is_u64);
     let epoch = parts.next().is_some_and(|epoch| parse_epoch(epoch).is_some());
     offset && epoch && parts.next().is_some_and(is_name)
+}
+
+/// Length of the session, epoch and offset of an event id that the server may have given.
+fn event_id_parts(id: &[u8]) -> Option<(usize, u64, u64)> {
+    let mut parts = id.rsplitn(3, |b| *b == b':');
+    let offset = parts.next().and_then(parse_u64).filter(|offset| *offset < WIRE_INTEGER_MAX)?;
+    let epoch = parts.next().and_then(parse_epoch)?;
+    let session = parts.next().filter(|session| is_name(session))?;
+    Some((session.len(), epoch, offset))
 }
 
 /// Sixteen lower-case hex digits.

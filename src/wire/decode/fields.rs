@@ -31,6 +31,7 @@ fields! {
     Durability "durability" ProducerEpoch "producer_epoch" ProducerSeq "producer_seq" Traceparent "traceparent"
     Events "events" Markers "markers" From "from" Patterns "patterns" Offset "offset" Name "name" Limit "limit"
     Credit "credit" Bytes "bytes" Epoch "epoch" Marker "marker" Position "position"
+    Token "token" Seen "seen"
 }
 
 /// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.
@@ -59,7 +60,7 @@ static TABLE: [(u128, Option<Field>); SLOTS] = {
 
 const SLOTS: usize = 64;
 /// Found by trying: no two fields fall into one slot.
-const FACTOR: u64 = 0x5e62_79db_e09e_dd5b;
+const FACTOR: u64 = 0x6a56_aac3_2454_48c9;
 
 #[inline(always)]
 const fn slot(key: u128) -> usize {

@@ -22,7 +22,7 @@ mod tests;
 use super::json::{Broken, Kind, Scanner};
 use fields::{Field, Fields, Inside};
 use plan::{EventPlan, Place, Plan};
-use shards::command::{Command, NewEvent, NewMarker};
+use shards::command::{Command, NewEvent, NewMarker, SeenEvent};
 use shards::ids::CommandId;
 use shards::limits::{FRAME_COMMANDS_MAX, Limits};
 use shards::refusal::{Refusal, Refused};
@@ -40,10 +40,12 @@ pub struct Scratch {
     event_plans: Vec<EventPlan>,
     pattern_places: Vec<Place>,
     marker_plans: Vec<(Place, u64)>,
+    seen_plans: Vec<(Place, u64, u64)>,
     // Empty between commands: only their allocations are kept.
     events: Vec<NewEvent<'static>>,
     markers: Vec<NewMarker<'static>>,
     patterns: Vec<&'static str>,
+    seen: Vec<SeenEvent<'static>>,
 }
 
 impl Scratch {
@@ -55,9 +57,11 @@ impl Scratch {
             event_plans: Vec::new(),
             pattern_places: Vec::new(),
             marker_plans: Vec::new(),
+            seen_plans: Vec::new(),
             events: Vec::new(),
             markers: Vec::new(),
             patterns: Vec::new(),
+            seen: Vec::new(),
         }
     }
 
@@ -70,6 +74,8 @@ impl Scratch {
             + self.events.capacity() * size_of::<NewEvent<'_>>()
             + self.markers.capacity() * size_of::<NewMarker<'_>>()
             + self.patterns.capacity() * size_of::<&str>()
+            + self.seen_plans.capacity() * size_of::<(Place, u64, u64)>()
+            + self.seen.capacity() * size_of::<SeenEvent<'_>>()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Reader, Scratch};
 use crate::wire::json::Span;
-use shards::command::{Command, DataKind, Durability, From, NewEvent, NewMarker, PatternFrom};
+use shards::command::{Claim, Command, DataKind, Durability, From, NewEvent, NewMarker, PatternFrom, SeenEvent};
 use std::ops::ControlFlow;
 
 /// Bytes of the frame or of scratch.
@@ -73,6 +73,7 @@ pub(super) enum Plan {
     Unsubscribe { session: Place },
     Mark { session: Place, name: Place, offset: u64 },
     History { session: Place, from: Option<u64>, limit: u32 },
+    Resume { token: Option<Place>, position: Option<Place> },
 }
 
 pub(super) enum FromPlan {
@@ -91,8 +92,18 @@ impl Reader<'_, '_> {
         each: impl FnOnce(Command<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let frame = self.frame;
-        let Scratch { bytes, event_plans, pattern_places, marker_plans, events, markers, patterns, .. } =
-            &mut *self.scratch;
+        let Scratch {
+            bytes,
+            event_plans,
+            pattern_places,
+            marker_plans,
+            seen_plans,
+            events,
+            markers,
+            patterns,
+            seen,
+            ..
+        } = &mut *self.scratch;
         let bytes = bytes.as_slice();
         let text = |place: Place| place.text(frame, bytes);
         match plan {
@@ -144,6 +155,19 @@ impl Reader<'_, '_> {
                 each(Command::Mark { session: text(session), marker: NewMarker { name: text(name), offset } })
             }
             Plan::History { session, from, limit } => each(Command::History { session: text(session), from, limit }),
+            Plan::Resume { token, position } => {
+                let claim = token.map_or(Claim::New, |token| Claim::Token(text(token)));
+                let mut some_seen: Vec<SeenEvent<'_>> = recycled(std::mem::take(seen));
+                let plans = seen_plans.iter();
+                some_seen.extend(plans.map(|&(session, epoch, offset)| SeenEvent {
+                    session: text(session),
+                    epoch,
+                    offset,
+                }));
+                let flow = each(Command::Resume { claim, seen: &some_seen, position: position.map(text) });
+                *seen = recycled(some_seen);
+                flow
+            }
         }
     }
 }

@@ -1,0 +1,533 @@
+//! A client's life on the shard of its connection: from `resume` to the end of the connection.
+//!
+//! ```text
+//!  resume ─► opening ── ClientOpened ─► life: what was kept becomes subscriptions, one by one
+//!                                        │ subscriptions change ─► kept at once
+//!                                        │ acknowledgements     ─► kept within KEEP_EVERY_US
+//!                                        └ connection ends      ─► kept for the last time, home knows it is away
+//! ```
+//! Until all that was kept stands again, nothing newer is kept: a connection that is lost in between loses nothing.
+
+use super::home;
+use super::session_of;
+use super::state::{ClientState, KeptSession};
+use crate::command::{Command, From, PatternFrom};
+use crate::commands::{subscribe, subscribe_patterns};
+use crate::delivery::client::NONE;
+use crate::delivery::ledger::Ledger;
+use crate::delivery::{ReaderState, SubscriptionId};
+use crate::effect::Reply;
+use crate::ids::{CommandId, ConnectionId, Now, ShardId, SliceSeq};
+use crate::input::Handled;
+use crate::mailbox::codec::{Reader, Writer};
+use crate::mailbox::message::{get_connection, put_connection, request};
+use crate::outbox::GapReason;
+use crate::refusal::{Refusal, Refused};
+use crate::sessions::{Asker, Origin};
+use crate::shard::Shard;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// Acknowledgements are kept this often at most. What a crash may make a client see twice is what it acknowledged in that
+/// time. Microseconds.
+const KEEP_EVERY_US: u64 = 1_000_000;
+
+/// Pattern events delivered and not acknowledged that are remembered one by one; beyond, the position stands still until
+/// everything is acknowledged.
+const PATTERN_EVENTS_MAX: usize = 1024;
+
+/// Last words of ended connections that wait for room in a lane; beyond, the oldest are dropped, and a resume repeats more.
+const LAST_WORDS_MAX: usize = 4096;
+
+/// What a client says of its own positions when it resumes.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Positions {
+    pub sessions: Vec<KeptSession>,
+    pub position: Option<Vec<(u16, SliceSeq)>>,
+}
+
+/// A life.
+#[derive(Default)]
+pub(crate) struct Life {
+    pub generation: u64,
+    pub ledger: Ledger,
+    pub seen: PatternSeen,
+    /// Bytes that its session subscriptions take in its state.
+    pub sessions_bytes: usize,
+    restore: VecDeque<KeptSession>,
+    restore_patterns: Option<(Vec<Box<str>>, String)>,
+    /// Restored and not answered by their owners.
+    attaching: Vec<(SubscriptionId, KeptSession)>,
+    /// What was kept when it began, until all of it stands again.
+    before: Option<Box<[u8]>>,
+    changed: bool,
+    /// What was refused for a while is tried again when the blocked clients are.
+    pause: bool,
+    /// Stands in `Lives::soon`, in `Lives::later`.
+    soon: bool,
+    later: bool,
+}
+
+/// How far a pattern feed was acknowledged, slice by slice.
+#[derive(Default)]
+pub(crate) struct PatternSeen {
+    frames: u64,
+    delivered: BTreeMap<u16, SliceSeq>,
+    acknowledged: BTreeMap<u16, SliceSeq>,
+    events: VecDeque<(u64, u16, SliceSeq)>,
+    /// More was delivered than is remembered.
+    overflown: bool,
+}
+
+impl PatternSeen {
+    /// The feed begins here.
+    pub fn begin(&mut self, position: impl IntoIterator<Item = (u16, SliceSeq)>) {
+        self.delivered = position.into_iter().collect();
+        self.acknowledged = self.delivered.clone();
+        self.events.clear();
+        self.overflown = false;
+    }
+
+    /// An event of a session subscription took a frame.
+    pub fn passed(&mut self) {
+        self.frames += 1;
+    }
+
+    /// An event of the feed took a frame.
+    pub fn delivered(&mut self, slice: u16, seq: SliceSeq) {
+        self.frames += 1;
+        let at = self.delivered.entry(slice).or_default();
+        *at = seq.max(*at);
+        if self.events.len() == PATTERN_EVENTS_MAX {
+            self.overflown = true;
+        }
+        if !self.overflown {
+            self.events.push_back((self.frames, slice, seq));
+        }
+    }
+
+    /// All frames up to the `frames`th are worked off.
+    pub fn acknowledge(&mut self, frames: u64) {
+        while let Some((_, slice, seq)) = self.events.pop_front_if(|event| event.0 <= frames) {
+            let at = self.acknowledged.entry(slice).or_default();
+            *at = seq.max(*at);
+        }
+        if self.overflown && frames >= self.frames {
+            self.overflown = false;
+            self.acknowledged = self.delivered.clone();
+        }
+    }
+
+    fn position(&self) -> Vec<(u16, SliceSeq)> {
+        self.acknowledged.iter().map(|(slice, seq)| (*slice, *seq)).collect()
+    }
+}
+
+/// A grant that has come from a client's home.
+struct OpenedClient {
+    connection: ConnectionId,
+    id: CommandId,
+    generation: u64,
+    state: Box<[u8]>,
+}
+
+/// What is to be said to a home.
+struct LastWords {
+    tenant: Arc<str>,
+    client_id: Arc<str>,
+    connection: ConnectionId,
+    state: Vec<u8>,
+}
+
+/// Lives of this shard's connections that have something to do.
+#[derive(Default)]
+pub(crate) struct Lives {
+    opened: VecDeque<OpenedClient>,
+    restoring: Vec<ConnectionId>,
+    /// Changed subscriptions: kept in this turn.
+    soon: VecDeque<ConnectionId>,
+    /// Acknowledged: kept when due, oldest first.
+    later: VecDeque<(u64, ConnectionId)>,
+    last_words: VecDeque<LastWords>,
+}
+
+impl Lives {
+    /// A home has granted a life to a connection of this shard.
+    pub fn open(&mut self, connection: ConnectionId, id: CommandId, generation: u64, state: &[u8]) {
+        self.opened.push_back(OpenedClient { connection, id, generation, state: state.into() });
+    }
+
+    /// Is there something that waits for room?
+    pub fn wait(&self) -> bool {
+        !self.opened.is_empty() || !self.restoring.is_empty() || !self.soon.is_empty() || !self.last_words.is_empty()
+    }
+
+    /// Is anything being restored?
+    pub fn restore(&self) -> bool {
+        !self.restoring.is_empty()
+    }
+
+    /// When the next acknowledgement is to be kept, microseconds.
+    pub fn next_deadline_us(&self) -> Option<u64> {
+        self.later.front().map(|(due_us, _)| *due_us)
+    }
+}
+
+impl Life {
+    fn begin(generation: u64, kept: ClientState, before: Box<[u8]>, own: Positions) -> Self {
+        let mut restore: VecDeque<KeptSession> = kept.sessions.into();
+        for position in own.sessions {
+            match restore.iter_mut().find(|kept| kept.session == position.session) {
+                Some(kept) => *kept = position,
+                None => restore.push_back(position),
+            }
+        }
+        let position = own.position.unwrap_or(kept.position);
+        let restore_patterns = (!kept.patterns.is_empty()).then(|| (kept.patterns, position_text(&position)));
+        Self { generation, restore, restore_patterns, before: Some(before), ..Self::default() }
+    }
+
+    fn is_restored(&self) -> bool {
+        self.restore.is_empty() && self.restore_patterns.is_none() && self.attaching.is_empty()
+    }
+
+    /// The subscription's owner has answered. What it was to restore, if it was.
+    pub fn attached(&mut self, subscription: SubscriptionId) -> Option<KeptSession> {
+        let at = self.attaching.iter().position(|(id, _)| *id == subscription)?;
+        Some(self.attaching.swap_remove(at).1)
+    }
+}
+
+fn position_text(position: &[(u16, SliceSeq)]) -> String {
+    let mut text = String::new();
+    for (slice, seq) in position {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{}{slice}.{seq}", if text.is_empty() { "" } else { "," });
+    }
+    text
+}
+
+impl Shard {
+    /// The client's subscriptions changed.
+    pub(crate) fn life_changed(&mut self, connection: ConnectionId) {
+        if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+            life.changed = true;
+            if !std::mem::replace(&mut life.soon, true) {
+                self.lives.soon.push_back(connection);
+            }
+        }
+    }
+
+    /// Restores that were put off are tried again.
+    pub(crate) fn retry_restores(&mut self) {
+        for connection in &self.lives.restoring {
+            if let Some(life) = self.readers.clients.get_mut(*connection).and_then(|c| c.life.as_mut()) {
+                life.pause = false;
+            }
+        }
+    }
+
+    /// The client acknowledged.
+    pub(crate) fn life_acknowledged(&mut self, connection: ConnectionId, frames: u64, now: Now) {
+        if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+            life.ledger.acknowledged(frames);
+            life.seen.acknowledge(frames);
+            life.changed = true;
+            if !std::mem::replace(&mut life.later, true) {
+                self.lives.later.push_back((now.mono_us + KEEP_EVERY_US, connection));
+            }
+        }
+    }
+
+    /// Takes grants, restores what was kept, keeps what changed.
+    pub(crate) fn serve_lives(&mut self, now: Now) -> usize {
+        let mut done = 0;
+        while let Some(opened) = self.lives.opened.pop_front() {
+            if !self.has_effect_room(2) {
+                self.lives.opened.push_front(opened);
+                break;
+            }
+            self.begin_life(opened);
+            done += 1;
+        }
+        for connection in std::mem::take(&mut self.lives.restoring) {
+            done += self.restore(connection, now);
+        }
+        while let Some(words) = self.lives.last_words.pop_front() {
+            let LastWords { tenant, client_id, connection, state } = &words;
+            if !self.say_keep(tenant, client_id, *connection, true, state, now) {
+                self.lives.last_words.push_front(words);
+                break;
+            }
+            done += 1;
+        }
+        while let Some(connection) = self.lives.soon.pop_front() {
+            if !self.keep(connection, now) {
+                self.lives.soon.push_front(connection);
+                break;
+            }
+            if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+                life.soon = false;
+            }
+            done += 1;
+        }
+        while let Some((_, connection)) = self.lives.later.pop_front_if(|(due_us, _)| *due_us <= now.mono_us) {
+            if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+                life.later = false;
+            }
+            if !self.keep(connection, now) {
+                self.life_changed(connection);
+            }
+            done += 1;
+        }
+        done
+    }
+
+    fn begin_life(&mut self, opened: OpenedClient) {
+        let OpenedClient { connection, id, generation, state } = opened;
+        let kept = ClientState::get(&state).unwrap_or_default();
+        let Some(client) = self.readers.clients.get_mut(connection) else {
+            // Gone before it was told. Its home still takes it for connected, which ends with the next `resume`.
+            return;
+        };
+        client.in_flight = client.in_flight.saturating_sub(1);
+        let own = client.opening.take().map(|own| *own).unwrap_or_default();
+        let life = Life::begin(generation, kept, state, own);
+        let client_id = client.client_id.clone();
+        let (sessions, patterns) = (life.restore.len() as u32, life.restore_patterns.is_some());
+        client.life = Some(Box::new(life));
+        self.lives.restoring.push(connection);
+        let reply = Reply::Resumed { client_id: &client_id, generation, sessions, patterns };
+        self.effects.reply(connection, id, &reply);
+    }
+
+    /// Puts kept subscriptions in place again, as many as there is room for.
+    fn restore(&mut self, connection: ConnectionId, now: Now) -> usize {
+        let mut done = 0;
+        loop {
+            let room = self.has_effect_room(2);
+            let Some(client) = self.readers.clients.get_mut(connection) else { return done };
+            let busy = client.in_flight >= self.config.limits.client_commands_in_flight_max;
+            let Some(life) = &mut client.life else { return done };
+            if life.restore.is_empty() && life.restore_patterns.is_none() {
+                self.life_changed(connection);
+                return done;
+            }
+            if !room || busy || life.pause {
+                self.lives.restoring.push(connection);
+                return done;
+            }
+            if let Some(kept) = life.restore.pop_front() {
+                let from = match (kept.epoch, kept.offset) {
+                    (0, 0) => From::Earliest,
+                    (0, offset) => From::Offset(offset, None),
+                    (epoch, offset) => From::Offset(offset, Some(epoch)),
+                };
+                if subscribe::run(self, connection, CommandId::None, &kept.session, from, now) == Handled::Later {
+                    self.unrestore(connection, kept);
+                    return done;
+                }
+                self.restored(connection, kept);
+            } else if let Some((patterns, position)) = life.restore_patterns.take() {
+                let list: Vec<&str> = patterns.iter().map(|pattern| &**pattern).collect();
+                let from = PatternFrom::Position(&position);
+                if subscribe_patterns::run(self, connection, CommandId::None, &list, from) == Handled::Later {
+                    if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+                        life.restore_patterns = Some((patterns, position));
+                    }
+                    self.lives.restoring.push(connection);
+                    return done;
+                }
+            }
+            done += 1;
+        }
+    }
+
+    fn unrestore(&mut self, connection: ConnectionId, kept: KeptSession) {
+        if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+            life.restore.push_front(kept);
+        }
+        self.lives.restoring.push(connection);
+    }
+
+    /// A kept subscription attaches, unless its owner has answered already.
+    fn restored(&mut self, connection: ConnectionId, kept: KeptSession) {
+        let Some(client) = self.readers.clients.get(connection) else { return };
+        let partition = self.log.partition_id(&client.tenant, &kept.session);
+        let Some(id) = self.readers.find(connection, partition) else { return };
+        let attaching =
+            self.readers.subscription(id).is_some_and(|s| s.state == ReaderState::Attaching && s.cursor == u64::MAX);
+        if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut())
+            && attaching
+        {
+            life.attaching.push((id, kept));
+        }
+    }
+
+    /// The owner refused a kept subscription. Where its place is no more, it begins at what there is, and that is said as a
+    /// gap; what time mends is tried again; all else is told.
+    pub(crate) fn restore_otherwise(&mut self, connection: ConnectionId, kept: KeptSession, refused: Refused) {
+        match refused.refusal {
+            Refusal::ForeignEpoch | Refusal::OffsetOutOfRange => {
+                let KeptSession { session, epoch, offset } = kept;
+                self.readers.owe_gap(connection, session.clone(), epoch, offset, offset, GapReason::Epoch);
+                self.unrestore(connection, KeptSession { session, epoch: 0, offset: 0 });
+            }
+            Refusal::Unavailable | Refusal::PartitionsFull => {
+                if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+                    life.pause = true;
+                }
+                self.unrestore(connection, kept);
+            }
+            _ => {
+                let lost = Reply::Lost { session: &kept.session, refused };
+                self.effects.reply(connection, CommandId::None, &lost);
+                self.life_changed(connection);
+            }
+        }
+    }
+
+    /// Says to the client's home what is to be kept. `false`: no room.
+    fn keep(&mut self, connection: ConnectionId, now: Now) -> bool {
+        let Some(client) = self.readers.clients.get(connection) else { return true };
+        let Some(life) = &client.life else { return true };
+        if !life.changed || !life.is_restored() {
+            // Where it is being restored its end will be told, and what changed is still marked.
+            return true;
+        }
+        let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
+        let mut state = Vec::new();
+        self.state_of(connection).put(&mut state);
+        if !self.say_keep(&tenant, &client_id, connection, false, &state, now) {
+            return false;
+        }
+        if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+            life.changed = false;
+            life.before = None;
+        }
+        true
+    }
+
+    /// A connection with a life ends: before its client and its subscriptions are removed.
+    pub(crate) fn end_life(&mut self, connection: ConnectionId) {
+        let Some(client) = self.readers.clients.get(connection) else { return };
+        let Some(life) = &client.life else { return };
+        let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
+        let state = match (&life.before, life.is_restored()) {
+            (Some(before), false) => before.to_vec(),
+            _ => {
+                let mut state = Vec::new();
+                self.state_of(connection).put(&mut state);
+                state
+            }
+        };
+        if self.lives.last_words.len() == LAST_WORDS_MAX {
+            self.lives.last_words.pop_front();
+        }
+        self.lives.last_words.push_back(LastWords { tenant, client_id, connection, state });
+    }
+
+    /// What is to be kept of a client now.
+    fn state_of(&self, connection: ConnectionId) -> ClientState {
+        let Some(client) = self.readers.clients.get(connection) else { return ClientState::default() };
+        let Some(life) = &client.life else { return ClientState::default() };
+        let mut sessions = Vec::new();
+        let mut slot = client.subscriptions;
+        while slot != NONE {
+            let subscription = &self.readers.subscriptions[slot as usize];
+            let feed = &self.readers.feeds[subscription.feed as usize];
+            if subscription.state != ReaderState::Attaching && subscription.cursor != u64::MAX {
+                let offset = life.ledger.unacknowledged(slot).unwrap_or(subscription.cursor);
+                sessions.push(KeptSession { session: feed.session.clone(), epoch: feed.epoch, offset });
+            }
+            slot = subscription.next_of_client;
+        }
+        let patterns = client.patterns.as_ref().filter(|feed| feed.attaching == 0);
+        ClientState {
+            generation: life.generation,
+            sessions,
+            position: if patterns.is_some() { life.seen.position() } else { Vec::new() },
+            patterns: patterns.map_or_else(Vec::new, |feed| feed.patterns.to_vec()),
+        }
+    }
+
+    fn say_keep(
+        &mut self,
+        tenant: &Arc<str>,
+        client_id: &Arc<str>,
+        connection: ConnectionId,
+        gone: bool,
+        state: &[u8],
+        now: Now,
+    ) -> bool {
+        let session = session_of(client_id);
+        let home = self.owner_of(self.log.partition_id(tenant, &session));
+        if home == self.config.shard {
+            let origin = Origin::Local(connection);
+            let asker = Asker { origin, id: CommandId::None, tenant: tenant.clone(), client_id: client_id.clone() };
+            return home::keep(self, &asker, &session, (home, connection), gone, state, now);
+        }
+        self.scratch.clear();
+        let mut w = Writer(&mut self.scratch);
+        w.u8(request::KEEP);
+        put_connection(&mut w, connection);
+        w.text(tenant).text(client_id).u8(u8::from(gone)).bytes(state);
+        let told = self.mail.tell(home, &self.scratch);
+        if told {
+            self.wake(home);
+        }
+        told
+    }
+
+    /// `KEEP`, on the client's home. `false`: no room.
+    pub(crate) fn handle_keep(&mut self, from: ShardId, r: &mut Reader<'_>, now: Now) -> bool {
+        let connection = get_connection(r);
+        let (tenant, client_id, gone, state) = (r.text(), r.text(), r.u8() == 1, r.bytes());
+        let session = session_of(client_id);
+        let origin = Origin::Remote(from, connection, 0);
+        let asker = Asker { origin, id: CommandId::None, tenant: tenant.into(), client_id: client_id.into() };
+        home::keep(self, &asker, &session, (from, connection), gone, state, now)
+    }
+
+    /// Another connection has taken this client's life: nothing it sends counts any more.
+    pub(crate) fn fence(&mut self, connection: ConnectionId) {
+        if let Some(client) = self.readers.clients.get_mut(connection) {
+            client.fenced = true;
+            // Its life belongs to somebody else: it has no last words.
+            client.life = None;
+            self.effects.close(connection);
+        }
+    }
+}
+
+/// The command that a home carries out.
+pub(crate) fn open_command<'a>(session: &'a str, claimed: Option<u64>) -> Command<'a> {
+    Command::Open { session, claimed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_position_moves_with_acknowledgements_and_never_past_them() {
+        let mut seen = PatternSeen::default();
+        seen.begin([(3, 7)]);
+        seen.delivered(3, 8);
+        seen.passed();
+        seen.delivered(9, 1);
+        assert_eq!(seen.position(), [(3, 7)]);
+        seen.acknowledge(2);
+        assert_eq!(seen.position(), [(3, 8)]);
+        for seq in 2..2 + 2 * PATTERN_EVENTS_MAX as u64 {
+            seen.delivered(9, seq);
+        }
+        seen.acknowledge(4);
+        assert_eq!(seen.position(), [(3, 8), (9, 2)]);
+        seen.acknowledge(2000);
+        assert!(seen.position()[1].1 <= 2 + 2000 - 4, "more than is remembered: it stands still");
+        seen.acknowledge(3 + 2 * PATTERN_EVENTS_MAX as u64);
+        assert_eq!(seen.position()[1].1, 1 + 2 * PATTERN_EVENTS_MAX as u64);
+    }
+}

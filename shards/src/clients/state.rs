@@ -1,0 +1,167 @@
+//! What is kept of a client between its connections: one event of its own hidden session.
+//!
+//! ```text
+//!   session  $client.<client_id>          in the client's tenant, on the shard that owns it: the client's home
+//!   event    $client.opened               its offset + 1 is the generation: each take-over raises it, durably
+//!   event    $client.kept                 subscriptions and acknowledged positions of that generation, the newest counts
+//!   bytes    1 · generation u64 · sessions u16 { name, epoch u64, offset u64 }
+//!            · patterns u16 { text } · position u16 { slice u16, seq u64 }
+//! ```
+//! Little endian; texts have a u16 length before them. Reading never trusts: a client of another version of this program
+//! may have written it.
+
+use crate::ids::{Epoch, Offset, SLICES, SliceSeq};
+use crate::limits::{CLIENT_PATTERNS_MAX, TOPIC_BYTES_MAX};
+
+/// First byte.
+const VERSION: u8 = 1;
+
+/// Bytes that session subscriptions of one client may take in its state; one more is refused.
+pub const CLIENT_SESSIONS_BYTES_MAX: usize = 12 << 10;
+
+/// Largest state, bytes.
+pub const CLIENT_STATE_BYTES_MAX: usize =
+    32 + CLIENT_SESSIONS_BYTES_MAX + CLIENT_PATTERNS_MAX * (TOPIC_BYTES_MAX + 2) + SLICES as usize * 10;
+
+/// Where a client stands in a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptSession {
+    /// Session.
+    pub session: Box<str>,
+    /// Its epoch; 0 where nothing was committed yet.
+    pub epoch: Epoch,
+    /// First offset that it has not acknowledged.
+    pub offset: Offset,
+}
+
+impl KeptSession {
+    /// Bytes of one in the state.
+    pub fn bytes(session: &str) -> usize {
+        session.len() + 18
+    }
+}
+
+/// What is kept of one client.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClientState {
+    /// Life of the client that this belongs to.
+    pub generation: u64,
+    /// Session subscriptions.
+    pub sessions: Vec<KeptSession>,
+    /// Its patterns, if it has a feed.
+    pub patterns: Vec<Box<str>>,
+    /// Last event of each slice that the feed delivered and that was acknowledged.
+    pub position: Vec<(u16, SliceSeq)>,
+}
+
+impl ClientState {
+    /// Appends its bytes.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&(self.sessions.len() as u16).to_le_bytes());
+        for kept in &self.sessions {
+            put_text(out, &kept.session);
+            out.extend_from_slice(&kept.epoch.to_le_bytes());
+            out.extend_from_slice(&kept.offset.to_le_bytes());
+        }
+        out.extend_from_slice(&(self.patterns.len() as u16).to_le_bytes());
+        for pattern in &self.patterns {
+            put_text(out, pattern);
+        }
+        out.extend_from_slice(&(self.position.len() as u16).to_le_bytes());
+        for (slice, seq) in &self.position {
+            out.extend_from_slice(&slice.to_le_bytes());
+            out.extend_from_slice(&seq.to_le_bytes());
+        }
+    }
+
+    /// Reads what [`ClientState::put`] wrote. `None`: it is not that.
+    pub fn get(bytes: &[u8]) -> Option<ClientState> {
+        let mut bytes = Bytes(bytes);
+        if bytes.take::<1>()? != [VERSION] {
+            return None;
+        }
+        let generation = bytes.u64()?;
+        let mut sessions = Vec::new();
+        for _ in 0..bytes.u16()? {
+            let session = bytes.text()?.into();
+            sessions.push(KeptSession { session, epoch: bytes.u64()?, offset: bytes.u64()? });
+        }
+        let mut patterns = Vec::new();
+        for _ in 0..bytes.u16()? {
+            patterns.push(bytes.text()?.into());
+        }
+        let mut position = Vec::new();
+        for _ in 0..bytes.u16()? {
+            position.push((bytes.u16().filter(|slice| *slice < SLICES)?, bytes.u64()?));
+        }
+        bytes.0.is_empty().then_some(ClientState { generation, sessions, patterns, position })
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let len = usize::from(self.u16()?);
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        std::str::from_utf8(head).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn state() -> ClientState {
+        ClientState {
+            generation: 7,
+            sessions: vec![KeptSession { session: "demo".into(), epoch: 9, offset: 41 }],
+            patterns: vec!["chat.>".into()],
+            position: vec![(3, 17), (9, 2)],
+        }
+    }
+
+    #[test]
+    fn comes_back_as_it_was() {
+        let mut bytes = Vec::new();
+        state().put(&mut bytes);
+        assert_eq!(ClientState::get(&bytes), Some(state()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes: Vec<u8>, flips in proptest::collection::vec((0usize..80, any::<u8>()), 0..4)) {
+            let _ = ClientState::get(&bytes);
+            bytes.clear();
+            state().put(&mut bytes);
+            for (at, byte) in flips {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            let _ = ClientState::get(&bytes);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `resume`: this connection takes its client's life: a new one, or that which a token names.
+
+use crate::clients::life::{Positions, open_command};
+use crate::clients::session_of;
+use crate::clients::state::KeptSession;
+use crate::command::{Claim, SeenEvent};
+use crate::commands::subscribe_patterns::parse_position;
+use crate::ids::{CommandId, ConnectionId, Now};
+use crate::input::Handled;
+use crate::refusal::{Refusal, Refused};
+use crate::sessions::{Asker, Origin};
+use crate::shard::Shard;
+
+pub(crate) fn run(
+    shard: &mut Shard,
+    connection: ConnectionId,
+    id: CommandId,
+    claim: Claim<'_>,
+    seen: &[SeenEvent<'_>],
+    position: Option<&str>,
+    now: Now,
+) -> Handled {
+    let Some(client) = shard.readers.clients.get_mut(connection) else { return Handled::Done };
+    let refuse = |shard: &mut Shard, refused| {
+        shard.refuse_local(connection, id, refused);
+        Handled::Done
+    };
+    if client.life.is_some() {
+        return refuse(shard, Refused::field(Refusal::AlreadyResumed, "type"));
+    }
+    let claimed = match claim {
+        Claim::New => None,
+        // The edge verifies tokens; one that comes here as it was sent was not.
+        Claim::Token(_) => return refuse(shard, Refused::field(Refusal::BadToken, "token")),
+        Claim::Life { client_id, generation } => {
+            if *client.client_id != *client_id {
+                let untouched = client.subscription_count == 0 && client.patterns.is_none() && client.in_flight == 0;
+                if !untouched {
+                    return refuse(shard, Refused::field(Refusal::ResumeTooLate, "type"));
+                }
+                client.client_id = client_id.into();
+            }
+            Some(generation)
+        }
+    };
+    let position = match position.map(parse_position) {
+        None => None,
+        Some(Ok(position)) => Some(position),
+        Some(Err(refused)) => return refuse(shard, refused),
+    };
+    let sessions = seen
+        .iter()
+        .map(|seen| KeptSession { session: seen.session.into(), epoch: seen.epoch, offset: seen.offset + 1 })
+        .collect();
+    client.opening = Some(Box::new(Positions { sessions, position }));
+    let session = session_of(&client.client_id);
+    let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
+    let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
+    let handled = shard.session_command(asker, &session, &open_command(&session, claimed), now);
+    if handled == Handled::Later
+        && let Some(client) = shard.readers.clients.get_mut(connection)
+    {
+        client.opening = None;
+    }
+    handled
+}

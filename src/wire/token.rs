@@ -1,0 +1,162 @@
+//! Resume tokens: which client, which of its lives, until when; signed, so that nobody can make one up.
+//!
+//! ```text
+//!   base64url( 1 · key u8 · expires_s u64 · generation u64 · client_id … · mac 16 )
+//!                                                                 │
+//!   HMAC-SHA-256 (RFC 2104), first half, over domain · tenant · all before it
+//! ```
+//! The tenant is not in the token: it is the connection's, and a token of another tenant is as wrong as a forged one. At most
+//! 218 characters. A second key is still believed after a rotation, until the tokens it signed have expired.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use shards::names::is_name;
+
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
+const VERSION: u8 = 1;
+const MAC_BYTES: usize = 16;
+const HEAD_BYTES: usize = 18;
+const DOMAIN: &[u8] = b"tidegate resume token 1";
+
+/// Largest token, characters.
+pub const TOKEN_BYTES_MAX: usize = (HEAD_BYTES + shards::limits::NAME_BYTES_MAX + MAC_BYTES).div_ceil(3) * 4;
+const _: () = assert!(TOKEN_BYTES_MAX <= 256);
+
+/// A key and its number.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Raised by each rotation; wraps.
+    pub number: u8,
+    /// Secret.
+    pub secret: [u8; KEY_BYTES],
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "key {}", self.number)
+    }
+}
+
+/// What a token says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Token {
+    /// Client.
+    pub client_id: String,
+    /// Its life.
+    pub generation: u64,
+}
+
+/// Signs and verifies.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// The first signs.
+    keys: Vec<Key>,
+    life_ms: u64,
+}
+
+impl Tokens {
+    /// `keys`: at least one, the newest first. Tokens expire `life_ms` after they are signed.
+    pub fn new(keys: Vec<Key>, life_ms: u64) -> Self {
+        Self { keys, life_ms }
+    }
+
+    /// A token and when it expires, Unix ms.
+    pub fn sign(&self, tenant: &str, client_id: &str, generation: u64, now_ms: u64) -> (String, u64) {
+        let Some(key) = self.keys.first() else { return (String::new(), 0) };
+        let expires_s = now_ms.saturating_add(self.life_ms) / 1000;
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + client_id.len() + MAC_BYTES);
+        bytes.extend_from_slice(&[VERSION, key.number]);
+        bytes.extend_from_slice(&expires_s.to_be_bytes());
+        bytes.extend_from_slice(&generation.to_be_bytes());
+        bytes.extend_from_slice(client_id.as_bytes());
+        if let Some(mac) = mac(key, tenant, &bytes) {
+            bytes.extend_from_slice(&mac.finalize().into_bytes()[..MAC_BYTES]);
+        }
+        (URL_SAFE_NO_PAD.encode(bytes), expires_s * 1000)
+    }
+
+    /// What the token says; `None`: it is forged, broken, another tenant's, or has expired. Which of these is not told.
+    pub fn verify(&self, tenant: &str, token: &str, now_ms: u64) -> Option<Token> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (signed, signature) = bytes.split_at_checked(bytes.len().checked_sub(MAC_BYTES)?)?;
+        let (head, client_id) = signed.split_at_checked(HEAD_BYTES)?;
+        let key = self.keys.iter().find(|key| [VERSION, key.number] == head[..2])?;
+        // Compares in constant time.
+        mac(key, tenant, signed)?.verify_truncated_left(signature).ok()?;
+        let number = |at: usize| Some(u64::from_be_bytes(head.get(at..at + 8)?.try_into().ok()?));
+        let (expires_s, generation) = (number(2)?, number(10)?);
+        if expires_s.saturating_mul(1000) <= now_ms || !is_name(client_id) {
+            return None;
+        }
+        Some(Token { client_id: std::str::from_utf8(client_id).ok()?.to_owned(), generation })
+    }
+}
+
+fn mac(key: &Key, tenant: &str, signed: &[u8]) -> Option<Hmac<Sha256>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key.secret).ok()?;
+    mac.update(DOMAIN);
+    mac.update(&(tenant.len() as u64).to_be_bytes());
+    mac.update(tenant.as_bytes());
+    mac.update(signed);
+    Some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    fn key(number: u8) -> Key {
+        Key { number, secret: [number; KEY_BYTES] }
+    }
+
+    #[test]
+    fn says_what_was_signed_until_it_expires_and_to_its_tenant_alone() {
+        let tokens = Tokens::new(vec![key(1)], 60_000);
+        let (token, expires_ms) = tokens.sign("acme", "tab-1", 7, NOW_MS);
+        assert_eq!(expires_ms, NOW_MS + 60_000);
+        assert_eq!(
+            tokens.verify("acme", &token, NOW_MS + 59_999),
+            Some(Token { client_id: "tab-1".into(), generation: 7 })
+        );
+        assert_eq!(tokens.verify("acme", &token, NOW_MS + 60_000), None, "expired");
+        assert_eq!(tokens.verify("acme2", &token, NOW_MS), None, "another tenant");
+        assert_eq!(Tokens::new(vec![key(2)], 1).verify("acme", &token, NOW_MS), None, "another server");
+        let rotated = Tokens::new(vec![key(2), key(1)], 60_000);
+        assert!(rotated.verify("acme", &token, NOW_MS).is_some(), "the old key is believed");
+        assert_ne!(rotated.sign("acme", "tab-1", 7, NOW_MS).0, token, "the new one signs");
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_cut_is_found() {
+        let tokens = Tokens::new(vec![key(1)], 60_000);
+        let (token, _) = tokens.sign("acme", "tab-1", 7, NOW_MS);
+        let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= 1 << bit;
+                assert_eq!(tokens.verify("acme", &URL_SAFE_NO_PAD.encode(&bytes), NOW_MS), None, "byte {at}");
+            }
+        }
+        for len in 0..token.len() {
+            assert_eq!(tokens.verify("acme", &token[..len], NOW_MS), None);
+        }
+        assert_eq!(tokens.verify("acme", &"A".repeat(10_000), NOW_MS), None);
+    }
+
+    #[test]
+    fn the_longest_name_fits() {
+        let tokens = Tokens::new(vec![key(1)], 60_000);
+        let (token, _) = tokens.sign(&"t".repeat(128), &"c".repeat(128), u64::MAX, NOW_MS);
+        assert!(token.len() <= TOKEN_BYTES_MAX, "{}", token.len());
+        assert!(tokens.verify(&"t".repeat(128), &token, NOW_MS).is_some());
+    }
+}
