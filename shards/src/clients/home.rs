@@ -114,11 +114,16 @@ pub(crate) fn open(shard: &mut Shard, call: Call<'_>, claimed: Option<u64>) -> O
     } else if tail == 0 {
         Some(ClientState::default())
     } else {
-        match shard.log.read(slot, tail - 1) {
+        let read = shard.log.read(slot, tail - 1);
+        let is_ready = matches!(read, Read::Ready(_));
+        match read {
             Read::Hot(record) => newest(record),
-            Read::Cold(ticket) => {
+            Read::Cold(ticket) | Read::Ready(ticket) => {
                 let read = HomeRead { asker: asker.clone(), partition, session: session.into(), claimed };
                 shard.reads.insert(ticket, ReadFor::Home(Box::new(read)));
+                if is_ready {
+                    shard.ready_reads.push_back(ticket);
+                }
                 return Outcome::Done;
             }
             // Retention took it: the client was away for longer than anything is kept.
