@@ -23,7 +23,7 @@ use crate::reactor::control::{CONTROL_MESSAGES_MAX, Control, Peer, Report};
 use crate::reactor::{Ended, Frames, Reactor, ReactorConfig, close_table, random_u64};
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown;
-use crate::wire::token::Tokens;
+use crate::wire::token::{Key, Tokens};
 use shards::ids::ShardId;
 use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
 use shards::{Shard, ShardConfig, mailbox};
@@ -85,7 +85,8 @@ fn run(config: &Config) -> Result<(), Failure> {
     let folder = Arc::new(DataFolder::open(&config.data).map_err(refused)?);
     let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
     let logs = recover(&folder, shards)?;
-    let keys = keys::load(&folder).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
+    let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
+    let keys = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
     let tokens = Tokens::new(keys, config.resume_token_life_ms);
     let background = BackgroundThread::start(Arc::clone(&folder)).map_err(refused)?;
 

@@ -1,5 +1,6 @@
 //! What all commands share: answers and refusals, to a client of this shard or of another, and the opening of a session.
 
+use crate::clients::life::Opened as Life;
 use crate::commands::Outcome;
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, Epoch, PartitionId, ShardId};
@@ -36,10 +37,14 @@ impl Shard {
         }
         match origin {
             Origin::Local(connection) => {
-                if let Reply::ClientOpened { generation, state } = reply {
-                    return self.lives.open(connection, id, *generation, state);
+                if let Reply::ClientOpened { tenant, client_id, generation, state } = *reply {
+                    return self.lives.open(connection, id, &Life { tenant, client_id, generation, state });
                 }
-                if self.readers.clients.get(connection).is_some() {
+                if let Some(client) = self.readers.clients.get_mut(connection) {
+                    // A refused `resume` may be tried again.
+                    if matches!(reply, Reply::Refused(_)) && client.opening.as_ref().is_some_and(|own| own.id == id) {
+                        client.opening = None;
+                    }
                     self.end(connection);
                     self.effects.reply(connection, id, reply);
                 }

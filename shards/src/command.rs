@@ -151,6 +151,8 @@ pub enum Command<'a> {
         seen: &'a [SeenEvent<'a>],
         /// Position of its pattern feed.
         position: Option<&'a str>,
+        /// How often this token was sent, counted by the client: where an answer was lost, a later attempt is taken all the same.
+        attempt: u64,
     },
     /// What `Resume` becomes on the owner of the client's hidden session. Never on a wire.
     Open {
@@ -158,6 +160,8 @@ pub enum Command<'a> {
         session: &'a str,
         /// Generation that the claim names; `None` = a new life.
         claimed: Option<u64>,
+        /// Of the claim.
+        attempt: u64,
     },
     /// Answered at once.
     Ping,

@@ -120,6 +120,10 @@ pub enum Reply<'a> {
     },
     /// To `Open`, between shards.
     ClientOpened {
+        /// Tenant of the client.
+        tenant: &'a str,
+        /// Client.
+        client_id: &'a str,
         /// The new generation.
         generation: u64,
         /// What was kept, as bytes.

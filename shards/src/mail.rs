@@ -124,10 +124,7 @@ impl Shard {
                 true
             }
             request::KEEP => self.handle_keep(peer, &mut r, now),
-            request::FENCE => {
-                self.fence(get_connection(&mut r));
-                true
-            }
+            request::FENCE => self.fence(get_connection(&mut r)),
             request::ADVANCE => {
                 let (partition, epoch, to) = (PartitionId(r.u128()), r.u64(), r.u64());
                 self.readers.advance(partition, epoch, to);

@@ -10,7 +10,7 @@
 //! ([`Handled::Later`]): room for all that it may cause is proved first. Never nested, never from two threads.
 
 use crate::behind::ReadFor;
-use crate::clients::home::{self, Homes};
+use crate::clients::home::{self, Claimed, Homes};
 use crate::clients::life::Lives;
 use crate::clients::state::CLIENT_STATE_BYTES_MAX;
 use crate::command::{Command, Durability};
@@ -224,8 +224,8 @@ impl Shard {
             }
             Command::Ping => ping::run(self, connection, id, now),
             Command::Acknowledge { events, bytes } => acknowledge::run(self, connection, id, events, bytes, now),
-            Command::Resume { claim, seen, position } => {
-                return resume::run(self, connection, id, claim, seen, position, now);
+            Command::Resume { claim, seen, position, attempt } => {
+                return resume::run(self, connection, id, (claim, attempt), (seen, position), now);
             }
             // Never on a wire.
             Command::Open { .. } => {}
@@ -314,7 +314,7 @@ impl Shard {
             Command::Commit { events, markers, .. } => commit::run(self, call, events, markers),
             Command::Mark { marker, .. } => mark::run(self, call, &marker),
             Command::History { from, limit, .. } => history::run(self, call, from, limit),
-            Command::Open { claimed, .. } => home::open(self, call, claimed),
+            Command::Open { claimed, attempt, .. } => home::open(self, call, Claimed { generation: claimed, attempt }),
             _ => Outcome::Done,
         }
     }

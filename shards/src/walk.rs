@@ -10,6 +10,7 @@
 //! ```
 //! Readers see nothing else: an offset is delivered only after the walk, or a read below it, has passed.
 
+use crate::clients::life::Opened;
 use crate::command::Durability;
 use crate::effect::Reply;
 use crate::ids::{Now, ShardId};
@@ -60,8 +61,10 @@ impl Shard {
             walked += 1;
             while let Some(waiter) = self.waiters.pop(record.log_seq() + 1) {
                 let reply = reply_of(&waiter, record, self.waiters.durability);
-                if let (Reply::ClientOpened { generation, state }, Origin::Local(connection)) = (reply, waiter.origin) {
-                    self.lives.open(connection, waiter.id, generation, state);
+                if let (Reply::ClientOpened { tenant, client_id, generation, state }, Origin::Local(connection)) =
+                    (reply, waiter.origin)
+                {
+                    self.lives.open(connection, waiter.id, &Opened { tenant, client_id, generation, state });
                     continue;
                 }
                 answer(&mut self.readers, &mut self.effects, &mut self.mail, &mut self.reply_scratch, &waiter, &reply);
@@ -231,8 +234,9 @@ fn reply_of<'a>(waiter: &'a Waiter, record: RecordView<'a>, durability: Durabili
             Reply::Marked { session, name, offset }
         }
         Answer::Opened => {
-            let state = record.events().last().map_or(&[][..], |event| event.data());
-            Reply::ClientOpened { generation: offset + 1, state }
+            // What was appended for this waiter; nothing else stands under its sequence.
+            let (client_id, state) = record.events().last().map_or(("", &[][..]), |e| (e.client_id(), e.data()));
+            Reply::ClientOpened { tenant: record.tenant(), client_id, generation: offset + 1, state }
         }
         Answer::Duplicate { session, epoch, offset, count } => match count {
             Some(count) => {

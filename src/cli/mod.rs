@@ -6,6 +6,7 @@
 //!   tidegate pub | sub    a WebSocket client on one connection
 //!   tidegate bench        a server of its own and load on it ─► table and verdict
 //!   tidegate log verify | dump DIR     reads a data folder that no server has open
+//!   tidegate keys rotate  a new key for resume tokens
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
@@ -13,6 +14,7 @@
 mod bench;
 mod check_config;
 mod client;
+mod keys;
 mod log;
 mod publish;
 mod subscribe;
@@ -42,6 +44,7 @@ enum Command {
     Pub(publish::PubArgs),
     Sub(subscribe::SubArgs),
     Log(log::LogArgs),
+    Keys(keys::KeysArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Pub(args) => publish::run(&args),
         Command::Sub(args) => subscribe::run(&args),
         Command::Log(args) => log::run(&args),
+        Command::Keys(args) => keys::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match done {

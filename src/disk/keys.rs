@@ -6,23 +6,39 @@
 //! ```
 //! Replaced whole, like every file that is not appended to: a temporary one, synced, renamed, the folder synced.
 
-use super::folder::DataFolder;
-use crate::wire::token::{KEY_BYTES, Key};
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 const NAME: &str = "resume.keys";
+/// Bytes of a secret.
+const SECRET_BYTES: usize = 32;
 /// Keys that are kept: the one that signs and the one before it.
 const KEYS_MAX: usize = 2;
+
+/// A secret and its number, which each rotation raises; it wraps.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Number.
+    pub number: u8,
+    /// Secret.
+    pub secret: [u8; SECRET_BYTES],
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "key {}", self.number)
+    }
+}
 
 /// The keys of a folder, the newest first; made where there are none.
 ///
 /// # Errors
 /// The file cannot be read or made, or is not what this module writes.
-pub fn load(folder: &DataFolder) -> io::Result<Vec<Key>> {
-    match fs::read_to_string(folder.path().join(NAME)) {
+pub fn load(folder: &Path) -> io::Result<Vec<Key>> {
+    match fs::read_to_string(folder.join(NAME)) {
         Ok(text) => parse(&text).ok_or_else(|| {
             let why = format!("{NAME} is damaged: remove it, and clients will have to subscribe anew");
             io::Error::new(io::ErrorKind::InvalidData, why)
@@ -36,19 +52,19 @@ pub fn load(folder: &DataFolder) -> io::Result<Vec<Key>> {
 ///
 /// # Errors
 /// The file cannot be replaced.
-pub fn rotate(folder: &DataFolder) -> io::Result<Vec<Key>> {
-    let mut keys = fs::read_to_string(folder.path().join(NAME)).ok().and_then(|text| parse(&text)).unwrap_or_default();
-    let mut secret = [0; KEY_BYTES];
+pub fn rotate(folder: &Path) -> io::Result<Vec<Key>> {
+    let mut keys = fs::read_to_string(folder.join(NAME)).ok().and_then(|text| parse(&text)).unwrap_or_default();
+    let mut secret = [0; SECRET_BYTES];
     fs::File::open("/dev/urandom").and_then(|mut random| io::Read::read_exact(&mut random, &mut secret))?;
     let number = keys.first().map_or(1, |key| key.number.wrapping_add(1));
     keys.insert(0, Key { number, secret });
     keys.truncate(KEYS_MAX);
-    let temporary = folder.path().join(format!("{NAME}.tmp"));
+    let temporary = folder.join(format!("{NAME}.tmp"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text_of(&keys).as_bytes())?;
     file.sync_all()?;
-    fs::rename(temporary, folder.path().join(NAME))?;
-    folder.sync_entries()?;
+    fs::rename(temporary, folder.join(NAME))?;
+    fs::File::open(folder)?.sync_all()?;
     Ok(keys)
 }
 
@@ -72,8 +88,8 @@ fn parse(text: &str) -> Option<Vec<Key>> {
 
 fn parse_line(line: &str) -> Option<Key> {
     let (number, digits) = line.split_once(' ')?;
-    let mut secret = [0; KEY_BYTES];
-    if digits.len() != 2 * KEY_BYTES || !digits.is_ascii() {
+    let mut secret = [0; SECRET_BYTES];
+    if digits.len() != 2 * SECRET_BYTES || !digits.is_ascii() {
         return None;
     }
     for (at, byte) in secret.iter_mut().enumerate() {
@@ -89,17 +105,16 @@ mod tests {
     #[test]
     fn are_made_once_and_rotated() {
         let path = std::env::temp_dir().join(format!("tidegate-keys-{}", std::process::id()));
-        let folder = DataFolder::open(&path).unwrap();
-        let first = load(&folder).unwrap();
-        assert_eq!(load(&folder).unwrap(), first);
-        let second = rotate(&folder).unwrap();
+        fs::create_dir_all(&path).unwrap();
+        let first = load(&path).unwrap();
+        assert_eq!(load(&path).unwrap(), first);
+        let second = rotate(&path).unwrap();
         assert_eq!((second.len(), &second[1]), (2, &first[0]));
-        let third = rotate(&folder).unwrap();
+        let third = rotate(&path).unwrap();
         assert_eq!((third.len(), &third[1]), (2, &second[0]));
-        assert_eq!(load(&folder).unwrap(), third);
+        assert_eq!(load(&path).unwrap(), third);
         fs::write(path.join(NAME), "1 zz").unwrap();
-        assert!(load(&folder).is_err());
-        drop(folder);
+        assert!(load(&path).is_err());
         fs::remove_dir_all(path).unwrap();
     }
 }

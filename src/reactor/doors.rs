@@ -10,11 +10,9 @@ use crate::wire::codes::Close;
 use crate::wire::token::Tokens;
 use crate::wire::{decode, encode};
 use shards::Shard;
-use shards::command::{Claim, Command};
 use shards::ids::{ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
-use shards::refusal::{Refusal, Refused};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::os::fd::RawFd;
@@ -205,23 +203,8 @@ impl Service for Doors {
         let (shard, now, tokens) = (&mut self.shard, self.now, &self.tokens);
         let resume = decode::Resume::unpack(place);
         let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
-            let token;
-            let input = match decoded {
-                Ok(Command::Resume { claim: Claim::Token(text), seen, position }) => {
-                    match tokens.verify(TENANT, text, now.wall_ms) {
-                        Some(verified) => {
-                            token = verified;
-                            let (client_id, generation) = (token.client_id.as_str(), token.generation);
-                            let command =
-                                Command::Resume { claim: Claim::Life { client_id, generation }, seen, position };
-                            Input::Command { connection: id, id: command_id, command }
-                        }
-                        None => {
-                            let refused = Refused::field(Refusal::BadToken, "token");
-                            Input::Rejected { connection: id, id: command_id, refused }
-                        }
-                    }
-                }
+            let mut token = None;
+            let input = match decoded.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token)) {
                 Ok(command) => Input::Command { connection: id, id: command_id, command },
                 Err(refused) => Input::Rejected { connection: id, id: command_id, refused },
             };

@@ -12,7 +12,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+use shards::command::{Claim, Command};
 use shards::names::is_name;
+use shards::refusal::{Refusal, Refused};
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
@@ -95,6 +97,32 @@ impl Tokens {
             return None;
         }
         Some(Token { client_id: std::str::from_utf8(client_id).ok()?.to_owned(), generation })
+    }
+}
+
+impl Tokens {
+    /// The command with its token, if it has one, replaced by what the token says; what that is lives in `space`.
+    ///
+    /// # Errors
+    /// `bad_token`, whatever is wrong with it.
+    pub fn admit<'a>(
+        &self,
+        tenant: &str,
+        command: Command<'a>,
+        now_ms: u64,
+        space: &'a mut Option<Token>,
+    ) -> Result<Command<'a>, Refused> {
+        let Command::Resume { claim: Claim::Token(text), seen, position, attempt } = command else {
+            return Ok(command);
+        };
+        *space = self.verify(tenant, text, now_ms);
+        match space {
+            Some(Token { client_id, generation }) => {
+                let claim = Claim::Life { client_id, generation: *generation };
+                Ok(Command::Resume { claim, seen, position, attempt })
+            }
+            None => Err(Refused::field(Refusal::BadToken, "token")),
+        }
     }
 }
 

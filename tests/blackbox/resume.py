@@ -71,7 +71,7 @@ async def story(server):
     seen, _ = await take(tab, 3 * SESSIONS)
     await tab.call({"type": "ack", "events": len(seen) - 5})
     unacknowledged = seen[-5:]
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(5.5)
     await tab.close(abort=True)
     for session in sessions:
         await publish(writer, session, 3, EVENTS)
@@ -105,7 +105,7 @@ async def story(server):
     # Acknowledge all, wait until that is kept, kill the server, come back with another number of shards.
     events, _ = await take(stranger, SESSIONS * EVENTS + 5)
     await stranger.call({"type": "ack", "events": len(events)})
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(5.5)
     server.kill9()
     await stranger.close(abort=True)
     await writer.close(abort=True)
@@ -140,7 +140,7 @@ async def story(server):
     events, others = await take(watcher, 2 * SESSIONS)
     assert all(frame["type"] != "event" for frame in others)
     await watcher.call({"type": "ack", "events": SESSIONS})
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(5.5)
     await watcher.close(abort=True)
     await asyncio.sleep(0.3)
     watcher = await Client.open(server.url)

@@ -2,9 +2,10 @@
 //! bytes. What the reactor and `net` do with sockets, without the sockets.
 
 use super::oracle::Checked;
+use super::world::TENANT;
 use shards::command::Command;
 use shards::effect::Reply;
-use shards::ids::{CommandId, ConnectionId};
+use shards::ids::{CommandId, ConnectionId, Now};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Outbox, PatternGap, VolatileEvent, event_bytes_max};
 use shards::refusal::Refused;
@@ -15,12 +16,16 @@ use tidegate::net::websocket::{Decoder, Message, Opcode, append_close, append_fr
 use tidegate::wire::codes::Close;
 use tidegate::wire::decode::{self, Resume, Scratch};
 use tidegate::wire::encode;
+use tidegate::wire::token::{KEY_BYTES, Key, Tokens};
 
 /// Bytes above the queue's bound that only replies may use.
 const REPLY_RESERVE_BYTES: usize = 64 << 10;
 
 /// Bytes above the queue's bound at most: replies, one more of them, and the words at the end.
 pub const OVER_BYTES_MAX: usize = REPLY_RESERVE_BYTES + (64 << 10);
+
+/// Longer than any jump of the clock.
+const TOKEN_LIFE_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
 
 /// An event that was put into some connection.
 #[derive(Debug)]
@@ -134,6 +139,11 @@ impl Door {
     }
 }
 
+/// What the node signs with: the same after each crash.
+pub fn tokens() -> Tokens {
+    Tokens::new(vec![Key { number: 1, secret: [7; KEY_BYTES] }], TOKEN_LIFE_MS)
+}
+
 fn close(close: Close) -> (u16, &'static str) {
     (close.code(), close.reason())
 }
@@ -143,6 +153,7 @@ pub struct Doors<'a> {
     /// By connection.
     doors: &'a mut BTreeMap<ConnectionId, Door>,
     limits: &'a Limits,
+    now_ms: u64,
     /// A promise that the core broke towards its outbox.
     broken: Checked,
     frames: u64,
@@ -152,8 +163,8 @@ pub struct Doors<'a> {
 
 impl<'a> Doors<'a> {
     /// An outbox over these doors.
-    pub fn new(doors: &'a mut BTreeMap<ConnectionId, Door>, limits: &'a Limits) -> Self {
-        Self { doors, limits, broken: Ok(()), frames: 0, delivered: Vec::new() }
+    pub fn new(doors: &'a mut BTreeMap<ConnectionId, Door>, limits: &'a Limits, now: Now) -> Self {
+        Self { doors, limits, now_ms: now.wall_ms, broken: Ok(()), frames: 0, delivered: Vec::new() }
     }
 
     /// Frames queued, or the promise that was broken.
@@ -166,9 +177,15 @@ impl<'a> Doors<'a> {
         if !encode::reply_is_sent(id, reply) {
             return;
         }
+        let now_ms = self.now_ms;
         let Some(door) = self.doors.get_mut(&connection).filter(|door| !door.closing) else { return };
         let mut payload = Vec::new();
-        encode::reply(&mut payload, id, reply);
+        if let Reply::Resumed { client_id, generation, sessions, patterns } = *reply {
+            let (token, expires_ms) = tokens().sign(TENANT, client_id, generation, now_ms);
+            encode::resumed(&mut payload, id, client_id, generation, sessions, patterns, &token, expires_ms);
+        } else {
+            encode::reply(&mut payload, id, reply);
+        }
         let position = matches!(reply, Reply::SubscribedPatterns { .. });
         if payload.len() + 10 > REPLY_BYTES_MAX && !position {
             self.broken = Err(format!("a reply of {} bytes: {reply:?}", payload.len()));
@@ -181,6 +198,14 @@ impl<'a> Doors<'a> {
         }
         door.push(&payload, self.limits);
         self.frames += 1;
+    }
+
+    /// A newer connection has this one's client.
+    pub fn replaced(&mut self, connection: ConnectionId) {
+        let Some(door) = self.doors.get_mut(&connection).filter(|door| !door.closing) else { return };
+        let (code, reason) = close(Close::Replaced);
+        append_close(&mut door.out, Some(code), reason);
+        door.closing = true;
     }
 
     fn deliver(&mut self, connection: ConnectionId, bound: usize, encode: impl FnOnce(&mut Vec<u8>)) -> usize {

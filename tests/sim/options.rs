@@ -147,6 +147,11 @@ impl Options {
                 role.feed_from = *mixed.pick(&[Start::Earliest, Start::Latest]);
             }
         }
+        let lives = &mut Random::new(seed, "lives");
+        for role in &mut roles {
+            let reads = role.follows.is_empty() != role.patterns.is_empty();
+            role.resumes = reads && !role.crowd && !role.rude && lives.chance(400);
+        }
         let damaged = swarm.chance(200);
         let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
         let stop_every = often(250, &[1500, 5000]);

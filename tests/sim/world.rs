@@ -30,7 +30,7 @@ use shards::ids::Now;
 use storage::disk::DiskOp;
 
 /// Tenant of everybody.
-const TENANT: &str = "default";
+pub const TENANT: &str = "default";
 
 /// A run in progress.
 pub struct World {
@@ -250,12 +250,12 @@ impl World {
         core.wake_up();
         let mut work = core.reap(now);
         work += core.read(now, &mut self.net, &mut self.counts);
-        let mut doors = Doors::new(&mut core.doors, &self.options.limits);
+        let mut doors = Doors::new(&mut core.doors, &self.options.limits, now);
         work += core.shard.collect(now, &mut doors);
         let mut frames = doors.finish()?;
         work += core.shard.expire(now);
         let mut effects = node::Effects::default();
-        work += core.effects(&self.options, &mut effects)?;
+        work += core.effects(&self.options, now, &mut effects)?;
         while let Some(op) = core.shard.poll_disk(now) {
             work += 1;
             let log = core.shard.log();
@@ -267,12 +267,12 @@ impl World {
             }
             self.disk.submit(index as u16, op, self.now_us, |start, len| log.arena(start, len));
         }
-        work += core.effects(&self.options, &mut effects)?;
-        let mut doors = Doors::new(&mut core.doors, &self.options.limits);
+        work += core.effects(&self.options, now, &mut effects)?;
+        let mut doors = Doors::new(&mut core.doors, &self.options.limits, now);
         work += core.shard.deliver(now, deliver_bytes, &mut doors);
         let delivered = std::mem::take(&mut doors.delivered);
         frames += doors.finish()?;
-        work += core.effects(&self.options, &mut effects)?;
+        work += core.effects(&self.options, now, &mut effects)?;
         core.check(&self.options)?;
         if work == 0 && core.shard.prepare_park() {
             core.asleep = true;

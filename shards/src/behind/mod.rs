@@ -8,7 +8,7 @@
 //!                          then: live, or in line again, or blocked until its client has room
 //! ```
 
-use crate::clients::home::HomeRead;
+use crate::clients::home::Opening;
 use crate::delivery::{Pushed, Reader, ReaderState, SubscriptionId};
 use crate::effect::Reply;
 use crate::gather::Gather;
@@ -47,7 +47,7 @@ pub(crate) enum ReadFor {
     /// A scan of this shard's log.
     Scan(BatchFor),
     /// The newest state of a client whose home is here.
-    Home(Box<HomeRead>),
+    Home(Box<Opening>),
 }
 
 impl Shard {

@@ -1,13 +1,18 @@
 //! A client's home: the shard that owns its hidden session. It alone says which generation is the newest.
 //!
 //! ```text
-//!   Open ─► known here? ─ no ─► newest event of the hidden session, from the hot tail or from disk
-//!             │ yes              └─► what it says
+//!   Open ─► claim = newest generation? ─ no ─► refused, stale_token
+//!             │ yes
+//!             ├─ somebody has the life ─► FENCE to that connection ─► its last words ─┐
+//!             ▼                                                                       │
+//!   newest event of the hidden session, from the hot tail or from disk ◄──────────────┘
 //!             ▼
-//!   claimed = generation ─► append `opened` (generation = its offset + 1) ─► committed ─► ClientOpened to who asked
-//!   else: refused, stale_token                                          └► FENCE to the connection that had it
+//!   append `opened` (generation = its offset + 1) ─► committed ─► ClientOpened to who asked
 //! ```
-//! What stands here is a cache of the log, bounded by [`HOMES_BYTES_MAX`]: states of clients that are away go first.
+//! **Invariant.** Every grant is followed by exactly one KEEP that says *gone*: at the end of the connection, when it is fenced, or
+//! when it was gone before it heard of its grant. So a life is handed over whole, and an open that waits is never forgotten.
+//!
+//! What stands in memory are generations and who has them; states are read from the log, where the newest is at hand.
 
 use super::state::{CLIENT_STATE_BYTES_MAX, ClientState};
 use super::{KEPT, OPENED};
@@ -18,133 +23,218 @@ use crate::ids::{ConnectionId, Now, PartitionId, ShardId};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_connection, request};
 use crate::refusal::{Refusal, Refused};
-use crate::sessions::Asker;
 use crate::sessions::waiters::{Answer, Waiter};
+use crate::sessions::{Asker, Origin};
 use crate::shard::{Opened, Shard};
 use std::collections::VecDeque;
 use storage::catalog::PartitionSlot;
-use storage::log::{Read, ReadTicket};
+use storage::log::{Read, ReadFault, ReadTicket};
 use storage::record::{DataKind, EventBody, HEAD_BYTES, NO_OFFSET, RecordView};
 
-/// Bytes of states kept in memory by one shard.
-pub(crate) const HOMES_BYTES_MAX: usize = 16 << 20;
-
-/// Bytes of an entry beside its state: the entry, its place in the table, its place in the line.
-const HOME_BYTES: usize = 128;
+/// Clients that are away and whose generation one shard remembers without reading it: 4 MiB.
+const AWAY_MAX: usize = 65_536;
 
 /// Room for the record of a state.
 const RECORD_BYTES_MAX: usize = HEAD_BYTES + CLIENT_STATE_BYTES_MAX + size_of::<EventBody<'static>>() + 1024;
 
+/// Where a connection is.
+type Place = (ShardId, ConnectionId);
+
+/// What an open claims.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Claimed {
+    /// `None`: a new life.
+    pub generation: Option<u64>,
+    /// How often it was claimed before, as the client counts.
+    pub attempt: u64,
+}
+
 /// One client that lives here.
 struct Home {
     generation: u64,
-    /// Who has it now.
-    at: Option<(ShardId, ConnectionId)>,
-    /// Its newest state, as bytes.
-    state: Box<[u8]>,
+    claimed: u64,
+    attempt: u64,
+    /// Who has it now, and whether it was told to let go.
+    at: Option<Place>,
+    fenced: bool,
+    /// Of the state that was appended last.
+    state_hash: u64,
+    /// When it went away, counted.
+    left: u64,
+}
+
+/// An open that waits: for the newest state from disk, for the last words of who has the life, or for room.
+pub(crate) struct Opening {
+    asker: Asker,
+    partition: PartitionId,
+    session: Box<str>,
+    claim: Claimed,
+    /// What was read from disk for it, and the tail that it was the newest of.
+    found: Option<Result<ClientState, Refused>>,
+    found_tail: u64,
 }
 
 /// All clients whose home is this shard, as far as they are in memory.
 #[derive(Default)]
 pub(crate) struct Homes {
     by_partition: ByPartition<Home>,
-    bytes: usize,
     /// Clients that left, oldest first; some are back.
-    away: VecDeque<PartitionId>,
-    /// Connections that were taken over and have not been told.
-    pub fences: VecDeque<(ShardId, ConnectionId)>,
-    /// Opens whose state has come from disk and which wait for room in the log.
-    ready: VecDeque<(Box<HomeRead>, Result<ClientState, Refused>)>,
-}
-
-/// An open that waits for the newest state of its client.
-pub(crate) struct HomeRead {
-    asker: Asker,
-    partition: PartitionId,
-    session: Box<str>,
-    claimed: Option<u64>,
+    away: VecDeque<(u64, PartitionId)>,
+    departures: u64,
+    /// Connections that are to let go and have not been told.
+    fences: VecDeque<Place>,
+    /// Opens whose client somebody has. As many as connections have an open `resume`, at most.
+    waiting: Vec<Box<Opening>>,
+    /// Opens that go on.
+    ready: VecDeque<Box<Opening>>,
 }
 
 impl Homes {
-    /// Does an open wait for room, or a fence?
+    /// Does something wait for room?
     pub fn wait(&self) -> bool {
         !self.ready.is_empty() || !self.fences.is_empty()
     }
 
-    fn put(&mut self, partition: PartitionId, home: Home) {
-        self.bytes += HOME_BYTES + home.state.len();
-        if let Some(old) = self.by_partition.insert(partition, home) {
-            self.bytes -= HOME_BYTES + old.state.len();
-        }
-        while self.bytes > HOMES_BYTES_MAX {
-            let Some(oldest) = self.away.pop_front() else { break };
-            if self.by_partition.get(&oldest).is_some_and(|home| home.at.is_none())
-                && let Some(home) = self.by_partition.remove(&oldest)
-            {
-                self.bytes -= HOME_BYTES + home.state.len();
+    /// Who had the client has gone: opens that wait for it go on.
+    fn depart(&mut self, partition: PartitionId) {
+        let Some(home) = self.by_partition.get_mut(&partition) else { return };
+        self.departures += 1;
+        (home.at, home.fenced, home.left) = (None, false, self.departures);
+        self.away.push_back((self.departures, partition));
+        let mut at = 0;
+        while at < self.waiting.len() {
+            if self.waiting[at].partition == partition {
+                self.ready.push_back(self.waiting.remove(at));
+            } else {
+                at += 1;
             }
         }
+        while self.away.len() > AWAY_MAX {
+            let Some((left, oldest)) = self.away.pop_front() else { break };
+            if self.by_partition.get(&oldest).is_some_and(|home| home.at.is_none() && home.left == left) {
+                self.by_partition.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// Is this claim that of the newest generation, or a later attempt of the claim that made it? An earlier one comes from a connection
+/// that its client has left, however late its bytes are read.
+fn admits(claim: Claimed, generation: u64, claimed: u64, attempt: u64) -> bool {
+    match claim.generation {
+        None => true,
+        Some(wanted) if wanted == generation => true,
+        Some(wanted) => wanted == claimed && claim.attempt > attempt,
+    }
+}
+
+fn stale() -> Refused {
+    Refused::field(Refusal::StaleToken, "token")
+}
+
+fn place_of(asker: &Asker, own: ShardId) -> Place {
+    match asker.origin {
+        Origin::Local(connection) => (own, connection),
+        Origin::Remote(from, connection, _) => (from, connection),
     }
 }
 
 /// `Open`, on the owner's shard.
-pub(crate) fn open(shard: &mut Shard, call: Call<'_>, claimed: Option<u64>) -> Outcome {
+pub(crate) fn open(shard: &mut Shard, call: Call<'_>, claim: Claimed) -> Outcome {
     let Call { asker, partition, session, now, .. } = call;
-    if let Some(outcome) = no_room(shard, asker) {
-        return outcome;
+    let opening = Opening { asker: asker.clone(), partition, session: session.into(), claim, found: None, found_tail: 0 };
+    match step(shard, Box::new(opening), now) {
+        Ok(()) => Outcome::Done,
+        Err((_, outcome)) => outcome,
     }
-    let stale = Refused::field(Refusal::StaleToken, "token");
-    let slot = match shard.open(partition, &asker.tenant, session, None) {
+}
+
+/// Takes an open as far as it goes. Handed back: it has to be tried again, and how.
+fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (Box<Opening>, Outcome)> {
+    let (partition, claim) = (opening.partition, opening.claim);
+    if !shard.log.room(RECORD_BYTES_MAX) {
+        if !shard.log.no_space() {
+            return Err((opening, Outcome::Later));
+        }
+        shard.refuse(&opening.asker, Refused::later(Refusal::NoSpace, 1000));
+        return Ok(());
+    }
+    let own = place_of(&opening.asker, shard.config.shard);
+    if let Some(home) = shard.homes.by_partition.get_mut(&partition) {
+        if !admits(claim, home.generation, home.claimed, home.attempt) {
+            shard.refuse(&opening.asker, stale());
+            return Ok(());
+        }
+        if let Some(holder) = home.at.filter(|holder| *holder != own) {
+            if !std::mem::replace(&mut home.fenced, true) {
+                shard.homes.fences.push_back(holder);
+            }
+            shard.homes.waiting.push(opening);
+            return Ok(());
+        }
+    }
+    let slot = match shard.open(partition, &opening.asker.tenant, &opening.session, None) {
         Opened::Ready(slot) => slot,
-        Opened::Park => return Outcome::Park,
-        Opened::Refused(refused) => return shard.refuse(asker, refused),
-        Opened::Absent if claimed.is_some() => return shard.refuse(asker, stale),
+        Opened::Park => return Err((opening, Outcome::Park)),
+        Opened::Refused(refused) => {
+            shard.refuse(&opening.asker, refused);
+            return Ok(());
+        }
+        Opened::Absent if claim.generation.is_some() => {
+            shard.refuse(&opening.asker, stale());
+            return Ok(());
+        }
         Opened::Absent => {
             let epoch = shard.new_epoch();
-            match shard.open(partition, &asker.tenant, session, Some(epoch)) {
+            match shard.open(partition, &opening.asker.tenant, &opening.session, Some(epoch)) {
                 Opened::Ready(slot) => slot,
-                Opened::Refused(refused) => return shard.refuse(asker, refused),
-                Opened::Park | Opened::Absent => return Outcome::Park,
+                Opened::Refused(refused) => {
+                    shard.refuse(&opening.asker, refused);
+                    return Ok(());
+                }
+                Opened::Park | Opened::Absent => return Err((opening, Outcome::Park)),
             }
         }
     };
     let tail = shard.log.partition(slot).tail();
-    let known = if let Some(home) = shard.homes.by_partition.get(&partition) {
-        ClientState::get(&home.state).map(|state| ClientState { generation: home.generation, ..state })
+    let found = opening.found.take().filter(|_| opening.found_tail == tail);
+    let known = if let Some(found) = found {
+        found
     } else if tail == 0 {
-        Some(ClientState::default())
+        Ok(ClientState::default())
     } else {
         let read = shard.log.read(slot, tail - 1);
         let is_ready = matches!(read, Read::Ready(_));
         match read {
-            Read::Hot(record) => newest(record),
+            Read::Hot(record) => newest(record).ok_or(stale()),
             Read::Cold(ticket) | Read::Ready(ticket) => {
-                let read = HomeRead { asker: asker.clone(), partition, session: session.into(), claimed };
-                shard.reads.insert(ticket, ReadFor::Home(Box::new(read)));
+                opening.found_tail = tail;
+                shard.reads.insert(ticket, ReadFor::Home(opening));
                 if is_ready {
                     shard.ready_reads.push_back(ticket);
                 }
-                return Outcome::Done;
+                return Ok(());
             }
             // Retention took it: the client was away for longer than anything is kept.
-            Read::Gap { .. } => None,
-            Read::End | Read::Busy => return Outcome::Later,
-            Read::Fault(_) => return shard.refuse(asker, Refused::later(Refusal::Unavailable, 1000)),
+            Read::Gap { .. } => Err(stale()),
+            Read::End | Read::Busy => return Err((opening, Outcome::Later)),
+            Read::Fault(_) => Err(Refused::later(Refusal::Unavailable, 1000)),
         }
     };
-    grant(shard, asker, slot, partition, claimed, known, now);
-    Outcome::Done
-}
-
-/// Refuses, or puts off, what would find no room in the log.
-fn no_room(shard: &mut Shard, asker: &Asker) -> Option<Outcome> {
-    if shard.log.room(RECORD_BYTES_MAX) {
-        return None;
+    match known {
+        Ok(known) if admits(claim, known.generation, known.claimed, known.attempt) => {
+            grant(shard, &opening, slot, known, now);
+        }
+        Ok(_) => {
+            shard.refuse(&opening.asker, stale());
+        }
+        // Nothing to claim, nothing lost: a new life begins all the same.
+        Err(_) if claim.generation.is_none() => grant(shard, &opening, slot, ClientState::default(), now),
+        Err(refused) => {
+            shard.refuse(&opening.asker, refused);
+        }
     }
-    if shard.log.no_space() {
-        return Some(shard.refuse(asker, Refused::later(Refusal::NoSpace, 1000)));
-    }
-    Some(Outcome::Later)
+    Ok(())
 }
 
 /// The state in the last event of a record; `None` where it is unreadable or of another version.
@@ -152,36 +242,24 @@ fn newest(record: RecordView<'_>) -> Option<ClientState> {
     record.events().last().and_then(|event| ClientState::get(event.data()))
 }
 
-/// Begins a new generation, or refuses. Room was proved.
-fn grant(
-    shard: &mut Shard,
-    asker: &Asker,
-    slot: PartitionSlot,
-    partition: PartitionId,
-    claimed: Option<u64>,
-    known: Option<ClientState>,
-    now: Now,
-) {
-    if claimed.is_some() && known.as_ref().map(|state| state.generation) != claimed {
-        shard.refuse(asker, Refused::field(Refusal::StaleToken, "token"));
-        return;
-    }
+/// Begins a new generation. Room was proved.
+fn grant(shard: &mut Shard, opening: &Opening, slot: PartitionSlot, known: ClientState, now: Now) {
+    let Opening { asker, partition, claim, .. } = opening;
     // A new life begins with nothing; a resumed one with what was kept.
-    let kept = if claimed.is_some() { known.unwrap_or_default() } else { ClientState::default() };
+    let kept = if claim.generation.is_some() { known } else { ClientState::default() };
     let generation = shard.log.partition(slot).tail() + 1;
+    let (claimed, attempt) = (claim.generation.unwrap_or(0), claim.attempt);
     let mut state = Vec::new();
-    ClientState { generation, ..kept }.put(&mut state);
+    ClientState { generation, claimed, attempt, ..kept }.put(&mut state);
     let log_seq = append(shard, slot, asker, OPENED, &state, now);
     shard.waiters.push(Waiter { log_seq, origin: asker.origin, id: asker.id, answer: Answer::Opened });
-    let at = match asker.origin {
-        crate::sessions::Origin::Local(connection) => (shard.config.shard, connection),
-        crate::sessions::Origin::Remote(from, connection, _) => (from, connection),
-    };
-    let before = shard.homes.by_partition.get(&partition).and_then(|home| home.at);
-    if let Some(before) = before.filter(|before| *before != at) {
-        shard.homes.fences.push_back(before);
-    }
-    shard.homes.put(partition, Home { generation, at: Some(at), state: state.into() });
+    let at = Some(place_of(asker, shard.config.shard));
+    let home = Home { generation, claimed, attempt, at, fenced: false, state_hash: hash(&state), left: 0 };
+    shard.homes.by_partition.insert(*partition, home);
+}
+
+fn hash(state: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(state)
 }
 
 /// Appends one event to a hidden session.
@@ -210,126 +288,82 @@ fn append(shard: &mut Shard, slot: PartitionSlot, asker: &Asker, topic: &str, da
     shard.log.append(slot, &[event], &[], now.wall_ms).log_seq
 }
 
-/// What a client's shard wants kept. `gone`: its connection has ended. `false`: no room, say it again.
-pub(crate) fn keep(
-    shard: &mut Shard,
-    asker: &Asker,
-    session: &str,
-    connection: (ShardId, ConnectionId),
-    gone: bool,
-    state: &[u8],
-    now: Now,
-) -> bool {
+/// What a client's shard wants kept. `gone`: its life has ended there. `false`: no room, say it again.
+pub(crate) fn keep(shard: &mut Shard, asker: &Asker, session: &str, gone: bool, state: &[u8], now: Now) -> bool {
     let partition = shard.log.partition_id(&asker.tenant, session);
-    let Some(home) = shard.homes.by_partition.get(&partition) else { return true };
-    let current = ClientState::get(state).is_some_and(|state| state.generation == home.generation);
-    // Taken over meanwhile: what the old connection has to say is of no interest.
-    if !current || home.at != Some(connection) {
-        return true;
-    }
-    if *home.state != *state {
+    let place = place_of(asker, shard.config.shard);
+    let Some(home) = shard.homes.by_partition.get(&partition).filter(|home| home.at == Some(place)) else { return true };
+    let said = ClientState::get(state).filter(|said| said.generation == home.generation);
+    // What was kept before is older and still right: a full disk, or one partition too many, must not hold up the mail of others.
+    if let Some(said) = said.filter(|_| hash(state) != home.state_hash)
+        && !shard.log.no_space()
+    {
         if !shard.log.room(RECORD_BYTES_MAX) {
-            // A full disk must not hold up the mail of others; what was kept before is older and still right.
-            return shard.log.no_space();
+            return false;
         }
         match shard.open(partition, &asker.tenant, session, None) {
             Opened::Ready(slot) => {
                 append(shard, slot, asker, KEPT, state, now);
+                if let Some(home) = shard.homes.by_partition.get_mut(&partition) {
+                    (home.attempt, home.state_hash) = (said.attempt, hash(state));
+                }
             }
             Opened::Park => return false,
-            Opened::Absent | Opened::Refused(_) => return true,
+            Opened::Absent | Opened::Refused(_) => {}
         }
     }
-    let generation = shard.homes.by_partition.get(&partition).map_or(0, |home| home.generation);
-    let at = if gone { None } else { Some(connection) };
     if gone {
-        shard.homes.away.push_back(partition);
+        shard.homes.depart(partition);
     }
-    shard.homes.put(partition, Home { generation, at, state: state.into() });
     true
 }
 
 impl Shard {
     /// A state has come from disk, or cannot.
-    pub(crate) fn home_read(&mut self, ticket: ReadTicket, read: Box<HomeRead>) {
+    pub(crate) fn home_read(&mut self, ticket: ReadTicket, mut opening: Box<Opening>) {
         let found = match self.log.read_records(ticket) {
-            Ok(records) => {
-                let newest = records.last().and_then(newest);
-                newest.ok_or(Refused::field(Refusal::StaleToken, "token"))
-            }
-            Err(storage::log::ReadFault::Gone) => Err(Refused::field(Refusal::StaleToken, "token")),
+            Ok(records) => records.last().and_then(newest).ok_or(stale()),
+            Err(ReadFault::Gone) => Err(stale()),
             Err(_) => Err(Refused::later(Refusal::Unavailable, 1000)),
         };
         self.log.release(ticket);
-        self.homes.ready.push_back((read, found));
+        opening.found = Some(found);
+        self.homes.ready.push_back(opening);
     }
 
-    /// Goes on with opens that were read, and tells connections that were taken over.
+    /// Goes on with opens, and tells connections to let go.
     pub(crate) fn serve_homes(&mut self, now: Now) -> usize {
         let mut done = 0;
-        while let Some((read, found)) = self.homes.ready.pop_front() {
-            if !self.has_effect_room(1) || (no_room_for(self)) {
-                self.homes.ready.push_front((read, found));
+        for _ in 0..self.homes.ready.len() {
+            if !self.has_effect_room(1) {
                 break;
             }
-            done += 1;
-            self.go_on(&read, found, now);
+            let Some(opening) = self.homes.ready.pop_front() else { break };
+            match step(self, opening, now) {
+                Ok(()) => done += 1,
+                Err((opening, _)) => self.homes.ready.push_back(opening),
+            }
         }
         while let Some((shard, connection)) = self.homes.fences.front().copied() {
-            if shard == self.config.shard {
-                self.fence(connection);
+            let told = if shard == self.config.shard {
+                self.fence(connection)
             } else {
                 self.scratch.clear();
                 let mut w = Writer(&mut self.scratch);
                 w.u8(request::FENCE);
                 put_connection(&mut w, connection);
-                if !self.mail.tell(shard, &self.scratch) {
-                    break;
+                let told = self.mail.tell(shard, &self.scratch);
+                if told {
+                    self.wake(shard);
                 }
-                self.wake(shard);
+                told
+            };
+            if !told {
+                break;
             }
             self.homes.fences.pop_front();
             done += 1;
         }
         done
     }
-
-    fn go_on(&mut self, read: &HomeRead, found: Result<ClientState, Refused>, now: Now) {
-        let HomeRead { asker, partition, session, claimed } = read;
-        if no_room(self, asker).is_some() {
-            // Full, and refused: for room it would not have been handed on.
-            return;
-        }
-        if self.homes.by_partition.contains_key(partition) {
-            // Somebody else opened it meanwhile: that is newer than what was read.
-            let known = crate::sessions::parked::Known::default();
-            let call = Call { asker, partition: *partition, session, known: &known, now };
-            if open(self, call, *claimed) != Outcome::Done {
-                self.refuse(asker, Refused::later(Refusal::Unavailable, 100));
-            }
-            return;
-        }
-        let known = match found {
-            Ok(state) => Some(state),
-            // Nothing to claim, nothing lost: a new life begins all the same.
-            Err(_) if claimed.is_none() => None,
-            Err(refused) => {
-                self.refuse(asker, refused);
-                return;
-            }
-        };
-        match self.open(*partition, &asker.tenant, session, None) {
-            Opened::Ready(slot) => grant(self, asker, slot, *partition, *claimed, known, now),
-            Opened::Refused(refused) => {
-                self.refuse(asker, refused);
-            }
-            Opened::Park | Opened::Absent => {
-                self.refuse(asker, Refused::later(Refusal::Unavailable, 100));
-            }
-        }
-    }
-}
-
-fn no_room_for(shard: &Shard) -> bool {
-    !shard.log.room(RECORD_BYTES_MAX) && !shard.log.no_space()
 }

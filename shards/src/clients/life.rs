@@ -11,7 +11,7 @@
 use super::home;
 use super::session_of;
 use super::state::{ClientState, KeptSession};
-use crate::command::{Command, From, PatternFrom};
+use crate::command::{From, PatternFrom};
 use crate::commands::{subscribe, subscribe_patterns};
 use crate::delivery::client::NONE;
 use crate::delivery::ledger::Ledger;
@@ -29,20 +29,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// Acknowledgements are kept this often at most. What a crash may make a client see twice is what it acknowledged in that
-/// time. Microseconds.
-const KEEP_EVERY_US: u64 = 1_000_000;
+/// Acknowledgements are kept this often at most: each time is an event of the log. What a crash may make a client see twice is what
+/// it acknowledged in that time. Microseconds.
+const KEEP_EVERY_US: u64 = 5_000_000;
 
 /// Pattern events delivered and not acknowledged that are remembered one by one; beyond, the position stands still until
 /// everything is acknowledged.
 const PATTERN_EVENTS_MAX: usize = 1024;
 
-/// Last words of ended connections that wait for room in a lane; beyond, the oldest are dropped, and a resume repeats more.
+/// While so many ended lives wait for room in a lane to their homes no new one begins. Each has its last words, exactly once: a
+/// home that waits for them would wait for ever.
 const LAST_WORDS_MAX: usize = 4096;
 
 /// What a client says of its own positions when it resumes.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Positions {
+    /// Of the `resume`.
+    pub id: CommandId,
     pub sessions: Vec<KeptSession>,
     pub position: Option<Vec<(u16, SliceSeq)>>,
 }
@@ -51,6 +54,8 @@ pub(crate) struct Positions {
 #[derive(Default)]
 pub(crate) struct Life {
     pub generation: u64,
+    claimed: u64,
+    attempt: u64,
     pub ledger: Ledger,
     pub seen: PatternSeen,
     /// Bytes that its session subscriptions take in its state.
@@ -128,6 +133,8 @@ impl PatternSeen {
 struct OpenedClient {
     connection: ConnectionId,
     id: CommandId,
+    tenant: Arc<str>,
+    client_id: Arc<str>,
     generation: u64,
     state: Box<[u8]>,
 }
@@ -154,8 +161,15 @@ pub(crate) struct Lives {
 
 impl Lives {
     /// A home has granted a life to a connection of this shard.
-    pub fn open(&mut self, connection: ConnectionId, id: CommandId, generation: u64, state: &[u8]) {
-        self.opened.push_back(OpenedClient { connection, id, generation, state: state.into() });
+    pub fn open(&mut self, connection: ConnectionId, id: CommandId, opened: &Opened<'_>) {
+        let Opened { tenant, client_id, generation, state } = *opened;
+        let (tenant, client_id) = (tenant.into(), client_id.into());
+        self.opened.push_back(OpenedClient { connection, id, tenant, client_id, generation, state: state.into() });
+    }
+
+    /// May a life begin?
+    pub fn has_room(&self) -> bool {
+        self.last_words.len() < LAST_WORDS_MAX
     }
 
     /// Is there something that waits for room?
@@ -175,17 +189,19 @@ impl Lives {
 }
 
 impl Life {
-    fn begin(generation: u64, kept: ClientState, before: Box<[u8]>, own: Positions) -> Self {
+    fn begin(generation: u64, kept: ClientState, before: Box<[u8]>, own: Option<Positions>) -> Self {
         let mut restore: VecDeque<KeptSession> = kept.sessions.into();
-        for position in own.sessions {
+        let (sessions, position) = own.map_or((Vec::new(), None), |own| (own.sessions, own.position));
+        for position in sessions {
             match restore.iter_mut().find(|kept| kept.session == position.session) {
                 Some(kept) => *kept = position,
                 None => restore.push_back(position),
             }
         }
-        let position = own.position.unwrap_or(kept.position);
+        let position = position.unwrap_or(kept.position);
         let restore_patterns = (!kept.patterns.is_empty()).then(|| (kept.patterns, position_text(&position)));
-        Self { generation, restore, restore_patterns, before: Some(before), ..Self::default() }
+        let (claimed, attempt) = (kept.claimed, kept.attempt);
+        Self { generation, claimed, attempt, restore, restore_patterns, before: Some(before), ..Self::default() }
     }
 
     fn is_restored(&self) -> bool {
@@ -231,6 +247,10 @@ impl Shard {
     /// The client acknowledged.
     pub(crate) fn life_acknowledged(&mut self, connection: ConnectionId, frames: u64, now: Now) {
         if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
+            if frames > 0 {
+                // It has read what came after the answer to its `resume`: that will not be said again.
+                life.attempt = u64::MAX;
+            }
             life.ledger.acknowledged(frames);
             life.seen.acknowledge(frames);
             life.changed = true;
@@ -285,16 +305,16 @@ impl Shard {
     }
 
     fn begin_life(&mut self, opened: OpenedClient) {
-        let OpenedClient { connection, id, generation, state } = opened;
+        let OpenedClient { connection, id, tenant, client_id, generation, state } = opened;
         let kept = ClientState::get(&state).unwrap_or_default();
-        let Some(client) = self.readers.clients.get_mut(connection) else {
-            // Gone before it was told. Its home still takes it for connected, which ends with the next `resume`.
+        let Some(client) = self.readers.clients.get_mut(connection).filter(|client| !client.fenced) else {
+            // Gone, or taken over, before it was told: the life ends as it began, and its home hears of it.
+            self.lives.last_words.push_back(LastWords { tenant, client_id, connection, state: state.into() });
             return;
         };
         client.in_flight = client.in_flight.saturating_sub(1);
-        let own = client.opening.take().map(|own| *own).unwrap_or_default();
+        let own = client.opening.take().map(|own| *own);
         let life = Life::begin(generation, kept, state, own);
-        let client_id = client.client_id.clone();
         let (sessions, patterns) = (life.restore.len() as u32, life.restore_patterns.is_some());
         client.life = Some(Box::new(life));
         self.lives.restoring.push(connection);
@@ -319,11 +339,7 @@ impl Shard {
                 return done;
             }
             if let Some(kept) = life.restore.pop_front() {
-                let from = match (kept.epoch, kept.offset) {
-                    (0, 0) => From::Earliest,
-                    (0, offset) => From::Offset(offset, None),
-                    (epoch, offset) => From::Offset(offset, Some(epoch)),
-                };
+                let from = From::Offset(kept.offset, (kept.epoch != 0).then_some(kept.epoch));
                 if subscribe::run(self, connection, CommandId::None, &kept.session, from, now) == Handled::Later {
                     self.unrestore(connection, kept);
                     return done;
@@ -422,9 +438,6 @@ impl Shard {
                 state
             }
         };
-        if self.lives.last_words.len() == LAST_WORDS_MAX {
-            self.lives.last_words.pop_front();
-        }
         self.lives.last_words.push_back(LastWords { tenant, client_id, connection, state });
     }
 
@@ -439,13 +452,17 @@ impl Shard {
             let feed = &self.readers.feeds[subscription.feed as usize];
             if subscription.state != ReaderState::Attaching && subscription.cursor != u64::MAX {
                 let offset = life.ledger.unacknowledged(slot).unwrap_or(subscription.cursor);
-                sessions.push(KeptSession { session: feed.session.clone(), epoch: feed.epoch, offset });
+                // Before its first event a crash may still take the epoch back.
+                let epoch = if offset == 0 { 0 } else { feed.epoch };
+                sessions.push(KeptSession { session: feed.session.clone(), epoch, offset });
             }
             slot = subscription.next_of_client;
         }
         let patterns = client.patterns.as_ref().filter(|feed| feed.attaching == 0);
         ClientState {
             generation: life.generation,
+            claimed: life.claimed,
+            attempt: life.attempt,
             sessions,
             position: if patterns.is_some() { life.seen.position() } else { Vec::new() },
             patterns: patterns.map_or_else(Vec::new, |feed| feed.patterns.to_vec()),
@@ -466,7 +483,7 @@ impl Shard {
         if home == self.config.shard {
             let origin = Origin::Local(connection);
             let asker = Asker { origin, id: CommandId::None, tenant: tenant.clone(), client_id: client_id.clone() };
-            return home::keep(self, &asker, &session, (home, connection), gone, state, now);
+            return home::keep(self, &asker, &session, gone, state, now);
         }
         self.scratch.clear();
         let mut w = Writer(&mut self.scratch);
@@ -487,23 +504,33 @@ impl Shard {
         let session = session_of(client_id);
         let origin = Origin::Remote(from, connection, 0);
         let asker = Asker { origin, id: CommandId::None, tenant: tenant.into(), client_id: client_id.into() };
-        home::keep(self, &asker, &session, (from, connection), gone, state, now)
+        home::keep(self, &asker, &session, gone, state, now)
     }
 
-    /// Another connection has taken this client's life: nothing it sends counts any more.
-    pub(crate) fn fence(&mut self, connection: ConnectionId) {
+    /// Another connection wants this client's life: nothing this one sends counts any more, and its last words go home. `false`:
+    /// no room.
+    pub(crate) fn fence(&mut self, connection: ConnectionId) -> bool {
+        if !self.has_effect_room(1) {
+            return false;
+        }
+        self.end_life(connection);
         if let Some(client) = self.readers.clients.get_mut(connection) {
             client.fenced = true;
-            // Its life belongs to somebody else: it has no last words.
             client.life = None;
             self.effects.close(connection);
         }
+        // Whoever is gone, or has not been told of its life, has had its last words, or will.
+        true
     }
 }
 
-/// The command that a home carries out.
-pub(crate) fn open_command<'a>(session: &'a str, claimed: Option<u64>) -> Command<'a> {
-    Command::Open { session, claimed }
+/// A life that a home grants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Opened<'a> {
+    pub tenant: &'a str,
+    pub client_id: &'a str,
+    pub generation: u64,
+    pub state: &'a [u8],
 }
 
 #[cfg(test)]

@@ -4,9 +4,12 @@
 //!   session  $client.<client_id>          in the client's tenant, on the shard that owns it: the client's home
 //!   event    $client.opened               its offset + 1 is the generation: each take-over raises it, durably
 //!   event    $client.kept                 subscriptions and acknowledged positions of that generation, the newest counts
-//!   bytes    1 · generation u64 · sessions u16 { name, epoch u64, offset u64 }
+//!   bytes    1 · generation u64 · claimed u64 · attempt u64 · sessions u16 { name, epoch u64, offset u64 }
 //!            · patterns u16 { text } · position u16 { slice u16, seq u64 }
 //! ```
+//! A `resume` whose answer was lost is said again, with the token that was good then and a higher `attempt`. So the generation that
+//! was claimed and the attempt are kept, until the client has shown that it has the answer.
+//!
 //! Little endian; texts have a u16 length before them. Reading never trusts: a client of another version of this program
 //! may have written it.
 
@@ -21,14 +24,14 @@ pub const CLIENT_SESSIONS_BYTES_MAX: usize = 12 << 10;
 
 /// Largest state, bytes.
 pub const CLIENT_STATE_BYTES_MAX: usize =
-    32 + CLIENT_SESSIONS_BYTES_MAX + CLIENT_PATTERNS_MAX * (TOPIC_BYTES_MAX + 2) + SLICES as usize * 10;
+    48 + CLIENT_SESSIONS_BYTES_MAX + CLIENT_PATTERNS_MAX * (TOPIC_BYTES_MAX + 2) + SLICES as usize * 10;
 
 /// Where a client stands in a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeptSession {
     /// Session.
     pub session: Box<str>,
-    /// Its epoch; 0 where nothing was committed yet.
+    /// Its epoch; 0 where nothing was delivered yet.
     pub epoch: Epoch,
     /// First offset that it has not acknowledged.
     pub offset: Offset,
@@ -46,6 +49,10 @@ impl KeptSession {
 pub struct ClientState {
     /// Life of the client that this belongs to.
     pub generation: u64,
+    /// The generation that began it; 0 where none was claimed.
+    pub claimed: u64,
+    /// Attempt that claimed it; the largest number once its answer is known to have arrived.
+    pub attempt: u64,
     /// Session subscriptions.
     pub sessions: Vec<KeptSession>,
     /// Its patterns, if it has a feed.
@@ -58,7 +65,9 @@ impl ClientState {
     /// Appends its bytes.
     pub fn put(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
-        out.extend_from_slice(&self.generation.to_le_bytes());
+        for number in [self.generation, self.claimed, self.attempt] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
         out.extend_from_slice(&(self.sessions.len() as u16).to_le_bytes());
         for kept in &self.sessions {
             put_text(out, &kept.session);
@@ -82,7 +91,7 @@ impl ClientState {
         if bytes.take::<1>()? != [VERSION] {
             return None;
         }
-        let generation = bytes.u64()?;
+        let (generation, claimed, attempt) = (bytes.u64()?, bytes.u64()?, bytes.u64()?);
         let mut sessions = Vec::new();
         for _ in 0..bytes.u16()? {
             let session = bytes.text()?.into();
@@ -96,7 +105,7 @@ impl ClientState {
         for _ in 0..bytes.u16()? {
             position.push((bytes.u16().filter(|slice| *slice < SLICES)?, bytes.u64()?));
         }
-        bytes.0.is_empty().then_some(ClientState { generation, sessions, patterns, position })
+        bytes.0.is_empty().then_some(ClientState { generation, claimed, attempt, sessions, patterns, position })
     }
 }
 
@@ -138,6 +147,8 @@ mod tests {
     fn state() -> ClientState {
         ClientState {
             generation: 7,
+            claimed: 5,
+            attempt: 77,
             sessions: vec![KeptSession { session: "demo".into(), epoch: 9, offset: 41 }],
             patterns: vec!["chat.>".into()],
             position: vec![(3, 17), (9, 2)],

@@ -1,9 +1,9 @@
 //! `resume`: this connection takes its client's life: a new one, or that which a token names.
 
-use crate::clients::life::{Positions, open_command};
+use crate::clients::life::Positions;
 use crate::clients::session_of;
 use crate::clients::state::KeptSession;
-use crate::command::{Claim, SeenEvent};
+use crate::command::{Claim, Command, SeenEvent};
 use crate::commands::subscribe_patterns::parse_position;
 use crate::ids::{CommandId, ConnectionId, Now};
 use crate::input::Handled;
@@ -15,16 +15,23 @@ pub(crate) fn run(
     shard: &mut Shard,
     connection: ConnectionId,
     id: CommandId,
-    claim: Claim<'_>,
-    seen: &[SeenEvent<'_>],
-    position: Option<&str>,
+    (claim, attempt): (Claim<'_>, u64),
+    (seen, position): (&[SeenEvent<'_>], Option<&str>),
     now: Now,
 ) -> Handled {
+    // Lives that ended and could not be said to their homes yet are bounded by letting no new one begin.
+    if !shard.lives.has_room() {
+        return Handled::Later;
+    }
     let Some(client) = shard.readers.clients.get_mut(connection) else { return Handled::Done };
     let refuse = |shard: &mut Shard, refused| {
         shard.refuse_local(connection, id, refused);
         Handled::Done
     };
+    if client.opening.is_some() {
+        // Its home answers first.
+        return Handled::Later;
+    }
     if client.life.is_some() {
         return refuse(shard, Refused::field(Refusal::AlreadyResumed, "type"));
     }
@@ -52,11 +59,12 @@ pub(crate) fn run(
         .iter()
         .map(|seen| KeptSession { session: seen.session.into(), epoch: seen.epoch, offset: seen.offset + 1 })
         .collect();
-    client.opening = Some(Box::new(Positions { sessions, position }));
+    client.opening = Some(Box::new(Positions { id, sessions, position }));
     let session = session_of(&client.client_id);
     let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
     let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
-    let handled = shard.session_command(asker, &session, &open_command(&session, claimed), now);
+    let open = Command::Open { session: &session, claimed, attempt };
+    let handled = shard.session_command(asker, &session, &open, now);
     if handled == Handled::Later
         && let Some(client) = shard.readers.clients.get_mut(connection)
     {

@@ -163,8 +163,8 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
         Command::History { session, from, limit } => {
             w.u8(4).text(session).option(*from).u32(*limit);
         }
-        Command::Open { session, claimed } => {
-            w.u8(5).text(session).option(*claimed);
+        Command::Open { session, claimed, attempt } => {
+            w.u8(5).text(session).option(*claimed).u64(*attempt);
         }
         _ => {
             w.u8(0);
@@ -190,7 +190,7 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         }
         3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
-        5 => then(Command::Open { session: r.text(), claimed: r.option() }),
+        5 => then(Command::Open { session: r.text(), claimed: r.option(), attempt: r.u64() }),
         _ => then(Command::Ping),
     }
 }
@@ -257,8 +257,8 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
             w.u8(14).text(session);
             put_refused(w, refused);
         }
-        Reply::ClientOpened { generation, state } => {
-            w.u8(13).u64(*generation).bytes(state);
+        Reply::ClientOpened { tenant, client_id, generation, state } => {
+            w.u8(13).text(tenant).text(client_id).u64(*generation).bytes(state);
         }
     }
 }
@@ -284,7 +284,10 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
         11 => Reply::Acknowledged,
         12 => Reply::Resumed { client_id: r.text(), generation: r.u64(), sessions: r.u32(), patterns: r.u8() == 1 },
         14 => Reply::Lost { session: r.text(), refused: get_refused(r) },
-        13 => Reply::ClientOpened { generation: r.u64(), state: r.bytes() },
+        13 => {
+            let (tenant, client_id) = (r.text(), r.text());
+            Reply::ClientOpened { tenant, client_id, generation: r.u64(), state: r.bytes() }
+        }
         _ => Reply::Refused(get_refused(r)),
     }
 }

@@ -13,7 +13,7 @@ use shards::names::{is_name, is_pattern, is_topic, is_traceparent};
 use shards::refusal::{Refusal, Refused};
 
 /// Fields that a publish which asks for nothing special may have.
-const PLAIN: u32 = Fields::bits(&[Field::Type, Field::Id, Field::Session, Field::Topic, Field::MessageId, Field::Data]);
+const PLAIN: u64 = Fields::bits(&[Field::Type, Field::Id, Field::Session, Field::Topic, Field::MessageId, Field::Data]);
 
 impl<'f> Reader<'f, '_> {
     /// Most commands are publishes of JSON with nothing special asked for and nothing wrong: such a one without the
@@ -131,6 +131,10 @@ impl Reader<'_, '_> {
             true => Some(self.checked(fields, Field::Position, is_position, Refusal::BadPosition)?),
             false => None,
         };
+        let attempt = match fields.get(Field::Attempt) {
+            Some(value) => self.integer(fields, Field::Attempt, value)?,
+            None => 0,
+        };
         self.scratch.seen_plans.clear();
         if let Some(value) = fields.get(Field::Seen) {
             let wrong = fields.refused(Refusal::WrongType, Field::Seen);
@@ -153,7 +157,7 @@ impl Reader<'_, '_> {
                 self.scratch.seen_plans.push((session, epoch, offset));
             }
         }
-        Ok(Plan::Resume { token, position })
+        Ok(Plan::Resume { token, position, attempt })
     }
 
     pub(super) fn publish(&mut self, fields: &Fields) -> Result<Plan, Refused> {

@@ -31,7 +31,7 @@ fields! {
     Durability "durability" ProducerEpoch "producer_epoch" ProducerSeq "producer_seq" Traceparent "traceparent"
     Events "events" Markers "markers" From "from" Patterns "patterns" Offset "offset" Name "name" Limit "limit"
     Credit "credit" Bytes "bytes" Epoch "epoch" Marker "marker" Position "position"
-    Token "token" Seen "seen"
+    Token "token" Seen "seen" Attempt "attempt"
 }
 
 /// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.
@@ -50,21 +50,56 @@ static TABLE: [(u128, Option<Field>); SLOTS] = {
     let mut table = [(0, None); SLOTS];
     let mut i = 0;
     while i < FIELDS {
-        let key = packed(ALL[i].name(Inside::Command).as_bytes());
-        assert!(table[slot(key)].1.is_none(), "two fields fall together: take another FACTOR");
-        table[slot(key)] = (key, Some(ALL[i]));
+        table[slot(KEYS[i])] = (KEYS[i], Some(ALL[i]));
         i += 1;
     }
     table
 };
 
-const SLOTS: usize = 64;
-/// Found by trying: no two fields fall into one slot.
-const FACTOR: u64 = 0x6a56_aac3_2454_48c9;
+const KEYS: [u128; FIELDS] = {
+    let mut keys = [0; FIELDS];
+    let mut i = 0;
+    while i < FIELDS {
+        keys[i] = packed(ALL[i].name(Inside::Command).as_bytes());
+        i += 1;
+    }
+    keys
+};
+
+const SLOTS: usize = 128;
+
+/// A factor by which no two fields fall into one slot, found by trying.
+#[allow(long_running_const_eval)]
+const FACTOR: u64 = {
+    let mut factor = 0x9e37_79b9_7f4a_7c15;
+    while !is_perfect(factor) {
+        factor = u64::wrapping_mul(factor, 0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f) | 1;
+    }
+    factor
+};
+
+const fn is_perfect(factor: u64) -> bool {
+    let mut taken: u128 = 0;
+    let mut i = 0;
+    while i < FIELDS {
+        let bit = 1u128 << slot_by(KEYS[i], factor);
+        if taken & bit != 0 {
+            return false;
+        }
+        taken |= bit;
+        i += 1;
+    }
+    true
+}
+
+#[inline(always)]
+const fn slot_by(key: u128, factor: u64) -> usize {
+    ((key as u64 ^ (key >> 64) as u64).wrapping_mul(factor) >> (64 - SLOTS.ilog2())) as usize
+}
 
 #[inline(always)]
 const fn slot(key: u128) -> usize {
-    ((key as u64 ^ (key >> 64) as u64).wrapping_mul(FACTOR) >> (64 - SLOTS.ilog2())) as usize
+    slot_by(key, FACTOR)
 }
 
 impl Field {
@@ -109,9 +144,9 @@ pub(super) struct Fields {
     kinds: [Kind; FIELDS],
     depths: [u8; FIELDS],
     /// One bit for each field that is there.
-    seen: u32,
+    seen: u64,
     /// One bit for each that is there and not `null`.
-    given: u32,
+    given: u64,
     pub(super) inside: Inside,
     /// The first field that came twice.
     pub(super) repeated: Option<Field>,
@@ -121,7 +156,7 @@ pub(super) struct Fields {
     pub(super) broken: Option<Field>,
 }
 
-const _: () = assert!(FIELDS <= u32::BITS as usize);
+const _: () = assert!(FIELDS <= u64::BITS as usize);
 
 impl Fields {
     #[inline(always)]
@@ -131,10 +166,10 @@ impl Fields {
     }
 
     /// A set of fields, one bit each.
-    pub(super) const fn bits(fields: &[Field]) -> u32 {
+    pub(super) const fn bits(fields: &[Field]) -> u64 {
         let (mut bits, mut i) = (0, 0);
         while i < fields.len() {
-            bits |= 1 << fields[i] as u32;
+            bits |= 1 << fields[i] as u64;
             i += 1;
         }
         bits
@@ -142,18 +177,18 @@ impl Fields {
 
     /// Whether no field outside the set is given, and none twice.
     #[inline(always)]
-    pub(super) fn are_only(&self, bits: u32) -> bool {
+    pub(super) fn are_only(&self, bits: u64) -> bool {
         self.given & !bits == 0 && self.repeated.is_none()
     }
 
     #[inline(always)]
     pub(super) fn set(&mut self, field: Field, value: Value) {
-        let bit = 1 << field as u32;
+        let bit = 1 << field as u64;
         if self.seen & bit != 0 {
             self.repeated.get_or_insert(field);
         }
         self.seen |= bit;
-        self.given = self.given & !bit | u32::from(value.kind != Kind::Null) << field as u32;
+        self.given = self.given & !bit | u64::from(value.kind != Kind::Null) << field as u64;
         self.spans[field as usize] = value.span;
         self.kinds[field as usize] = value.kind;
         self.depths[field as usize] = value.depth;
@@ -168,7 +203,7 @@ impl Fields {
     /// A field that is there, `null` or not.
     #[inline(always)]
     pub(super) fn get_or_null(&self, field: Field) -> Option<Value> {
-        (self.seen & 1 << field as u32 != 0).then(|| self.value(field))
+        (self.seen & 1 << field as u64 != 0).then(|| self.value(field))
     }
 
     /// A field that is given; `null` counts as not given.
@@ -179,7 +214,7 @@ impl Fields {
 
     #[inline(always)]
     pub(super) fn has(&self, field: Field) -> bool {
-        self.given & 1 << field as u32 != 0
+        self.given & 1 << field as u64 != 0
     }
 
     #[inline(always)]

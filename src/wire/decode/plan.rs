@@ -73,7 +73,7 @@ pub(super) enum Plan {
     Unsubscribe { session: Place },
     Mark { session: Place, name: Place, offset: u64 },
     History { session: Place, from: Option<u64>, limit: u32 },
-    Resume { token: Option<Place>, position: Option<Place> },
+    Resume { token: Option<Place>, position: Option<Place>, attempt: u64 },
 }
 
 pub(super) enum FromPlan {
@@ -155,7 +155,7 @@ impl Reader<'_, '_> {
                 each(Command::Mark { session: text(session), marker: NewMarker { name: text(name), offset } })
             }
             Plan::History { session, from, limit } => each(Command::History { session: text(session), from, limit }),
-            Plan::Resume { token, position } => {
+            Plan::Resume { token, position, attempt } => {
                 let claim = token.map_or(Claim::New, |token| Claim::Token(text(token)));
                 let mut some_seen: Vec<SeenEvent<'_>> = recycled(std::mem::take(seen));
                 let plans = seen_plans.iter();
@@ -164,7 +164,12 @@ impl Reader<'_, '_> {
                     epoch,
                     offset,
                 }));
-                let flow = each(Command::Resume { claim, seen: &some_seen, position: position.map(text) });
+                let flow = each(Command::Resume {
+                    claim,
+                    seen: &some_seen,
+                    position: position.map(text),
+                    attempt,
+                });
                 *seen = recycled(some_seen);
                 flow
             }

@@ -6,7 +6,7 @@ use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
-use shards::command::{DataKind, Durability, From, NewEvent, NewMarker, PatternFrom};
+use shards::command::{Claim, DataKind, Durability, From, NewEvent, NewMarker, PatternFrom, SeenEvent};
 use shards::ids::{InlineText, SLICES};
 
 /// The bound that [`decoded`] sets.
@@ -455,6 +455,26 @@ fn subscribe_patterns(fields: &Object<'_>) -> Result<String, No> {
     Ok(format!("{:?}", Command::SubscribePatterns { patterns: &patterns, from }))
 }
 
+fn resume(fields: &Object<'_>) -> Result<String, No> {
+    let claim = fields.optional("token", Object::text)?.map_or(Claim::New, Claim::Token);
+    let position = fields.optional("position", |f, at| f.held(at, is_position, Refusal::BadPosition))?;
+    let attempt = fields.optional("attempt", Object::integer)?.unwrap_or(0);
+    let mut seen = Vec::new();
+    if let Some(node) = fields.get("seen") {
+        let wrong = || fields.no(Refusal::WrongType, "seen");
+        let Tree::Array(nodes) = &node.tree else { return Err(wrong()) };
+        for node in nodes {
+            let Tree::Text(text) = &node.tree else { return Err(wrong()) };
+            let (rest, offset) = text.rsplit_once(':').ok_or_else(wrong)?;
+            let (session, life) = rest.rsplit_once(':').ok_or_else(wrong)?;
+            let offset = number(offset).filter(|n| *n < 1u64 << 53).ok_or_else(wrong)?;
+            let epoch = epoch(life).filter(|_| is_name(session)).ok_or_else(wrong)?;
+            seen.push(SeenEvent { session, epoch, offset });
+        }
+    }
+    Ok(format!("{:?}", Command::Resume { claim, seen: &seen, position, attempt }))
+}
+
 fn command(fields: &Object<'_>) -> Result<String, No> {
     let kind = fields.text("type")?;
     fields.once()?;
@@ -471,6 +491,7 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
             return Ok(format!("{:?}", Command::Publish { session, event: whole(&event), durability }));
         }
         "commit" => return commit(fields),
+        "resume" => return resume(fields),
         "subscribe" if fields.get("patterns").is_some() => return subscribe_patterns(fields),
         "subscribe" => {
             let session = fields.name("session")?;
@@ -577,6 +598,8 @@ const FRAMES: &[&str] = &[
     r#"{"type":"mark","id":17,"session":"demo","name":"worker:1","offset":2}"#,
     r#"{"type":"history","id":18,"session":"demo","from":1,"limit":2}"#,
     r#"{"type":"hello","id":"h","credit":{"events":1000,"bytes":1048576}}"#,
+    r#"{"type":"resume","id":1,"token":"AQEAAAAAZ-_","attempt":2,"seen":["a:b:00f1e2d3c4b5a697:12","s:00f1e2d3c4b5a698:0"],"position":"1.2"}"#,
+    r#"[{"type":"resume"},{"type":"resume","seen":[]}]"#,
 ];
 
 /// What is put into frames: bytes that mean something, and fields that mean something in the wrong place.

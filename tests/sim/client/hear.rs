@@ -78,7 +78,7 @@ impl Client {
         {
             return Err(format!("more than the {credit} bytes lent"));
         }
-        if self.role.credit.is_some() || self.role.credit_bytes.is_some() {
+        if self.role.credit.is_some() || self.role.credit_bytes.is_some() || self.role.resumes {
             self.event_bytes.push_back(bytes);
         }
         if let Some(credit) = self.role.credit
@@ -164,6 +164,9 @@ impl Client {
 
     fn answer(&mut self, frame: &Frame<'_>, oracle: &mut Oracle, wall_ms: u64) -> Checked {
         let Some(id) = frame.id else {
+            if frame.r#type == "subscribed" && self.role.resumes {
+                return self.restored(frame, oracle);
+            }
             let refusal = frame.refusal.as_deref().unwrap_or_default();
             return match self.nameless.get_mut(refusal).filter(|due| **due > 0) {
                 Some(due) => {
@@ -193,6 +196,7 @@ impl Client {
                 }
                 Ok(())
             }
+            (Pending::Resume(claim), "resumed") => self.resumed(claim, frame, oracle),
             (Pending::Ping, "pong") | (Pending::Hello, "hello") => Ok(()),
             // A subscription that a later one replaced while it attached.
             (Pending::Provoked(_), "unsubscribed") => Ok(()),
@@ -262,7 +266,7 @@ impl Client {
         Ok(())
     }
 
-    fn subscribed(&mut self, session: &str, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
+    pub(super) fn subscribed(&mut self, session: &str, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
         let (Some(next), Some(earliest)) = (frame.next, frame.earliest) else { return Err("no offsets".to_owned()) };
         if earliest > 0 {
             oracle.gone(session, 0, earliest, "retention", 0)?;
@@ -307,7 +311,7 @@ impl Client {
         Ok(())
     }
 
-    fn subscribed_feed(&mut self, frame: &Frame<'_>) -> Checked {
+    pub(super) fn subscribed_feed(&mut self, frame: &Frame<'_>) -> Checked {
         let position = Frame::text(&frame.position, "position")?;
         let mut given = BTreeMap::new();
         for part in position.split(',').filter(|part| !part.is_empty()) {
@@ -432,6 +436,7 @@ impl Client {
                 }
                 Err("a good command was refused for ever".to_owned())
             }
+            Pending::Resume(claim) => self.resume_refused(claim, refusal, retry, oracle),
             Pending::Provoked(expected) if retry || refusal == expected.refusal || !expected.sure => Ok(()),
             // What was provoked before is seen first, whatever else is wrong.
             Pending::Provoked(_) if refusal == "too_many_subscriptions" || refusal == "patterns_held" => Ok(()),

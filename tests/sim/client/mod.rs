@@ -9,6 +9,7 @@
 //! ```
 
 mod hear;
+mod life;
 mod mixed;
 mod provoke;
 mod say;
@@ -50,6 +51,8 @@ pub struct Role {
     pub rude: bool,
     /// It comes under another name each time, sends one numbered event and leaves.
     pub crowd: bool,
+    /// Its subscriptions outlive its connections.
+    pub resumes: bool,
     /// Subscriptions that a client may hold, of the server's limits.
     pub subscriptions_max: usize,
     /// Largest frame, likewise.
@@ -96,6 +99,7 @@ pub struct Client {
     pub follows: BTreeMap<String, Follow>,
     /// Pattern feed.
     pub feed: Option<Feed>,
+    life: life::Life,
     event_frames: u64,
     event_frames_acknowledged: u64,
     /// Payload bytes of event frames: acknowledged, and of each frame that is not.
@@ -208,6 +212,7 @@ enum Pending {
     Volatile,
     Ping,
     Hello,
+    Resume(life::Claim),
     Other,
 }
 
@@ -228,6 +233,7 @@ impl Pending {
             Pending::Volatile => "publish, volatile",
             Pending::Ping => "ping",
             Pending::Hello => "hello",
+            Pending::Resume(_) => "resume",
             Pending::Other => "other",
         }
     }
@@ -265,6 +271,10 @@ struct Frame<'a> {
     name: Option<Cow<'a, str>>,
     offset: Option<u64>,
     tail: Option<u64>,
+    token: Option<Cow<'a, str>>,
+    generation: Option<u64>,
+    sessions: Option<u64>,
+    patterns: Option<bool>,
     #[serde(borrow, default)]
     events: Vec<Frame<'a>>,
 }
@@ -301,6 +311,7 @@ impl Client {
             producer_next: BTreeMap::new(),
             follows,
             feed,
+            life: life::Life::default(),
             event_frames: 0,
             event_frames_acknowledged: 0,
             event_bytes_acknowledged: 0,
@@ -345,6 +356,10 @@ impl Client {
             let credit = credit.join(",");
             self.send(net, &format!("{{\"type\":\"hello\",\"id\":{id},\"credit\":{{{credit}}}}}"));
         }
+        if self.resume(workload, net) {
+            self.resend(net);
+            return;
+        }
         // Most clients resume at once, and in order: what was sent first is sent first again.
         if workload.chance(800) {
             self.resend(net);
@@ -373,6 +388,7 @@ impl Client {
         self.event_bytes.clear();
         self.nameless.clear();
         self.doomed = None;
+        self.life.cut_off();
         self.follows.values_mut().for_each(Follow::cut_off);
         if let Some(feed) = &mut self.feed {
             feed.state = State::Idle;
@@ -435,7 +451,7 @@ impl Client {
         if !self.connected {
             return;
         }
-        let bounded = self.role.credit.is_some() || self.role.credit_bytes.is_some();
+        let bounded = self.role.credit.is_some() || self.role.credit_bytes.is_some() || self.role.resumes;
         if bounded && self.event_frames > self.event_frames_acknowledged {
             let fresh = self.event_frames - self.event_frames_acknowledged;
             if calm || workload.chance(300) {
@@ -479,6 +495,7 @@ impl Client {
             86..=87 if self.is_mixed() => self.come_back(workload, net),
             91..=93 if self.is_mixed() => self.unsubscribe(workload, net),
             86..=87 => self.volatile(workload, net),
+            94 if self.role.resumes => self.resume_again(net),
             88..=90 => {
                 let id = self.command(Pending::Ping);
                 self.send(net, &format!("{{\"type\":\"ping\",\"id\":{id}}}"));

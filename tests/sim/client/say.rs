@@ -234,6 +234,9 @@ impl Client {
     }
 
     pub(super) fn subscribe_all(&mut self, net: &mut Random, oracle: &Oracle) {
+        if self.life.settles() {
+            return;
+        }
         let idle: Vec<String> =
             self.follows.iter().filter(|(_, f)| f.state == State::Idle).map(|(s, _)| s.clone()).collect();
         for session in idle {

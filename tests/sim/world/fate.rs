@@ -64,6 +64,7 @@ impl World {
                 shard: Shard::new(config, log, mailboxes),
                 doors: BTreeMap::new(),
                 scratch: Scratch::new(&self.options.limits),
+                tokens: crate::edge::tokens(),
                 answers: Vec::new(),
                 drained: Vec::new(),
                 gone: Vec::new(),

@@ -3,13 +3,14 @@
 use super::*;
 use crate::edge::{Delivered, Door};
 use shards::Shard;
-use shards::command::{Command, Durability};
+use shards::command::{Claim, Command, Durability};
 use shards::effect::Effect;
 use shards::ids::{ConnectionId, ShardId};
 use shards::input::{Handled, Input};
 use std::collections::BTreeMap;
 use storage::disk::DiskDone;
 use tidegate::wire::decode::Scratch;
+use tidegate::wire::token::Tokens;
 
 /// A process.
 pub(super) struct Node {
@@ -46,6 +47,7 @@ pub(super) struct Core {
     pub shard: Shard,
     pub doors: BTreeMap<ConnectionId, Door>,
     pub scratch: Scratch,
+    pub tokens: Tokens,
     pub answers: Vec<Answer>,
     /// Connections whose queue drained, connections that broke.
     pub drained: Vec<ConnectionId>,
@@ -126,9 +128,11 @@ impl Core {
         while !ready.is_empty() {
             let connection = ready.swap_remove(net.index(ready.len()));
             let Some(door) = self.doors.get_mut(&connection) else { continue };
-            let shard = &mut self.shard;
+            let (shard, tokens) = (&mut self.shard, &self.tokens);
             let progress = door.work(&mut self.scratch, |id, command| {
-                let (input, name) = match command {
+                let mut token = None;
+                let admitted = command.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token));
+                let (input, name) = match admitted {
                     Ok(command) => (Input::Command { connection, id, command }, name_of(&command)),
                     Err(refused) => (Input::Rejected { connection, id, refused }, "not well formed"),
                 };
@@ -141,13 +145,14 @@ impl Core {
         work
     }
 
-    pub fn effects(&mut self, options: &Options, effects: &mut Effects) -> Checked<usize> {
-        let mut doors = Doors::new(&mut self.doors, &options.limits);
+    pub fn effects(&mut self, options: &Options, now: Now, effects: &mut Effects) -> Checked<usize> {
+        let mut doors = Doors::new(&mut self.doors, &options.limits, now);
         let mut work = 0;
         while let Some(effect) = self.shard.poll_effect() {
             work += 1;
             match effect {
                 Effect::Reply { connection, id, reply } => doors.reply(connection, &id, &reply),
+                Effect::Replaced { connection } => doors.replaced(connection),
                 Effect::Wake { shard } => effects.wakes.push(shard),
                 Effect::Poisoned { fault } => effects.poisoned = Some(fault),
             }
@@ -202,6 +207,9 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::Acknowledge { .. } => "ack",
         Command::Mark { .. } => "mark",
         Command::History { .. } => "history",
+        Command::Resume { claim: Claim::New, .. } => "resume: a new life",
+        Command::Resume { .. } => "resume: a token",
+        Command::Open { .. } => "open, which is on no wire",
         Command::Ping => "ping",
     }
 }

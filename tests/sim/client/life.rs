@@ -1,0 +1,250 @@
+//! A client whose subscriptions outlive its connections: it resumes with the token of its last answer.
+//!
+//! ```text
+//!   connect ─► resume {token, attempt} ─► resumed {token, generation, n} ─► n × subscribed, without id ─► the rest is subscribed
+//!                 │        │
+//!                 │        ├─ with own positions: each session goes on exactly there
+//!                 │        └─ without: at or before what was seen, never behind it; what comes again is the same
+//!                 └─ now and then an old token before it: refused, whatever else
+//! ```
+//! A life is lost only where its home's newest event is: by retention, or by damage. Otherwise the newest token is always good,
+//! and one whose answer was lost is good once more.
+
+use super::*;
+
+/// What a client knows of its life.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    /// For the next connection.
+    token: Option<String>,
+    /// How often that was sent.
+    attempt: u64,
+    /// Tokens that later ones have replaced.
+    old: Vec<String>,
+    /// The newest it was told of.
+    generation: u64,
+    stage: Stage,
+    /// The pending `resume` gives positions.
+    exact: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Stage {
+    /// This connection has not resumed.
+    #[default]
+    None,
+    Asked,
+    /// So many subscriptions are to be told, and maybe the feed.
+    Restoring(u64, bool),
+    Living,
+}
+
+/// Which `resume` was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Claim {
+    New,
+    Token,
+    /// One that was replaced, or is no token.
+    Bad(&'static str),
+    /// A second one on the same connection.
+    Again,
+}
+
+impl Life {
+    /// The connection is gone.
+    pub(super) fn cut_off(&mut self) {
+        self.stage = Stage::None;
+    }
+
+    /// Subscriptions are being restored: what is missing is not known yet.
+    pub(super) fn settles(&self) -> bool {
+        matches!(self.stage, Stage::Asked | Stage::Restoring(..))
+    }
+
+    fn told(&mut self, feed: bool) -> Checked {
+        self.stage = match self.stage {
+            Stage::Restoring(left, owed) if !feed && left > 0 => Stage::Restoring(left - 1, owed),
+            Stage::Restoring(left, true) if feed => Stage::Restoring(left, false),
+            stage => return Err(format!("restored in {stage:?}")),
+        };
+        if self.stage == Stage::Restoring(0, false) {
+            self.stage = Stage::Living;
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    /// On a new connection: takes its life again, or begins one. Returns whether it did.
+    pub(super) fn resume(&mut self, workload: &mut Random, net: &mut Random) -> bool {
+        if !self.role.resumes || workload.chance(120) {
+            return false;
+        }
+        if let Some(old) = self.life.old.last().cloned().filter(|_| workload.chance(150)) {
+            let id = self.command(Pending::Resume(Claim::Bad("stale_token")));
+            self.send(net, &format!("{{\"type\":\"resume\",\"id\":{id},\"token\":\"{old}\",\"attempt\":0}}"));
+        }
+        if workload.chance(50) {
+            let id = self.command(Pending::Resume(Claim::Bad("bad_token")));
+            let mut forged = self.life.token.clone().unwrap_or_else(|| "AQEAAAAA".to_owned());
+            forged.insert(forged.len() / 2, 'A');
+            self.send(net, &format!("{{\"type\":\"resume\",\"id\":{id},\"token\":\"{forged}\"}}"));
+        }
+        self.life.stage = Stage::Asked;
+        self.life.exact = workload.chance(400);
+        let Some(token) = self.life.token.clone() else {
+            let id = self.command(Pending::Resume(Claim::New));
+            self.send(net, &format!("{{\"type\":\"resume\",\"id\":{id}}}"));
+            return true;
+        };
+        self.life.attempt += 1;
+        let own = if self.life.exact { self.own_positions() } else { String::new() };
+        let (id, attempt) = (self.command(Pending::Resume(Claim::Token)), self.life.attempt);
+        let text = format!("{{\"type\":\"resume\",\"id\":{id},\"token\":\"{token}\",\"attempt\":{attempt}{own}}}");
+        self.send(net, &text);
+        true
+    }
+
+    /// `seen` and `position` as fields.
+    fn own_positions(&self) -> String {
+        let seen: Vec<String> = self
+            .follows
+            .iter()
+            .filter_map(|(session, follow)| {
+                let (last, epoch) = (follow.next?.checked_sub(1)?, follow.epoch?);
+                Some(format!("\"{session}:{epoch:016x}:{last}\""))
+            })
+            .collect();
+        let mut text = format!(",\"seen\":[{}]", seen.join(","));
+        if let Some(feed) = self.feed.as_ref().filter(|feed| feed.start.is_some()) {
+            let parts: Vec<String> = feed.position.iter().map(|(slice, seq)| format!("{slice}.{seq}")).collect();
+            let _ = write!(text, ",\"position\":\"{}\"", parts.join(","));
+        }
+        text
+    }
+
+    /// A second `resume` where there was one.
+    pub(super) fn resume_again(&mut self, net: &mut Random) {
+        if self.life.stage == Stage::Living {
+            let id = self.command(Pending::Resume(Claim::Again));
+            self.send(net, &format!("{{\"type\":\"resume\",\"id\":{id}}}"));
+        }
+    }
+
+    pub(super) fn resumed(&mut self, claim: Claim, frame: &Frame<'_>, oracle: &Oracle) -> Checked {
+        if matches!(claim, Claim::Bad(_) | Claim::Again) {
+            return Err(format!("{claim:?} was taken"));
+        }
+        let (Some(generation), Some(sessions)) = (frame.generation, frame.sessions) else {
+            return Err("no generation".to_owned());
+        };
+        let named = Frame::text(&frame.client, "client")?;
+        if named != self.name() {
+            return Err(format!("resumed as {named}"));
+        }
+        if generation <= self.life.generation {
+            return Err(format!("generation {generation} after {}", self.life.generation));
+        }
+        if claim == Claim::New && (sessions > 0 || frame.patterns == Some(true)) {
+            return Err("a new life with a past".to_owned());
+        }
+        if !oracle.retention && !oracle.damage && sessions > self.follows.len() as u64 {
+            return Err(format!("{sessions} sessions, follows {}", self.follows.len()));
+        }
+        let token = Frame::text(&frame.token, "token")?.to_owned();
+        self.life.old.extend(self.life.token.replace(token));
+        self.life.attempt = 0;
+        self.life.generation = generation;
+        self.life.stage = Stage::Restoring(sessions, frame.patterns == Some(true));
+        if self.life.stage == Stage::Restoring(0, false) {
+            self.life.stage = Stage::Living;
+        }
+        Ok(())
+    }
+
+    pub(super) fn resume_refused(&mut self, claim: Claim, refusal: &str, retry: bool, oracle: &Oracle) -> Checked {
+        let lost = oracle.retention || oracle.damage;
+        match claim {
+            Claim::Bad(expected) if refusal == expected => return Ok(()),
+            // What is wrong with a second one is seen first, or last.
+            Claim::Bad(_) | Claim::Again if refusal == "already_resumed" || retry => return Ok(()),
+            Claim::New | Claim::Token if retry => {}
+            Claim::Token if refusal == "stale_token" && lost => {
+                self.life.token = None;
+                self.life.attempt = 0;
+            }
+            _ => return Err(format!("{claim:?} was refused with {refusal}: {:?}", self.life)),
+        }
+        self.life.stage = Stage::None;
+        Ok(())
+    }
+
+    /// A `subscribed` without id: a kept subscription stands again.
+    pub(super) fn restored(&mut self, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
+        let Some(session) = frame.session.as_deref() else {
+            self.life.told(true)?;
+            if !self.life.exact {
+                self.rewind_feed(Frame::text(&frame.position, "position")?)?;
+            }
+            self.counts.add("resume", "a feed restored");
+            return self.subscribed_feed(frame);
+        };
+        self.life.told(false)?;
+        let next = frame.next.ok_or("no offset")?;
+        let exact = self.life.exact;
+        let follow = self.follows.get_mut(session).ok_or("a session that was never followed")?;
+        if exact && follow.next.is_some_and(|stood| stood > 0) && follow.epoch.is_some() {
+            self.counts.add("resume", "a session restored where it stood");
+        } else {
+            self.counts.add("resume", "a session restored by acknowledgements");
+            follow.rewind(next, oracle.retention)?;
+        }
+        let session = session.to_owned();
+        self.subscribed(&session, frame, oracle)
+    }
+
+    fn rewind_feed(&mut self, position: &str) -> Checked {
+        let feed = self.feed.as_mut().ok_or("no feed was asked for")?;
+        if feed.start.is_none() {
+            return Ok(());
+        }
+        let mut given = BTreeMap::new();
+        for part in position.split(',').filter(|part| !part.is_empty()) {
+            let (slice, seq) = parse_place(part)?;
+            given.insert(slice, seq);
+        }
+        for (slice, seq) in &given {
+            let stood = feed.position.get(slice).copied().unwrap_or(0);
+            if *seq > stood {
+                return Err(format!("slice {slice} resumes at {seq}, stood at {stood}"));
+            }
+        }
+        feed.position = given;
+        let position = &feed.position;
+        feed.events.retain(|(slice, seq), _| *seq <= position.get(slice).copied().unwrap_or(0));
+        feed.last.clear();
+        for (session, offset) in feed.events.values() {
+            let last = feed.last.entry(session.clone()).or_default();
+            *last = (*last).max(*offset);
+        }
+        Ok(())
+    }
+}
+
+impl Follow {
+    /// What was not acknowledged comes again.
+    fn rewind(&mut self, next: u64, retention: bool) -> Checked {
+        let Some(stood) = self.next else { return Ok(()) };
+        if next > stood && !retention {
+            return Err(format!("goes on at {next}, stood at {stood}: what lies between is lost"));
+        }
+        self.first = self.first.min(next);
+        self.next = Some(next.min(stood));
+        self.events.retain(|(offset, _)| *offset < next);
+        for ranges in [&mut self.gaps, &mut self.damaged] {
+            ranges.retain(|(from, _)| *from < next);
+            ranges.iter_mut().for_each(|(_, to)| *to = next.min(*to));
+        }
+        Ok(())
+    }
+}
