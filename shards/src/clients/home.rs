@@ -14,7 +14,7 @@
 //!
 //! What stands in memory are generations and who has them; states are read from the log, where the newest is at hand.
 
-use super::state::{CLIENT_STATE_BYTES_MAX, ClientState};
+use super::state::ClientState;
 use super::{KEPT, OPENED};
 use crate::behind::ReadFor;
 use crate::commands::{Call, Outcome};
@@ -34,8 +34,10 @@ use storage::record::{DataKind, EventBody, HEAD_BYTES, NO_OFFSET, RecordView};
 /// Clients that are away and whose generation one shard remembers without reading it: 4 MiB.
 const AWAY_MAX: usize = 65_536;
 
-/// Room for the record of a state.
-const RECORD_BYTES_MAX: usize = HEAD_BYTES + CLIENT_STATE_BYTES_MAX + size_of::<EventBody<'static>>() + 1024;
+/// Room for the record of a state of so many bytes.
+const fn record_bytes(state: usize) -> usize {
+    HEAD_BYTES + state + size_of::<EventBody<'static>>() + 1024
+}
 
 /// Where a connection is.
 type Place = (ShardId, ConnectionId);
@@ -152,10 +154,7 @@ pub(crate) fn open(shard: &mut Shard, call: Call<'_>, claim: Claimed) -> Outcome
 /// Takes an open as far as it goes. Handed back: it has to be tried again, and how.
 fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (Box<Opening>, Outcome)> {
     let (partition, claim) = (opening.partition, opening.claim);
-    if !shard.log.room(RECORD_BYTES_MAX) {
-        if !shard.log.no_space() {
-            return Err((opening, Outcome::Later));
-        }
+    if shard.log.no_space() {
         shard.refuse(&opening.asker, Refused::later(Refusal::NoSpace, 1000));
         return Ok(());
     }
@@ -221,19 +220,29 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
             Read::Fault(_) => Err(Refused::later(Refusal::Unavailable, 1000)),
         }
     };
-    match known {
-        Ok(known) if admits(claim, known.generation, known.claimed, known.attempt) => {
-            grant(shard, &opening, slot, known, now);
-        }
+    let kept = match known {
+        // A new life begins with nothing, whatever there was; a resumed one with what was kept.
+        _ if claim.generation.is_none() => ClientState::default(),
+        Ok(known) if admits(claim, known.generation, known.claimed, known.attempt) => known,
         Ok(_) => {
             shard.refuse(&opening.asker, stale());
+            return Ok(());
         }
-        // Nothing to claim, nothing lost: a new life begins all the same.
-        Err(_) if claim.generation.is_none() => grant(shard, &opening, slot, ClientState::default(), now),
         Err(refused) => {
             shard.refuse(&opening.asker, refused);
+            return Ok(());
         }
+    };
+    let mut state = Vec::new();
+    let generation = tail + 1;
+    let (claimed, attempt) = (claim.generation.unwrap_or(0), claim.attempt);
+    ClientState { generation, claimed, attempt, ..kept.clone() }.put(&mut state);
+    if !shard.log.room(record_bytes(state.len())) {
+        opening.found = Some(Ok(kept));
+        opening.found_tail = tail;
+        return Err((opening, Outcome::Later));
     }
+    grant(shard, &opening, slot, generation, &state, now);
     Ok(())
 }
 
@@ -243,18 +252,19 @@ fn newest(record: RecordView<'_>) -> Option<ClientState> {
 }
 
 /// Begins a new generation. Room was proved.
-fn grant(shard: &mut Shard, opening: &Opening, slot: PartitionSlot, known: ClientState, now: Now) {
+fn grant(shard: &mut Shard, opening: &Opening, slot: PartitionSlot, generation: u64, state: &[u8], now: Now) {
     let Opening { asker, partition, claim, .. } = opening;
-    // A new life begins with nothing; a resumed one with what was kept.
-    let kept = if claim.generation.is_some() { known } else { ClientState::default() };
-    let generation = shard.log.partition(slot).tail() + 1;
-    let (claimed, attempt) = (claim.generation.unwrap_or(0), claim.attempt);
-    let mut state = Vec::new();
-    ClientState { generation, claimed, attempt, ..kept }.put(&mut state);
-    let log_seq = append(shard, slot, asker, OPENED, &state, now);
+    let log_seq = append(shard, slot, asker, OPENED, state, now);
     shard.waiters.push(Waiter { log_seq, origin: asker.origin, id: asker.id, answer: Answer::Opened });
-    let at = Some(place_of(asker, shard.config.shard));
-    let home = Home { generation, claimed, attempt, at, fenced: false, state_hash: hash(&state), left: 0 };
+    let home = Home {
+        generation,
+        claimed: claim.generation.unwrap_or(0),
+        attempt: claim.attempt,
+        at: Some(place_of(asker, shard.config.shard)),
+        fenced: false,
+        state_hash: hash(state),
+        left: 0,
+    };
     shard.homes.by_partition.insert(*partition, home);
 }
 
@@ -297,8 +307,9 @@ pub(crate) fn keep(shard: &mut Shard, asker: &Asker, session: &str, gone: bool, 
     // What was kept before is older and still right: a full disk, or one partition too many, must not hold up the mail of others.
     if let Some(said) = said.filter(|_| hash(state) != home.state_hash)
         && !shard.log.no_space()
+        && record_bytes(state.len()) <= shard.log.record_bytes_max()
     {
-        if !shard.log.room(RECORD_BYTES_MAX) {
+        if !shard.log.room(record_bytes(state.len())) {
             return false;
         }
         match shard.open(partition, &asker.tenant, session, None) {
