@@ -162,6 +162,8 @@ pub enum Command<'a> {
         claimed: Option<u64>,
         /// Of the claim.
         attempt: u64,
+        /// When the connection was made, microseconds of the process's clock: the newest one has the client.
+        since_us: u64,
     },
     /// Answered at once.
     Ping,

@@ -103,7 +103,7 @@ refusals! {
     BadToken = 4232 "bad_token" "the token is not one of this server for this tenant, or it has expired: resume without it";
     AlreadyResumed = 4233 "already_resumed" "this connection has its client's life already: resume once, first of all";
     ResumeTooLate = 4234 "resume_too_late" "the token names another client and this connection has begun to work: resume before anything else";
-    Fenced = 4235 "fenced" "another connection has taken this client: this one is being closed";
+    Fenced = 4235 "fenced" "a newer connection has this client: use that one";
     RepeatedField = 4230 "repeated_field" "this field is given twice: give it once";
 }
 

@@ -187,7 +187,7 @@ impl Shard {
     pub fn handle(&mut self, input: Input<'_>, now: Now) -> Handled {
         match input {
             Input::Connected { connection, principal } => {
-                self.readers.clients.insert(connection, principal);
+                self.readers.clients.insert(connection, principal, now);
                 Handled::Done
             }
             Input::Disconnected { connection } => {
@@ -314,7 +314,9 @@ impl Shard {
             Command::Commit { events, markers, .. } => commit::run(self, call, events, markers),
             Command::Mark { marker, .. } => mark::run(self, call, &marker),
             Command::History { from, limit, .. } => history::run(self, call, from, limit),
-            Command::Open { claimed, attempt, .. } => home::open(self, call, Claimed { generation: claimed, attempt }),
+            Command::Open { claimed, attempt, since_us, .. } => {
+                home::open(self, call, Claimed { generation: claimed, attempt, since_us })
+            }
             _ => Outcome::Done,
         }
     }

@@ -49,6 +49,8 @@ pub(crate) struct Claimed {
     pub generation: Option<u64>,
     /// How often it was claimed before, as the client counts.
     pub attempt: u64,
+    /// When the claiming connection was made.
+    pub since_us: u64,
 }
 
 /// One client that lives here.
@@ -59,6 +61,8 @@ struct Home {
     /// Who has it now, and whether it was told to let go.
     at: Option<Place>,
     fenced: bool,
+    /// When the connection that had it last was made.
+    since_us: u64,
     /// Of the state that was appended last.
     state_hash: u64,
     /// When it went away, counted.
@@ -164,6 +168,11 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
             shard.refuse(&opening.asker, stale());
             return Ok(());
         }
+        // However late its bytes are read: a connection that its client has left for a newer one takes nothing from it.
+        if claim.since_us < home.since_us {
+            shard.refuse(&opening.asker, Refused::field(Refusal::Fenced, ""));
+            return Ok(());
+        }
         if let Some(holder) = home.at.filter(|holder| *holder != own) {
             if !std::mem::replace(&mut home.fenced, true) {
                 shard.homes.fences.push_back(holder);
@@ -262,6 +271,7 @@ fn grant(shard: &mut Shard, opening: &Opening, slot: PartitionSlot, generation: 
         attempt: claim.attempt,
         at: Some(place_of(asker, shard.config.shard)),
         fenced: false,
+        since_us: claim.since_us,
         state_hash: hash(state),
         left: 0,
     };
@@ -332,13 +342,13 @@ pub(crate) fn keep(shard: &mut Shard, asker: &Asker, session: &str, gone: bool, 
 impl Shard {
     /// A state has come from disk, or cannot.
     pub(crate) fn home_read(&mut self, ticket: ReadTicket, mut opening: Box<Opening>) {
-        let found = match self.log.read_records(ticket) {
-            Ok(records) => records.last().and_then(newest).ok_or(stale()),
-            Err(ReadFault::Gone) => Err(stale()),
-            Err(_) => Err(Refused::later(Refusal::Unavailable, 1000)),
+        opening.found = match self.log.read_records(ticket) {
+            Ok(records) => Some(records.last().and_then(newest).ok_or(stale())),
+            // The segment went, and what it held stands elsewhere, or a gap says that it does not: look again.
+            Err(ReadFault::Gone) => None,
+            Err(_) => Some(Err(Refused::later(Refusal::Unavailable, 1000))),
         };
         self.log.release(ticket);
-        opening.found = Some(found);
         self.homes.ready.push_back(opening);
     }
 

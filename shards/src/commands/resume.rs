@@ -61,9 +61,9 @@ pub(crate) fn run(
         .collect();
     client.opening = Some(Box::new(Positions { id, sessions, position }));
     let session = session_of(&client.client_id);
-    let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
+    let (tenant, client_id, since_us) = (client.tenant.clone(), client.client_id.clone(), client.since_us);
     let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
-    let open = Command::Open { session: &session, claimed, attempt };
+    let open = Command::Open { session: &session, claimed, attempt, since_us };
     let handled = shard.session_command(asker, &session, &open, now);
     if handled == Handled::Later
         && let Some(client) = shard.readers.clients.get_mut(connection)

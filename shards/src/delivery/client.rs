@@ -9,7 +9,7 @@
 
 use super::patterns::PatternFeed;
 use crate::clients::life::{Life, Positions};
-use crate::ids::ConnectionId;
+use crate::ids::{ConnectionId, Now};
 use crate::input::Principal;
 use crate::refusal::{Refusal, Refused};
 use std::sync::Arc;
@@ -31,6 +31,8 @@ pub(crate) struct Client {
     pub patterns: Option<Box<PatternFeed>>,
     /// A reader of this client waits for room or credit; it is on the blocked list.
     pub blocked: bool,
+    /// When its connection was made, microseconds.
+    pub since_us: u64,
     /// Another connection has this client now.
     pub fenced: bool,
     /// Positions of a `resume` that its home has not answered.
@@ -51,7 +53,7 @@ struct Credit {
 }
 
 impl Client {
-    fn new(generation: u32, principal: Principal<'_>) -> Self {
+    fn new(generation: u32, principal: Principal<'_>, now: Now) -> Self {
         Self {
             generation,
             tenant: principal.tenant.into(),
@@ -61,6 +63,7 @@ impl Client {
             subscription_count: 0,
             patterns: None,
             blocked: false,
+            since_us: now.mono_us,
             fenced: false,
             opening: None,
             life: None,
@@ -130,13 +133,13 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Enters a client. A slot is only given again after its connection was reported gone.
-    pub fn insert(&mut self, connection: ConnectionId, principal: Principal<'_>) {
+    pub fn insert(&mut self, connection: ConnectionId, principal: Principal<'_>, now: Now) {
         let slot = connection.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
         debug_assert!(self.slots[slot].is_none(), "a connection is entered once");
-        self.slots[slot] = Some(Client::new(connection.generation, principal));
+        self.slots[slot] = Some(Client::new(connection.generation, principal, now));
         self.count += 1;
     }
 
@@ -172,7 +175,7 @@ mod tests {
 
     #[test]
     fn credit_is_spent_by_delivery_and_returned_by_acknowledgement() {
-        let mut client = Client::new(0, Principal { tenant: "t", client_id: "c" });
+        let mut client = Client::new(0, Principal { tenant: "t", client_id: "c" }, Now::default());
         client.set_credit(Some(2), Some(100));
         assert!(client.has_credit());
         client.delivered(10);

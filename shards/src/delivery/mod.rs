@@ -432,6 +432,9 @@ impl Readers {
         }
         let gap = Gap { session: &feed.session, epoch: feed.epoch, from: subscription.cursor, to, reason };
         out.gap(subscription.connection, &gap);
+        if let Some(life) = &mut client.life {
+            life.ledger.skipped(id.slot, subscription.cursor);
+        }
         subscription.cursor = to;
         true
     }
@@ -511,14 +514,15 @@ pub(crate) fn push(
     out: &mut impl Outbox,
 ) -> Pushed {
     if record.kind() == Kind::Span {
-        return push_skip(connection, cursor, record, record.next_offset(), out);
+        return push_skip(client, slot, cursor, record, record.next_offset(), connection, out);
     }
     for event in record.events() {
         if event.offset() < *cursor {
             continue;
         }
         if is_expired(&event, now) {
-            if push_skip(connection, cursor, record, event.offset() + 1, out) == Pushed::Blocked {
+            let to = event.offset() + 1;
+            if push_skip(client, slot, cursor, record, to, connection, out) == Pushed::Blocked {
                 return Pushed::Blocked;
             }
             continue;
@@ -537,10 +541,12 @@ pub(crate) fn push(
 }
 
 fn push_skip(
-    connection: ConnectionId,
+    client: &mut Client,
+    slot: u32,
     cursor: &mut Offset,
     record: RecordView<'_>,
     to: Offset,
+    connection: ConnectionId,
     out: &mut impl Outbox,
 ) -> Pushed {
     if out.room(connection) < GAP_FRAME_BYTES_MAX + record.session().len() {
@@ -548,6 +554,9 @@ fn push_skip(
     }
     let gap = Gap { session: record.session(), epoch: record.epoch(), from: *cursor, to, reason: GapReason::Expired };
     out.gap(connection, &gap);
+    if let Some(life) = &mut client.life {
+        life.ledger.skipped(slot, *cursor);
+    }
     *cursor = to;
     Pushed::Whole
 }

@@ -163,8 +163,8 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
         Command::History { session, from, limit } => {
             w.u8(4).text(session).option(*from).u32(*limit);
         }
-        Command::Open { session, claimed, attempt } => {
-            w.u8(5).text(session).option(*claimed).u64(*attempt);
+        Command::Open { session, claimed, attempt, since_us } => {
+            w.u8(5).text(session).option(*claimed).u64(*attempt).u64(*since_us);
         }
         _ => {
             w.u8(0);
@@ -190,7 +190,10 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         }
         3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
-        5 => then(Command::Open { session: r.text(), claimed: r.option(), attempt: r.u64() }),
+        5 => {
+            let (session, claimed) = (r.text(), r.option());
+            then(Command::Open { session, claimed, attempt: r.u64(), since_us: r.u64() })
+        }
         _ => then(Command::Ping),
     }
 }

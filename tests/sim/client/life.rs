@@ -197,6 +197,8 @@ impl Client {
             self.counts.add("resume", "a session restored where it stood");
         } else {
             self.counts.add("resume", "a session restored by acknowledgements");
+            // An answer that was lost may have named another place.
+            follow.by_marker = None;
             follow.rewind(next, oracle.retention)?;
         }
         let session = session.to_owned();
@@ -234,7 +236,11 @@ impl Client {
 impl Follow {
     /// What was not acknowledged comes again.
     fn rewind(&mut self, next: u64, retention: bool) -> Checked {
-        let Some(stood) = self.next else { return Ok(()) };
+        let Some(stood) = self.next else {
+            // The answer to the subscribe was lost: where it began is known now.
+            (self.first, self.next) = (next, Some(next));
+            return Ok(());
+        };
         if next > stood && !retention {
             return Err(format!("goes on at {next}, stood at {stood}: what lies between is lost"));
         }
