@@ -210,6 +210,7 @@ fn reactor_config(
             delivery_bytes_max: limits.event_frame_bytes_max(),
             shard_send_bytes_max: config.shard_send_bytes_max as usize + echo_bytes,
         },
+        held_timeout_us: us(config.held_timeout_ms),
         handshake_timeout_us: us(config.handshake_timeout_ms),
         ping_interval_us: us(config.ping_interval_ms),
         idle_timeout_us: us(config.idle_timeout_ms),

@@ -28,6 +28,18 @@ pub enum Input<'a> {
         /// Command.
         command: Command<'a>,
     },
+    /// A command that has found no room for longer than it may wait: carried out if there is room now, else refused with what
+    /// it waits for. What returns room itself (`ack`, `hello`, `unsubscribe`, `ping`) goes on waiting.
+    Overdue {
+        /// Connection.
+        connection: ConnectionId,
+        /// The client's name for it.
+        id: CommandId,
+        /// Command.
+        command: Command<'a>,
+        /// How long it has waited.
+        waited_ms: u64,
+    },
     /// The decoder refused what the client sent: counted and answered like any refusal.
     Rejected {
         /// Connection.

@@ -29,6 +29,7 @@ mod mail;
 mod models;
 mod packed;
 mod parking;
+mod patience;
 mod run;
 mod scan;
 mod sessions;

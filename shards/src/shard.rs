@@ -30,6 +30,7 @@ use crate::mailbox::Mailboxes;
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::{put_command, put_connection, put_id, request};
 use crate::outbox::Outbox;
+use crate::patience::is_local;
 use crate::refusal::{Refusal, Refused};
 use crate::scan::Scans;
 use crate::sessions::interest::Interests;
@@ -206,12 +207,23 @@ impl Shard {
                 Handled::Done
             }
             Input::Command { connection, id, command } => self.command(connection, id, &command, now),
+            Input::Overdue { connection, id, command, waited_ms } => {
+                self.overdue(connection, id, &command, waited_ms, now)
+            }
         }
     }
 
-    fn command(&mut self, connection: ConnectionId, id: CommandId, command: &Command<'_>, now: Now) -> Handled {
+    pub(crate) fn command(
+        &mut self,
+        connection: ConnectionId,
+        id: CommandId,
+        command: &Command<'_>,
+        now: Now,
+    ) -> Handled {
         let Some(client) = self.readers.clients.get(connection) else { return Handled::Done };
-        if !self.has_effect_room(2) || client.in_flight >= self.config.limits.client_commands_in_flight_max {
+        // An acknowledgement is never behind what it may make room for.
+        let full = client.in_flight >= self.config.limits.client_commands_in_flight_max && !is_local(command);
+        if !self.has_effect_room(2) || full {
             return Handled::Later;
         }
         if client.fenced {

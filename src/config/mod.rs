@@ -119,6 +119,8 @@ settings! {
     ping_interval_ms: u64 = "30s";
     /// A connection that has sent nothing for so long, not even a pong, is closed.
     idle_timeout_ms: u64 = "90s";
+    /// A command that has found no room for so long is refused: `log_behind`, `mailbox_full` or `no_credit`.
+    held_timeout_ms: u64 = "5s";
     /// A connection that has not finished its upgrade request after so long is closed.
     handshake_timeout_ms: u64 = "10s";
     /// A resume token is believed for so long after it was given.

@@ -51,6 +51,10 @@ pub(super) struct Held {
     pub place: u64,
     /// Bytes that came after the message, as they came.
     pub rest: Vec<u8>,
+    /// When the message first found no room.
+    pub since_us: u64,
+    /// Its sender was told to slow down.
+    pub told: bool,
 }
 
 /// A slot of the connection table. Under 200 bytes: this and the core's client are what an idle connection costs.

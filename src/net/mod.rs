@@ -71,6 +71,8 @@ pub struct NetConfig {
     pub held_bytes_max: usize,
     /// Bounds of the send side.
     pub sends: SendLimits,
+    /// How long a message may wait for room in the core before it is refused.
+    pub held_timeout_us: u64,
     /// From acceptance to the whole upgrade request.
     pub handshake_timeout_us: u64,
     /// Silence after which a ping is sent.

@@ -12,6 +12,9 @@ use shards::ids::{ConnectionId, Now};
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 64 << 10;
 
+/// A message that waits for so long makes its sender hear of it.
+const SLOW_DOWN_AFTER_US: u64 = 50_000;
+
 /// How decoding ended.
 enum Outcome {
     /// All bytes are taken.
@@ -63,9 +66,11 @@ impl Net {
             let bytes = held.message.capacity() + held.rest.len();
             self.held_bytes -= bytes.min(self.held_bytes);
             let door = connection.door;
+            let waited_us = now.mono_us.saturating_sub(held.since_us);
+            let overdue_us = (waited_us > self.config.held_timeout_us).then_some(waited_us);
             let taken = if held.text {
                 match std::str::from_utf8(&held.message) {
-                    Ok(text) => service.text(id, door, text, held.place, &mut self.sends),
+                    Ok(text) => service.text(id, door, text, held.place, overdue_us, &mut self.sends),
                     // Checked before it was held; a refusal is better than a panic all the same.
                     Err(_) => Taken::Close((1007, "text is not UTF-8: send UTF-8")),
                 }
@@ -76,6 +81,9 @@ impl Net {
                 Taken::Later { place } => {
                     progress += usize::from(place != held.place);
                     held.place = place;
+                    if waited_us > SLOW_DOWN_AFTER_US && !std::mem::replace(&mut held.told, true) {
+                        service.slow_down(id, door, waited_us, &mut self.sends);
+                    }
                     self.hold(id, held, ring);
                 }
                 Taken::Close(words) => {
@@ -103,7 +111,7 @@ impl Net {
         ring: &mut Ring,
         service: &mut S,
     ) {
-        match self.decode(id, bytes, service) {
+        match self.decode(id, bytes, now, service) {
             Outcome::All => {}
             Outcome::Held(held) => self.hold(id, held, ring),
             Outcome::PeerCloses(code) => self.peer_closes(id, code, now, ring, service),
@@ -118,7 +126,7 @@ impl Net {
         }
     }
 
-    fn decode<S: Service>(&mut self, id: ConnectionId, bytes: &mut [u8], service: &mut S) -> Outcome {
+    fn decode<S: Service>(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now, service: &mut S) -> Outcome {
         let Some(connection) = self.table.get_mut(id) else { return Outcome::All };
         let (door, open) = (connection.door, connection.state == State::Open);
         let mut decoder = connection.decoder.clone();
@@ -154,7 +162,9 @@ impl Net {
                     self.sends.push(id, &self.answer, Class::Reply);
                     continue;
                 }
-                Some(Message::Text(text)) => (true, text.as_bytes(), service.text(id, door, text, 0, &mut self.sends)),
+                Some(Message::Text(text)) => {
+                    (true, text.as_bytes(), service.text(id, door, text, 0, None, &mut self.sends))
+                }
                 Some(Message::Binary(payload)) => {
                     (false, payload, service.binary(id, door, payload, 0, &mut self.sends))
                 }
@@ -166,8 +176,8 @@ impl Net {
                     break;
                 }
                 Taken::Later { place } => {
-                    let message = payload.to_vec();
-                    outcome = Outcome::Held(Box::new(Held { text, message, place, rest: bytes[at..].to_vec() }));
+                    let (message, rest, since_us) = (payload.to_vec(), bytes[at..].to_vec(), now.mono_us);
+                    outcome = Outcome::Held(Box::new(Held { text, message, place, rest, since_us, told: false }));
                     break;
                 }
             }

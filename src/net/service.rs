@@ -82,8 +82,19 @@ pub trait Service {
     /// What was announced for a socket that has just come by ring.
     fn adopt(&mut self, from: ShardId, ticket: u32) -> Option<Adoption>;
 
-    /// Takes a whole text message, from `place` on.
-    fn text(&mut self, id: ConnectionId, door: Door, text: &str, place: u64, sends: &mut Sends) -> Taken;
+    /// Takes a whole text message, from `place` on. `overdue_us`: it has waited for so long, and is to wait no more.
+    fn text(
+        &mut self,
+        id: ConnectionId,
+        door: Door,
+        text: &str,
+        place: u64,
+        overdue_us: Option<u64>,
+        sends: &mut Sends,
+    ) -> Taken;
+
+    /// A message of this connection has waited for so long: whoever sends is told to send less.
+    fn slow_down(&mut self, id: ConnectionId, door: Door, waited_us: u64, sends: &mut Sends);
 
     /// Takes a whole binary message, from `place` on.
     fn binary(&mut self, id: ConnectionId, door: Door, bytes: &[u8], place: u64, sends: &mut Sends) -> Taken;

@@ -74,7 +74,17 @@ impl Service for Echo {
         Some(mail.swap_remove(at))
     }
 
-    fn text(&mut self, id: ConnectionId, _: Door, text: &str, place: u64, sends: &mut Sends) -> Taken {
+    fn slow_down(&mut self, _: ConnectionId, _: Door, _: u64, _: &mut Sends) {}
+
+    fn text(
+        &mut self,
+        id: ConnectionId,
+        _: Door,
+        text: &str,
+        place: u64,
+        _: Option<u64>,
+        sends: &mut Sends,
+    ) -> Taken {
         if let Some(n) = text.strip_prefix("later ") {
             let rest = self.later.entry(text.to_owned()).or_insert(n.split(' ').next().unwrap().parse().unwrap());
             if *rest > 0 {
@@ -144,6 +154,7 @@ impl Server {
                 delivery_bytes_max: 120 << 10,
                 shard_send_bytes_max: 8 << 20,
             },
+            held_timeout_us: 5_000_000,
             // A busy machine may let a client wait for seconds.
             handshake_timeout_us: 60_000_000,
             ping_interval_us: 300_000,

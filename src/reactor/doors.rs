@@ -5,7 +5,7 @@ use super::echo::{ECHO_BYTES_MAX, echo};
 use super::identity::Identities;
 use crate::http::{self, Head, Request, Upgrade};
 use crate::net::websocket::{Opcode, append_with};
-use crate::net::{Admission, Adoption, Door, Sends, Service, Taken};
+use crate::net::{Admission, Adoption, Class, Door, Sends, Service, Taken};
 use crate::wire::codes::Close;
 use crate::wire::token::Tokens;
 use crate::wire::{decode, encode};
@@ -31,6 +31,7 @@ pub struct Doors {
     pub draining: bool,
     /// Signs and verifies what clients resume with.
     pub tokens: Tokens,
+    hint: Vec<u8>,
     own: ShardId,
     limits: Limits,
     echo_open: bool,
@@ -53,6 +54,7 @@ impl Doors {
             now: Now::default(),
             draining: false,
             tokens,
+            hint: Vec::new(),
             own,
             scratch: decode::Scratch::new(&limits),
             limits,
@@ -196,7 +198,15 @@ impl Service for Doors {
         self.announced.remove(&(from, ticket))
     }
 
-    fn text(&mut self, id: ConnectionId, door: Door, text: &str, place: u64, sends: &mut Sends) -> Taken {
+    fn text(
+        &mut self,
+        id: ConnectionId,
+        door: Door,
+        text: &str,
+        place: u64,
+        overdue_us: Option<u64>,
+        sends: &mut Sends,
+    ) -> Taken {
         if door == Door::Echo {
             return echo(id, Opcode::Text, text.as_bytes(), sends);
         }
@@ -205,7 +215,10 @@ impl Service for Doors {
         let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
             let mut token = None;
             let input = match decoded.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token)) {
-                Ok(command) => Input::Command { connection: id, id: command_id, command },
+                Ok(command) => match overdue_us {
+                    None => Input::Command { connection: id, id: command_id, command },
+                    Some(us) => Input::Overdue { connection: id, id: command_id, command, waited_ms: us / 1000 },
+                },
                 Err(refused) => Input::Rejected { connection: id, id: command_id, refused },
             };
             match shard.handle(input, now) {
@@ -223,6 +236,15 @@ impl Service for Doors {
         match door {
             Door::Echo => echo(id, Opcode::Binary, bytes, sends),
             Door::Events => Taken::Close((Close::UnsupportedData.code(), Close::UnsupportedData.reason())),
+        }
+    }
+
+    fn slow_down(&mut self, id: ConnectionId, door: Door, waited_us: u64, sends: &mut Sends) {
+        if door == Door::Events {
+            let waits_for = self.shard.waits_for(id);
+            self.hint.clear();
+            append_with(&mut self.hint, Opcode::Text, |out| encode::slow_down(out, waits_for, waited_us / 1000));
+            sends.push(id, &self.hint, Class::Reply);
         }
     }
 

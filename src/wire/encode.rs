@@ -15,7 +15,7 @@ use shards::effect::Reply;
 use shards::ids::{CommandId, Epoch, Offset};
 use shards::limits::{FRAME_COMMANDS_MAX, Limits};
 use shards::outbox::{Gap, GapReason, HistoryHead, PatternGap, VolatileEvent};
-use shards::refusal::Refused;
+use shards::refusal::{Refusal, Refused};
 use storage::record::{EventView, NO_OFFSET};
 
 /// First frame of every connection: who the client is, where it is, what it may send.
@@ -41,6 +41,23 @@ pub fn welcome(out: &mut Vec<u8>, client: &str, shard: u16, limits: &Limits) {
 pub fn goaway(out: &mut Vec<u8>, reconnect_after_ms: u64) {
     text(out, "{\"type\":\"goaway\",\"reconnect_after_ms\":");
     number(out, reconnect_after_ms);
+    text(out, "}");
+}
+
+/// What this client sent has waited for so long: it does well to send nothing for as long. A hint: nothing is lost, and nothing is
+/// refused yet.
+pub fn slow_down(out: &mut Vec<u8>, waits_for: Refusal, retry_after_ms: u64) {
+    text(out, "{\"type\":\"slow_down\",\"scope\":\"");
+    text(
+        out,
+        match waits_for {
+            Refusal::NoCredit => "client",
+            Refusal::LogBehind => "log",
+            _ => "shard",
+        },
+    );
+    text(out, "\",\"retry_after_ms\":");
+    number(out, retry_after_ms);
     text(out, "}");
 }
 

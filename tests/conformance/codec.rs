@@ -197,6 +197,7 @@ const COMMANDS: &[&str] = &[
     "ack",
     "mark",
     "history",
+    "resume",
     "ping",
 ];
 
@@ -213,6 +214,9 @@ fn command_name(command: &Command<'_>) -> &'static str {
         Command::Acknowledge { .. } => "ack",
         Command::Mark { .. } => "mark",
         Command::History { .. } => "history",
+        Command::Resume { .. } => "resume",
+        // Between shards only.
+        Command::Open { .. } => "open",
         Command::Ping => "ping",
     }
 }
@@ -233,6 +237,9 @@ const FRAMES: &[&str] = &[
     "gap",
     "refused",
     "goaway",
+    "slow_down",
+    "resumed",
+    "lost",
     "gap retention",
     "gap expired",
     "gap policy",
@@ -272,6 +279,19 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
     let reply = match str("type") {
         "welcome" => return encode::welcome(out, str("client"), int("shard") as u16, &Limits::default()),
         "goaway" => return encode::goaway(out, int("reconnect_after_ms")),
+        "slow_down" => {
+            let waits_for = match str("scope") {
+                "client" => Refusal::NoCredit,
+                "log" => Refusal::LogBehind,
+                _ => Refusal::MailboxFull,
+            };
+            return encode::slow_down(out, waits_for, int("retry_after_ms"));
+        }
+        "resumed" => {
+            let (sessions, patterns) = (int("sessions") as u32, value["patterns"] == true);
+            let (client, token) = (str("client"), str("token"));
+            return encode::resumed(out, &id, client, int("generation"), sessions, patterns, token, int("expires"));
+        }
         "event" => return with_event(text, |view| encode::event(out, &view)),
         "history" => {
             let head = HistoryHead { session: str("session"), epoch, next: int("next"), tail: int("tail") };
@@ -332,14 +352,20 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
         "acked" => Reply::Acknowledged,
         "marked" => Reply::Marked { session: str("session"), name: str("name"), offset: int("offset") },
         "pong" => Reply::Pong { time_ms: int("time") },
-        "refused" => Reply::Refused(Refused {
-            refusal: Refusal::from_code(int("code") as u16).unwrap_or_else(|| panic!("unknown code: {text}")),
-            field: str("field").to_owned().leak(),
-            retry_after_ms: value.get("retry_after_ms").map(|ms| ms.as_u64().unwrap() as u32),
-        }),
+        "lost" => Reply::Lost { session: str("session"), refused: refused_of(&value) },
+        "refused" => Reply::Refused(refused_of(&value)),
         other => panic!("no such frame: {other}"),
     };
     encode::reply(out, &id, &reply);
+}
+
+fn refused_of(value: &Value) -> Refused {
+    Refused {
+        refusal: Refusal::from_code(value["code"].as_u64().unwrap() as u16)
+            .unwrap_or_else(|| panic!("unknown code: {value}")),
+        field: value["field"].as_str().unwrap_or_default().to_owned().leak(),
+        retry_after_ms: value.get("retry_after_ms").map(|ms| ms.as_u64().unwrap() as u32),
+    }
 }
 
 #[derive(Deserialize)]

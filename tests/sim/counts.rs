@@ -59,9 +59,6 @@ pub const FAULTS: &[&str] = &[
 
 /// Refusals that this core and this edge never give, and what they do in their place.
 pub const NEVER_GIVEN: &[(Refusal, &str)] = &[
-    (Refusal::NoCredit, "the server stops reading the connection"),
-    (Refusal::LogBehind, "the server stops reading the connection"),
-    (Refusal::MailboxFull, "the server stops reading the connection"),
     (Refusal::TooManyConnections, "503 to the upgrade, outside of the core"),
     (Refusal::FrameTooLarge, "close code 1009"),
     (Refusal::BadUpgrade, "400 or 426 to the upgrade, outside of the core"),

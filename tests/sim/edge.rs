@@ -44,6 +44,7 @@ pub struct Door {
     pub backlog: Vec<u8>,
     /// A message the shard had no room for, and how far it got.
     held: Option<(String, Resume)>,
+    held_since_us: u64,
     /// Bytes on their way to the client.
     pub out: Vec<u8>,
     /// Nothing more is taken; the connection ends when `out` is empty.
@@ -63,6 +64,7 @@ impl Door {
             assembly: Vec::new(),
             backlog: Vec::new(),
             held: None,
+            held_since_us: 0,
             out,
             closing: false,
             over_half: false,
@@ -79,13 +81,17 @@ impl Door {
     pub fn work(
         &mut self,
         scratch: &mut Scratch,
-        mut handle: impl FnMut(CommandId, Result<Command<'_>, Refused>) -> bool,
+        now: Now,
+        patience_us: u64,
+        mut handle: impl FnMut(CommandId, Result<Command<'_>, Refused>, Option<u64>) -> bool,
     ) -> bool {
-        let mut each = |id: CommandId, command: Result<Command<'_>, Refused>| {
-            if handle(id, command) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        let waited_us = now.mono_us - self.held_since_us.min(now.mono_us);
+        let overdue_ms = (self.held.is_some() && waited_us > patience_us).then_some(waited_us / 1000);
+        let mut each = |id: CommandId, command: Result<Command<'_>, Refused>, overdue_ms| {
+            if handle(id, command, overdue_ms) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         if let Some((text, resume)) = self.held.take()
-            && let Some(later) = decode::decode(&text, resume, scratch, &mut each)
+            && let Some(later) = decode::decode(&text, resume, scratch, |id, command| each(id, command, overdue_ms))
         {
             let progress = later != resume;
             self.held = Some((text, later));
@@ -101,8 +107,10 @@ impl Door {
                     at += taken;
                     match message {
                         Some(Message::Text(text)) => {
-                            if let Some(later) = decode::decode(text, Resume::default(), scratch, &mut each) {
+                            let stopped = decode::decode(text, Resume::default(), scratch, |id, command| each(id, command, None));
+                            if let Some(later) = stopped {
                                 self.held = Some((text.to_owned(), later));
+                                self.held_since_us = now.mono_us;
                             }
                         }
                         Some(Message::Ping(bytes)) => append_frame(&mut self.out, Opcode::Pong, bytes),

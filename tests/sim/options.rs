@@ -45,6 +45,8 @@ pub struct Options {
     pub deliver_bytes: usize,
     /// Typical microseconds between two steps.
     pub step_us: u64,
+    /// A command waits for room for so long before it is refused.
+    pub patience_us: u64,
     /// Clients.
     pub roles: Vec<Role>,
 }
@@ -192,6 +194,7 @@ impl Options {
             chunk_bytes_max: if crowded { 65536 } else { *r.pick(&[1, 17, 300, 4096, 65536]) },
             deliver_bytes: *r.pick(&[600, 4096, 65536, 1 << 20]),
             step_us: *r.pick(&[1, 10, 60, 300]),
+            patience_us: *lives.pick(&[0, 2000, 50_000, 5_000_000]),
             limits,
             log,
             roles,

@@ -104,6 +104,8 @@ pub struct Oracle {
     pub damage: bool,
     /// Nothing is synced, and only the process dies.
     pub sync_off: bool,
+    /// The disk may be full: what clients want kept is not, then.
+    pub fills: bool,
     /// How far the wall clock has jumped back so far: the server may have decided by the time before.
     pub clock_slack_ms: u64,
 }

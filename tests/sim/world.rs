@@ -81,6 +81,7 @@ impl World {
         oracle.retention = options.log.retention_bytes > 0 || options.log.retention_ms > 0;
         oracle.damage = options.faults.read_fails > 0 || options.faults.misdirected > 0 || options.rot_every > 0;
         oracle.sync_off = !options.log.sync;
+        oracle.fills = options.full_every > 0 || options.faults.full_commit_fails > 0;
         let mut world = Self {
             schedule: Random::new(seed, "schedule"),
             net: Random::new(seed, "net"),
@@ -249,7 +250,7 @@ impl World {
         }
         core.wake_up();
         let mut work = core.reap(now);
-        work += core.read(now, &mut self.net, &mut self.counts);
+        work += core.read(now, self.options.patience_us, &mut self.net, &mut self.counts);
         let mut doors = Doors::new(&mut core.doors, &self.options.limits, now);
         work += core.shard.collect(now, &mut doors);
         let mut frames = doors.finish()?;

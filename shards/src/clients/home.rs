@@ -314,7 +314,7 @@ pub(crate) fn keep(shard: &mut Shard, asker: &Asker, session: &str, gone: bool, 
     let place = place_of(asker, shard.config.shard);
     let Some(home) = shard.homes.by_partition.get(&partition).filter(|home| home.at == Some(place)) else { return true };
     let said = ClientState::get(state).filter(|said| said.generation == home.generation);
-    // What was kept before is older and still right: a full disk, or one partition too many, must not hold up the mail of others.
+    // What was kept before is older and still right: a full disk must not hold up the mail of others.
     if let Some(said) = said.filter(|_| hash(state) != home.state_hash)
         && !shard.log.no_space()
         && record_bytes(state.len()) <= shard.log.record_bytes_max()
@@ -329,7 +329,9 @@ pub(crate) fn keep(shard: &mut Shard, asker: &Asker, session: &str, gone: bool, 
                     (home.attempt, home.state_hash) = (said.attempt, hash(state));
                 }
             }
+            // Another partition makes room as soon as its events are committed.
             Opened::Park => return false,
+            Opened::Refused(refused) if refused.retry_after_ms.is_some() => return false,
             Opened::Absent | Opened::Refused(_) => {}
         }
     }

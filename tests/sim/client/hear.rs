@@ -212,7 +212,10 @@ impl Client {
                 self.check_acknowledged(&work, frame, oracle)
             }
             (Pending::Reused, _) => Err("another body under the same message id was taken".to_owned()),
-            (Pending::Subscribe(session), "subscribed") => self.subscribed(&session, frame, oracle),
+            (Pending::Subscribe(session), "subscribed") => {
+                self.life.stands(&session);
+                self.subscribed(&session, frame, oracle)
+            }
             (Pending::Unsubscribe(session), "unsubscribed") => {
                 let fed = self.feed.is_some();
                 if let Some(follow) = self.follows.get_mut(&session) {
@@ -465,7 +468,7 @@ impl Client {
             // A mark that overtakes nothing: an earlier one, whose answer was lost, may stand further.
             Pending::Mark { .. } if retry || refusal == "marker_backwards" => Ok(()),
             Pending::Other => Ok(()),
-            other => Err(format!("{other:?} was refused for ever")),
+            other => Err(format!("{other:?} was refused for ever with {refusal}")),
         }
     }
 }

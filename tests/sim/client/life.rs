@@ -26,6 +26,10 @@ pub(super) struct Life {
     stage: Stage,
     /// The pending `resume` gives positions.
     exact: bool,
+    /// Sessions that a subscribe of this life was answered for, on this process: their subscriptions are kept.
+    sure: BTreeSet<String>,
+    /// Those of them that have yet to be restored on this connection.
+    owed: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -61,20 +65,44 @@ impl Life {
         matches!(self.stage, Stage::Asked | Stage::Restoring(..))
     }
 
+    /// A subscribe was answered.
+    pub(super) fn stands(&mut self, session: &str) {
+        if self.stage == Stage::Living {
+            self.sure.insert(session.to_owned());
+        }
+    }
+
+    /// An unsubscribe was sent.
+    pub(super) fn leaves(&mut self, session: &str) {
+        self.sure.remove(session);
+    }
+
     fn told(&mut self, feed: bool) -> Checked {
         self.stage = match self.stage {
             Stage::Restoring(left, owed) if !feed && left > 0 => Stage::Restoring(left - 1, owed),
             Stage::Restoring(left, true) if feed => Stage::Restoring(left, false),
             stage => return Err(format!("restored in {stage:?}")),
         };
+        self.settle()
+    }
+
+    fn settle(&mut self) -> Checked {
         if self.stage == Stage::Restoring(0, false) {
             self.stage = Stage::Living;
+            if let Some(session) = self.owed.first() {
+                return Err(format!("{session} was subscribed and is not restored: {self:?}"));
+            }
         }
         Ok(())
     }
 }
 
 impl Client {
+    /// The server's process is a new one: what was not durable is gone.
+    pub fn server_began(&mut self) {
+        self.life.sure.clear();
+    }
+
     /// On a new connection: takes its life again, or begins one. Returns whether it did.
     pub(super) fn resume(&mut self, workload: &mut Random, net: &mut Random) -> bool {
         if !self.role.resumes || workload.chance(120) {
@@ -156,10 +184,11 @@ impl Client {
         self.life.attempt = 0;
         self.life.generation = generation;
         self.life.stage = Stage::Restoring(sessions, frame.patterns == Some(true));
-        if self.life.stage == Stage::Restoring(0, false) {
-            self.life.stage = Stage::Living;
+        if claim == Claim::New || oracle.fills || oracle.retention || oracle.damage {
+            self.life.sure.clear();
         }
-        Ok(())
+        self.life.owed = self.life.sure.clone();
+        self.life.settle()
     }
 
     pub(super) fn resume_refused(&mut self, claim: Claim, refusal: &str, retry: bool, oracle: &Oracle) -> Checked {
@@ -189,6 +218,8 @@ impl Client {
             self.counts.add("resume", "a feed restored");
             return self.subscribed_feed(frame);
         };
+        self.life.owed.remove(session);
+        self.life.sure.insert(session.to_owned());
         self.life.told(false)?;
         let next = frame.next.ok_or("no offset")?;
         let exact = self.life.exact;

@@ -228,6 +228,7 @@ impl Client {
             return;
         }
         let session = workload.pick(&live).clone();
+        self.life.leaves(&session);
         let id = self.command(Pending::Unsubscribe(session.clone()));
         self.send(net, &format!("{{\"type\":\"unsubscribe\",\"id\":{id},\"session\":\"{session}\"}}"));
         self.leave(&session);

@@ -14,6 +14,7 @@ use tidegate::wire::encode;
 
 impl World {
     pub(super) fn boot(&mut self) -> Checked {
+        self.clients.iter_mut().for_each(Client::server_began);
         let before = self.options.shards;
         if self.boots > 0 && self.options.reshard && self.schedule.chance(400) {
             self.options.shards = self.schedule.between(1, 8) as u16;

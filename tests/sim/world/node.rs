@@ -121,7 +121,7 @@ impl Core {
     }
 
     /// Input of some connections, in an order of chance.
-    pub fn read(&mut self, now: Now, net: &mut Random, counts: &mut Counts) -> usize {
+    pub fn read(&mut self, now: Now, patience_us: u64, net: &mut Random, counts: &mut Counts) -> usize {
         let mut ready: Vec<ConnectionId> =
             self.doors.iter().filter(|(_, door)| door.has_input()).map(|(id, _)| *id).collect();
         let mut work = 0;
@@ -129,11 +129,17 @@ impl Core {
             let connection = ready.swap_remove(net.index(ready.len()));
             let Some(door) = self.doors.get_mut(&connection) else { continue };
             let (shard, tokens) = (&mut self.shard, &self.tokens);
-            let progress = door.work(&mut self.scratch, |id, command| {
+            let progress = door.work(&mut self.scratch, now, patience_us, |id, command, overdue_ms| {
                 let mut token = None;
                 let admitted = command.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token));
                 let (input, name) = match admitted {
-                    Ok(command) => (Input::Command { connection, id, command }, name_of(&command)),
+                    Ok(command) => {
+                        let input = match overdue_ms {
+                            None => Input::Command { connection, id, command },
+                            Some(waited_ms) => Input::Overdue { connection, id, command, waited_ms },
+                        };
+                        (input, name_of(&command))
+                    }
                     Err(refused) => (Input::Rejected { connection, id, refused }, "not well formed"),
                 };
                 let taken = shard.handle(input, now) == Handled::Done;
