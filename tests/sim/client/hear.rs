@@ -217,7 +217,7 @@ impl Client {
                 self.subscribed(&session, frame, oracle)
             }
             (Pending::Unsubscribe(session), "unsubscribed") => {
-                let fed = self.feed.is_some();
+                let fed = self.feed.as_ref().is_some_and(|feed| feed.state != State::Idle);
                 if let Some(follow) = self.follows.get_mut(&session) {
                     follow.ended(fed);
                 }
@@ -457,6 +457,8 @@ impl Client {
                 if let Some(feed) = &mut self.feed {
                     feed.state = State::Idle;
                 }
+                // A feed that did not come about knows nothing of subscriptions that ended meanwhile: it brings their events.
+                self.follows.values_mut().for_each(Follow::feed_refused);
                 Ok(())
             }
             Pending::Unsubscribe(session) if retry => {

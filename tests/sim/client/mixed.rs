@@ -83,6 +83,12 @@ impl Follow {
         }
     }
 
+    /// The feed beside it was refused.
+    pub(super) fn feed_refused(&mut self) {
+        self.shared.done.clear();
+        self.shared.leaving = None;
+    }
+
     /// An ended subscription says what it leaves.
     pub(super) fn leaves(&mut self, from: u64, to: u64) -> Checked {
         match self.shared.leaving.take() {
