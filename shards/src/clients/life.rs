@@ -450,7 +450,7 @@ impl Shard {
         while slot != NONE {
             let subscription = &self.readers.subscriptions[slot as usize];
             let feed = &self.readers.feeds[subscription.feed as usize];
-            if subscription.state != ReaderState::Attaching && subscription.cursor != u64::MAX {
+            if subscription.cursor != u64::MAX {
                 let offset = life.ledger.unacknowledged(slot).unwrap_or(subscription.cursor);
                 // Before its first event a crash may still take the epoch back.
                 let epoch = if offset == 0 { 0 } else { feed.epoch };
