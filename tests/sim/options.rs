@@ -151,7 +151,7 @@ impl Options {
         }
         let lives = &mut Random::new(seed, "lives");
         for role in &mut roles {
-            let reads = role.follows.is_empty() != role.patterns.is_empty();
+            let reads = !role.follows.is_empty() || !role.patterns.is_empty();
             role.resumes = reads && !role.crowd && !role.rude && lives.chance(400);
         }
         let damaged = swarm.chance(200);
