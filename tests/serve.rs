@@ -100,6 +100,8 @@ impl Drop for Server {
 fn next_text(socket: &mut WebSocket<TcpStream>) -> String {
     loop {
         match socket.read().unwrap() {
+            // A busy disk makes the server say so.
+            Message::Text(text) if text.starts_with("{\"type\":\"slow_down\"") => {}
             Message::Text(text) => return text.as_str().to_owned(),
             Message::Ping(_) | Message::Pong(_) => {}
             other => panic!("{other:?}"),

@@ -135,6 +135,7 @@ pub const FIELDS: &[&str] = &[
     "token",
     "seen",
     "position",
+    "attempt",
     "events[].session",
     "events[].topic",
     "events[].message_id",

@@ -13,7 +13,7 @@ const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 64 << 10;
 
 /// A message that waits for so long makes its sender hear of it.
-const SLOW_DOWN_AFTER_US: u64 = 50_000;
+const SLOW_DOWN_AFTER_US: u64 = 250_000;
 
 /// How decoding ended.
 enum Outcome {

@@ -161,6 +161,7 @@ class Client:
         self.events = asyncio.Queue()
         self.last_id = 0
         self.welcome = None
+        self.hints = []
         self.reader = None
 
     @classmethod
@@ -180,7 +181,9 @@ class Client:
             async for text in self.socket:
                 frame = json.loads(text)
                 waiter = self.waiting.pop(frame.get("id"), None) if "id" in frame else None
-                if waiter is None:
+                if waiter is None and frame["type"] == "slow_down":
+                    self.hints.append(frame)
+                elif waiter is None:
                     self.events.put_nowait(frame)
                 elif not waiter.done():
                     waiter.set_result(frame)

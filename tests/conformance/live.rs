@@ -163,6 +163,8 @@ impl Player<'_> {
                 return frame;
             }
             let text = match connection.socket.read() {
+                // A busy disk makes the server say so.
+                Ok(Message::Text(text)) if text.starts_with("{\"type\":\"slow_down\"") => continue,
                 Ok(Message::Text(text)) => text.to_string(),
                 Ok(Message::Ping(_) | Message::Pong(_)) => continue,
                 other => panic!("{at}: expected a frame, got {other:?}"),

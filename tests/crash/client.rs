@@ -119,7 +119,7 @@ impl Publisher {
             }
             let reply = next(socket).map_err(|_| Broken::Network)?;
             let received = run.received();
-            awaited -= u64::from(reply["type"] != "goaway");
+            awaited -= u64::from(reply["type"] != "goaway" && reply["type"] != "slow_down");
             match reply["type"].as_str().unwrap_or_default() {
                 "published" | "committed" | "marked" => self.acknowledge(&reply, received).map_err(Broken::Promise)?,
                 "refused" => {
@@ -138,7 +138,7 @@ impl Publisher {
                         _ => return Err(Broken::Promise(format!("refused for good: {reply}"))),
                     }
                 }
-                "goaway" => {}
+                "goaway" | "slow_down" => {}
                 _ => return Err(Broken::Promise(format!("a publisher got {reply}"))),
             }
         }
@@ -312,7 +312,7 @@ impl Reader {
                     worked_off += 1;
                     self.take(frame, run.received())?;
                 }
-                "goaway" => {}
+                "goaway" | "slow_down" => {}
                 _ => return Err(format!("the reader got {frame}")),
             }
             if worked_off % 16 == 0 && send(socket, format!(r#"{{"type":"ack","events":{worked_off}}}"#)).is_err() {
