@@ -24,7 +24,7 @@ pub fn flags(random: &mut Random) -> Vec<String> {
     set("commit_bytes_max", 40 << 10);
     set("frame_bytes_max", 8 << 10);
     set("event_bytes_max", 2 << 10);
-    set("hot_tail_bytes", *random.pick(&[144 << 10, 512 << 10]));
+    set("hot_tail_bytes", *random.pick(&[176 << 10, 512 << 10]));
     set("groups_in_flight_max", random.between(1, 3));
     set("group_close_us", *random.pick(&[0, 100, 1000]));
     set("group_close_bytes", 4 << 10);
