@@ -18,7 +18,6 @@ mod value;
 pub use layers::{ConfigError, Layers, Origin, Row};
 pub use value::{Setting, Switch};
 
-use shards::clients::state::CLIENT_STATE_BYTES_MAX;
 use shards::limits::Limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -313,11 +312,6 @@ impl Config {
         if let Err(cure) = self.limits().check(self.log_config().record_bytes_max()) {
             let key = cure.split(' ').next().and_then(|word| KEYS.iter().copied().find(|key| *key == word));
             return refuse(key.unwrap_or("frame_bytes_max"), cure.into());
-        }
-        let (has, needs) = (self.log_config().record_bytes_max(), CLIENT_STATE_BYTES_MAX + 4096);
-        if has < needs {
-            let why = format!("a record may have {has} bytes, and what is kept of a client needs {needs}: raise commit_bytes_max");
-            return refuse("commit_bytes_max", why);
         }
         if let Err(fault) = self.log_config().check() {
             let key = fault.cure.split(' ').next().and_then(|word| KEYS.iter().copied().find(|key| *key == word));

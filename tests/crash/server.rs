@@ -21,10 +21,10 @@ pub fn flags(random: &mut Random) -> Vec<String> {
     let mut set = |key: &str, value: u64| flags.extend(["--set".to_owned(), format!("{key}={value}")]);
     set("segment_bytes", *random.pick(&[64 << 10, 64 << 10, 128 << 10, 512 << 10]));
     set("segment_records_max", *random.pick(&[64, 256, 4096]));
-    set("commit_bytes_max", 40 << 10);
+    set("commit_bytes_max", 16 << 10);
     set("frame_bytes_max", 8 << 10);
     set("event_bytes_max", 2 << 10);
-    set("hot_tail_bytes", *random.pick(&[176 << 10, 512 << 10]));
+    set("hot_tail_bytes", *random.pick(&[144 << 10, 512 << 10]));
     set("groups_in_flight_max", random.between(1, 3));
     set("group_close_us", *random.pick(&[0, 100, 1000]));
     set("group_close_bytes", 4 << 10);

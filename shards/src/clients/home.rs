@@ -314,7 +314,8 @@ pub(crate) fn keep(shard: &mut Shard, asker: &Asker, session: &str, gone: bool, 
     let place = place_of(asker, shard.config.shard);
     let Some(home) = shard.homes.by_partition.get(&partition).filter(|home| home.at == Some(place)) else { return true };
     let said = ClientState::get(state).filter(|said| said.generation == home.generation);
-    // What was kept before is older and still right: a full disk must not hold up the mail of others.
+    // What was kept before is older and still right: a full disk must not hold up the mail of others, nor a log whose records are
+    // too small for it (`commit_bytes_max` below 64 KiB, and patterns over a thousand sessions).
     if let Some(said) = said.filter(|_| hash(state) != home.state_hash)
         && !shard.log.no_space()
         && record_bytes(state.len()) <= shard.log.record_bytes_max()

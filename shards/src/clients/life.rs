@@ -15,6 +15,7 @@ use crate::command::{From, PatternFrom};
 use crate::commands::{subscribe, subscribe_patterns};
 use crate::delivery::client::NONE;
 use crate::delivery::ledger::Ledger;
+use crate::delivery::patterns::{DELIVERED_MAX, Delivered};
 use crate::delivery::{ReaderState, SubscriptionId};
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, Now, ShardId, SliceSeq};
@@ -60,6 +61,8 @@ pub(crate) struct Life {
     pub seen: PatternSeen,
     /// Bytes that its session subscriptions take in its state.
     pub sessions_bytes: usize,
+    /// What subscriptions delivered that ended before the feed was restored.
+    left: Vec<Delivered>,
     restore: VecDeque<KeptSession>,
     restore_patterns: Option<(Vec<Box<str>>, String)>,
     /// Restored and not answered by their owners.
@@ -202,6 +205,13 @@ impl Life {
         let restore_patterns = (!kept.patterns.is_empty()).then(|| (kept.patterns, position_text(&position)));
         let (claimed, attempt) = (kept.claimed, kept.attempt);
         Self { generation, claimed, attempt, restore, restore_patterns, before: Some(before), ..Self::default() }
+    }
+
+    /// A subscription ended that the pattern feed has to know of, if one is to be restored that is not there yet.
+    pub fn delivered_elsewhere(&mut self, range: Delivered) {
+        if self.restore_patterns.is_some() && self.left.len() < DELIVERED_MAX {
+            self.left.push(range);
+        }
     }
 
     fn is_restored(&self) -> bool {
@@ -354,6 +364,11 @@ impl Shard {
                     }
                     self.lives.restoring.push(connection);
                     return done;
+                }
+                if let Some(client) = self.readers.clients.get_mut(connection)
+                    && let (Some(feed), Some(life)) = (&mut client.patterns, &mut client.life)
+                {
+                    life.left.drain(..).for_each(|range| feed.delivered_elsewhere(range));
                 }
             }
             done += 1;

@@ -49,10 +49,10 @@ pub(crate) fn run(
     let existing = shard.readers.find(connection, partition);
     let full = client.subscription_count as usize >= shard.config.limits.client_subscriptions_max
         || shard.readers.subscriptions.len() >= shard.config.limits.subscriptions_per_shard_max;
-    let kept_full = client
-        .life
-        .as_ref()
-        .is_some_and(|life| life.sessions_bytes + KeptSession::bytes(session) > CLIENT_SESSIONS_BYTES_MAX);
+    // What is kept of a client is one record, and records of a small log are small.
+    let kept_bytes_max = CLIENT_SESSIONS_BYTES_MAX.min(shard.log.record_bytes_max() / 2);
+    let kept_full =
+        client.life.as_ref().is_some_and(|life| life.sessions_bytes + KeptSession::bytes(session) > kept_bytes_max);
     if (full || kept_full) && existing.is_none() {
         shard.refuse_local(connection, id, Refused::field(Refusal::TooManySubscriptions, "session"));
         return Handled::Done;

@@ -246,8 +246,12 @@ impl Readers {
             let (session, epoch) = (feed.session.clone(), feed.epoch);
             self.owe_gap(connection, session, epoch, cursor, skipped, GapReason::Policy);
         }
-        if let Some(patterns) = self.clients.get_mut(connection).and_then(|c| c.patterns.as_mut()) {
-            patterns.delivered_elsewhere(range);
+        if let Some(client) = self.clients.get_mut(connection) {
+            match (&mut client.patterns, &mut client.life) {
+                (Some(patterns), _) => patterns.delivered_elsewhere(range),
+                (None, Some(life)) => life.delivered_elsewhere(range),
+                _ => {}
+            }
         }
         self.unsubscribe(id);
     }

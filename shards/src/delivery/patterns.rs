@@ -40,7 +40,7 @@ pub(crate) struct PatternFeed {
 }
 
 /// Ranges remembered of sources on which the feed is live.
-const DELIVERED_MAX: usize = 256;
+pub(crate) const DELIVERED_MAX: usize = 256;
 
 /// Offsets of a session that a session subscription delivered before it ended.
 #[derive(Clone, Copy, Debug)]

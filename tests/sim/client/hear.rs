@@ -284,6 +284,7 @@ impl Client {
             }
         }
         let again_latest = follow.shared.asked_latest && follow.next.is_some();
+        follow.maybe_latest = false;
         follow.begins(follow.next, next)?;
         match follow.next {
             _ if again_latest => {}

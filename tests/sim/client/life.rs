@@ -65,6 +65,11 @@ impl Life {
         matches!(self.stage, Stage::Asked | Stage::Restoring(..))
     }
 
+    /// A feed is to be restored.
+    pub(super) fn restores_feed(&self) -> bool {
+        matches!(self.stage, Stage::Restoring(_, true))
+    }
+
     /// A subscribe was answered.
     pub(super) fn stands(&mut self, session: &str) {
         if self.stage == Stage::Living {
@@ -272,13 +277,20 @@ impl Follow {
             (self.first, self.next) = (next, Some(next));
             return Ok(());
         };
+        if next > stood && self.maybe_latest {
+            // It had begun again from the latest, and the answer was lost; what lies between was the feed's.
+            self.passed.push((stood, next));
+            self.untold.push((stood, next));
+            self.next = Some(next);
+            return Ok(());
+        }
         if next > stood && !retention {
             return Err(format!("goes on at {next}, stood at {stood}: what lies between is lost"));
         }
         self.first = self.first.min(next);
         self.next = Some(next.min(stood));
         self.events.retain(|(offset, _)| *offset < next);
-        for ranges in [&mut self.gaps, &mut self.damaged] {
+        for ranges in [&mut self.gaps, &mut self.damaged, &mut self.passed] {
             ranges.retain(|(from, _)| *from < next);
             ranges.iter_mut().for_each(|(_, to)| *to = next.min(*to));
         }

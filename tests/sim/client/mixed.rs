@@ -19,6 +19,8 @@ pub(super) struct Shared {
     pub start: u64,
     /// The subscription was asked for from the latest.
     pub asked_latest: bool,
+    /// There was a feed when its end was asked for.
+    fed: bool,
     /// Where it stood when its end was asked for, and when that was answered.
     leaving: Option<(u64, u64)>,
     /// Delivered by subscriptions that have ended, or left to them and said to be.
@@ -76,6 +78,7 @@ impl Follow {
 
     /// The subscription has ended at its client's word.
     pub(super) fn ended(&mut self, fed: bool) {
+        let fed = fed && self.shared.fed;
         self.state = if fed { State::Left } else { State::Idle };
         if let Some(next) = self.next.filter(|_| fed) {
             self.shared.done.push((self.shared.start, next));
@@ -136,6 +139,7 @@ impl Client {
             return;
         }
         (follow.state, follow.shared.asked_latest) = (State::Asked, true);
+        follow.maybe_latest = true;
         self.counts.add("subscribe to a session", "again from the latest, beside a feed");
         let id = self.command(Pending::Subscribe(session.clone()));
         self.send(
@@ -146,8 +150,12 @@ impl Client {
 
     /// Notes where a subscription stands whose end is asked for.
     pub(super) fn leave(&mut self, session: &str) {
+        // What is left before there is a feed, that feed knows nothing of.
+        let asked = self.feed.as_ref().is_some_and(|feed| feed.state != State::Idle);
+        let fed = asked || self.life.restores_feed();
         let follow = self.follows.get_mut(session).expect("live");
         follow.state = State::Leaving;
         follow.shared.leaving = follow.next.map(|next| (next, next));
+        follow.shared.fed = fed;
     }
 }

@@ -140,6 +140,8 @@ pub struct Follow {
     left: Vec<(u64, u64)>,
     /// What may have been left and not said, because the connection went.
     untold: Vec<(u64, u64)>,
+    /// Asked to begin again from the latest, and not answered.
+    maybe_latest: bool,
     /// What this connection brought, beside a feed.
     shared: mixed::Shared,
 }
