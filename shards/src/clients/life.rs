@@ -324,7 +324,20 @@ impl Shard {
         };
         client.in_flight = client.in_flight.saturating_sub(1);
         let own = client.opening.take().map(|own| *own);
-        let life = Life::begin(generation, kept, state, own);
+        let mut life = Life::begin(generation, kept, state, own);
+        // What it subscribed to before it had a life, and was sent: frames are counted from the connection's first.
+        let (frames, acknowledged) = client.event_frames();
+        let mut sent = Vec::new();
+        let mut slot = client.subscriptions;
+        while slot != NONE {
+            let subscription = &self.readers.subscriptions[slot as usize];
+            if subscription.cursor != u64::MAX && subscription.cursor > subscription.start {
+                sent.push((slot, subscription.start));
+            }
+            slot = subscription.next_of_client;
+        }
+        life.ledger.begin_at(frames, acknowledged, sent.into_iter());
+        life.seen.frames = frames;
         let (sessions, patterns) = (life.restore.len() as u32, life.restore_patterns.is_some());
         client.life = Some(Box::new(life));
         self.lives.restoring.push(connection);

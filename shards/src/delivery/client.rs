@@ -104,6 +104,11 @@ impl Client {
         self.credit.bytes_delivered += bytes as u64;
     }
 
+    /// Event frames so far: queued, acknowledged.
+    pub fn event_frames(&self) -> (u64, u64) {
+        (self.credit.events_delivered, self.credit.events_acknowledged)
+    }
+
     /// Cumulative acknowledgement. Refused where it runs ahead of what was delivered or falls back.
     pub fn acknowledge(&mut self, events: u64, bytes: Option<u64>) -> Result<(), Refused> {
         let c = &mut self.credit;

@@ -39,6 +39,16 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// For a connection that was sent `frames` before it had a ledger, of which `acknowledged` are worked off; `cursors` had been
+    /// sent something: slot and first offset.
+    pub fn begin_at(&mut self, frames: u64, acknowledged: u64, cursors: impl Iterator<Item = (u32, Offset)>) {
+        self.frames = frames;
+        if acknowledged < frames {
+            self.coarse.extend(cursors);
+            self.coarse_until = frames;
+        }
+    }
+
     /// An event frame was queued for a cursor.
     pub fn delivered(&mut self, cursor: u32, offset: Offset) {
         self.frames += 1;
@@ -146,6 +156,18 @@ mod tests {
         ledger.delivered(1, 1);
         ledger.acknowledged(2);
         assert_eq!(ledger.unacknowledged(1), Some(1));
+    }
+
+    #[test]
+    fn frames_from_before_it_began_count_and_come_again() {
+        let mut ledger = Ledger::default();
+        ledger.begin_at(2, 1, [(1, 40)].into_iter());
+        ledger.delivered(1, 42);
+        assert_eq!(ledger.unacknowledged(1), Some(40));
+        ledger.acknowledged(2);
+        assert_eq!(ledger.unacknowledged(1), Some(42), "the third frame is not worked off by two");
+        ledger.acknowledged(3);
+        assert_eq!(ledger.unacknowledged(1), None);
     }
 
     proptest! {
