@@ -2,44 +2,47 @@
 //!
 //! ```text
 //!   refuse early     limits of the process · memory plan · data folder and its lock · port     exit status 2, one line
+//!   seats            one pinned thread per shard, each opens its own ring and reports
+//!   folder           a takeover waits for it here: everything above is done while the running server serves
 //!   recover          folder ─► one log per shard, with a verdict for each segment
-//!   start            background thread; one pinned thread per shard, each opens its own ring and reports
-//!   introduce        every shard learns how to reach the others, gets its listening socket, and accepts
+//!   introduce        every shard gets its log, learns how to reach the others, gets its listening sockets, and accepts
 //!   ready            what was opened · the memory plan · a line to paste · `ready http://ADDR`
-//!   wait             a signal, a poisoned log, a broken ring
+//!   wait             a signal, a process that takes over, a poisoned log, a broken ring
 //!   stop             see `shutdown`
 //! ```
 
 use crate::config::{Config, Origin, Switch};
-use crate::disk::background::{BackgroundThread, Desk};
-use crate::disk::executor::Executor;
+use crate::disk::background::BackgroundThread;
 use crate::disk::folder::DataFolder;
 use crate::disk::keys;
 use crate::disk::words_of;
 use crate::net::{NetConfig, SendLimits};
 use crate::plan::{self, Parts, Plan};
 use crate::reactor::clock::Clock;
-use crate::reactor::control::{CONTROL_MESSAGES_MAX, Control, Peer, Report};
-use crate::reactor::{Ended, Frames, Reactor, ReactorConfig, close_table, random_u64};
+use crate::reactor::control::{Control, Peer, Report};
+use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64};
 use crate::ring::{Ring, RingConfig, Waker};
-use crate::shutdown;
+use crate::shutdown::{self, Bounds, Cause, Outcome};
 use crate::wire::token::{Key, Tokens};
+use seat::{Belongings, Seat};
 use shards::ids::ShardId;
 use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
-use shards::{Shard, ShardConfig, mailbox};
+use shards::{ShardConfig, mailbox};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use storage::ids::HashKey;
-use storage::log::{Log, LogConfig, RecoveredLog};
+use storage::log::RecoveredLog;
 use storage::recovery::{self, RecoverError};
+use takeover::{Gate, Offer, Takeover};
 
 mod listener;
 pub(crate) mod process;
+mod seat;
+mod takeover;
 
 /// The request or the machine is wrong: one line on stderr.
 const STATUS_REFUSED: u8 = 2;
@@ -48,10 +51,26 @@ const STATUS_FAILED: u8 = 1;
 
 /// Serves until it is told to stop.
 pub fn serve(config: Config) -> ExitCode {
+    end_of(&config, Way::Fresh)
+}
+
+/// Takes the place of the server that runs on the same data folder, and serves until it is told to stop.
+pub fn take_over(config: Config) -> ExitCode {
+    end_of(&config, Way::Takeover)
+}
+
+/// How a process comes to its folder and its port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Fresh,
+    Takeover,
+}
+
+fn end_of(config: &Config, way: Way) -> ExitCode {
     process::log_to_stderr(&config.log);
-    match run(&config) {
+    match run(config, way) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { status, line }) => {
+        Err(Failure { status, line, .. }) => {
             eprintln!("tidegate: {line}");
             ExitCode::from(status)
         }
@@ -61,17 +80,19 @@ pub fn serve(config: Config) -> ExitCode {
 struct Failure {
     status: u8,
     line: String,
+    /// Every log is closed all the same.
+    closed: bool,
 }
 
 fn refused(why: impl std::fmt::Display) -> Failure {
-    Failure { status: STATUS_REFUSED, line: why.to_string() }
+    Failure { status: STATUS_REFUSED, line: why.to_string(), closed: false }
 }
 
 fn failed(why: impl std::fmt::Display) -> Failure {
-    Failure { status: STATUS_FAILED, line: why.to_string() }
+    Failure { status: STATUS_FAILED, line: why.to_string(), closed: false }
 }
 
-fn run(config: &Config) -> Result<(), Failure> {
+fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let shards = config.shard_count();
     let connections = connections_per_shard(config, shards)?;
     let plan = memory_plan(config);
@@ -82,53 +103,116 @@ fn run(config: &Config) -> Result<(), Failure> {
     Ring::open(&RingConfig::SMALLEST, Waker::new().map_err(refused)?).map_err(refused)?;
 
     shutdown::hold_signals();
-    let folder = Arc::new(DataFolder::open(&config.data).map_err(refused)?);
-    let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
-    let logs = recover(&folder, shards)?;
-    let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
-    let keys = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
-    let tokens = Tokens::new(keys, config.resume_token_life_ms);
-    let background = BackgroundThread::start(Arc::clone(&folder)).map_err(refused)?;
-
+    let (start, address, mut listeners) = Start::begin(config, shards, way)?;
     let (reports_in, reports) = flume::unbounded(); // a handful of messages per shard in its whole life
-    let mut threads = Vec::new();
+    let mut seats = Vec::new();
     let clock = Clock::start();
     let cores = process::cores();
     let spin_us_max = if usize::from(shards) <= cores.len() { SPIN_US_MAX } else { 0 };
-    for (number, (log, mail)) in logs.into_iter().zip(mailbox::mesh(shards, &config.limits())).enumerate() {
-        let shard = ShardId(number as u16);
-        let waker = Waker::new().map_err(refused)?;
-        let bell = waker.clone();
+    for number in 0..shards {
+        let shard = ShardId(number);
         let seat = Seat {
-            config: reactor_config(config, shard, connections, spin_us_max, tokens.clone()),
-            shard: ShardConfig { shard, shards, limits: config.limits(), seed: random_u64() },
+            shard,
+            config: reactor_config(config, shard, connections, spin_us_max),
+            clock,
+            waker: Waker::new().map_err(refused)?,
+            reports: reports_in.clone(),
+            core: cores.get(usize::from(number) % cores.len().max(1)).copied(),
+        };
+        seats.push(seat.start().map_err(refused)?);
+    }
+    let mails = mailbox::mesh(shards, &config.limits());
+    let peers = ready(shards, &reports)?;
+
+    let folder = Arc::new(start.folder(config)?);
+    listener::join(address, &mut listeners, shards).map_err(refused)?;
+    let logs = recover(&folder, shards)?;
+    let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
+    let keys: Vec<Key> = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
+    let background = BackgroundThread::start(Arc::clone(&folder)).map_err(refused)?;
+    for (number, (recovered, mail)) in logs.into_iter().zip(mails).enumerate() {
+        let bell = peers[number].waker.clone();
+        let belongings = Belongings {
+            shard: ShardConfig { shard: ShardId(number as u16), shards, limits: config.limits(), seed: random_u64() },
             log: config.log_config(),
-            recovered: log,
+            recovered,
             mail,
             folder: Arc::clone(&folder),
             desk: background.desk(move || bell.wake()),
-            clock,
-            waker,
-            reports: reports_in.clone(),
-            core: cores.get(number % cores.len().max(1)).copied(),
+            tokens: Tokens::new(keys.clone(), config.resume_token_life_ms),
         };
-        threads.push(seat.start().map_err(refused)?);
+        seats[number].belongings.send(belongings).map_err(|_| failed("a shard's thread died while starting"))?;
     }
 
-    let peers = introduce(shards, listeners, &reports)?;
+    let bounds = Bounds {
+        drain: Duration::from_millis(config.drain_ms_max),
+        stop: Duration::from_millis(config.stop_timeout_ms),
+    };
+    let copies = listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>().map_err(refused)?;
+    introduce(&peers, listeners)?;
+    let gate = Gate::open(&folder, Offer { listeners: copies, address, within: bounds.sum() }, reports_in.clone());
     announce(config, address, shards, &folder, &plan);
     shutdown::forward_signals(reports_in);
-    let ended = wait(&reports, &peers, config);
-    if ended.is_ok() {
-        for thread in threads {
-            let _ = thread.join();
+    let ended = serve_until_the_end(&reports, &peers, bounds, &gate);
+    if matches!(ended, Ok(_) | Err(Failure { closed: true, .. })) {
+        for seat in seats {
+            let _ = seat.thread.join();
         }
         background.stop();
+        gate.close();
+        // The last owner: the lock goes with it.
+        drop(folder);
+        gate.release();
     } else {
         // Threads that cannot be trusted to end must not keep a broken process alive: its end releases everything.
         std::mem::forget(background);
     }
     ended
+}
+
+/// Where the folder and the sockets come from.
+enum Start {
+    /// They were free.
+    Fresh(DataFolder),
+    /// A running server has them. It is asked for the folder when everything else is there.
+    Taking(Box<Takeover>),
+}
+
+impl Start {
+    fn begin(config: &Config, shards: u16, way: Way) -> Result<(Start, SocketAddr, Vec<OwnedFd>), Failure> {
+        if way == Way::Fresh {
+            let folder = DataFolder::open(&config.data).map_err(refused)?;
+            let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
+            return Ok((Start::Fresh(folder), address, listeners));
+        }
+        let mut taking = Takeover::begin(&config.data).map_err(refused)?;
+        let (address, listeners) = (taking.address, std::mem::take(&mut taking.listeners));
+        let chosen = !matches!(config.origin("listen"), None | Some(Origin::Default));
+        if chosen && config.listen != address {
+            return Err(refused(format!(
+                "the running server listens on {address}, not on {}: a takeover keeps the address; leave --listen out, or stop and start",
+                config.listen
+            )));
+        }
+        Ok((Start::Taking(Box::new(taking)), address, listeners))
+    }
+
+    /// The folder, once it is this process's own.
+    fn folder(self, config: &Config) -> Result<DataFolder, Failure> {
+        match self {
+            Start::Fresh(folder) => Ok(folder),
+            Start::Taking(taking) => {
+                tracing::info!(
+                    pid = taking.pid,
+                    "all is ready but the data folder: the running server begins to drain"
+                );
+                taking.wait().map_err(refused)?;
+                let folder = taking.open_folder(&config.data).map_err(refused)?;
+                tracing::info!(pid = taking.pid, "the data folder is free");
+                Ok(folder)
+            }
+        }
+    }
 }
 
 /// Longest spin of a shard before it parks, where it has a core of its own.
@@ -173,8 +257,7 @@ const _: () = assert!(
 
 /// What a server with this configuration may hold, as it is checked before it starts.
 pub fn memory_plan(config: &Config) -> Plan {
-    let shard =
-        reactor_config(config, ShardId(0), config.connections_per_shard_max as usize, 0, Tokens::new(Vec::new(), 0));
+    let shard = reactor_config(config, ShardId(0), config.connections_per_shard_max as usize, 0);
     let parts = Parts {
         ring_bytes: shard.ring.memory_bytes() as u64,
         frame_cache_bytes: Frames::memory_bytes_max() as u64,
@@ -188,13 +271,7 @@ fn echo_bytes(config: &Config) -> usize {
     if config.echo { crate::reactor::ECHO_ASSEMBLY_BYTES_MAX } else { 0 }
 }
 
-fn reactor_config(
-    config: &Config,
-    shard: ShardId,
-    connections: usize,
-    spin_us_max: u64,
-    tokens: Tokens,
-) -> ReactorConfig {
+fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_max: u64) -> ReactorConfig {
     let limits = config.limits();
     let us = |ms: u64| ms.saturating_mul(1000);
     let echo_bytes = echo_bytes(config);
@@ -227,10 +304,14 @@ fn reactor_config(
         },
         net,
         limits,
-        tokens,
         echo_open: config.echo,
         spin_us_max,
-        drain_us_max: us(config.stop_timeout_ms) / 2,
+        drain: DrainLimits {
+            drain_us_max: us(config.drain_ms_max),
+            wave_us: us(config.drain_wave_ms),
+            wave_connections: config.drain_wave_connections as usize,
+            grace_us: us(config.drain_grace_ms),
+        },
     }
 }
 
@@ -257,56 +338,8 @@ fn recover(folder: &DataFolder, shards: u16) -> Result<Vec<RecoveredLog>, Failur
     Ok(recovered.logs)
 }
 
-/// All that a shard's thread takes with it.
-struct Seat {
-    config: ReactorConfig,
-    shard: ShardConfig,
-    log: LogConfig,
-    recovered: RecoveredLog,
-    mail: mailbox::Mailboxes,
-    folder: Arc<DataFolder>,
-    desk: Desk,
-    clock: Clock,
-    waker: Waker,
-    reports: flume::Sender<Report>,
-    core: Option<usize>,
-}
-
-impl Seat {
-    fn start(self) -> std::io::Result<JoinHandle<()>> {
-        let name = format!("shard-{}", self.shard.shard.0);
-        std::thread::Builder::new().name(name).spawn(move || self.sit())
-    }
-
-    fn sit(self) {
-        let Seat { config, shard, log, recovered, mail, folder, desk, clock, waker, reports, core } = self;
-        let own = shard.shard;
-        if let Some(core) = core {
-            process::pin_to(core);
-        }
-        let (control_in, control) = flume::bounded(CONTROL_MESSAGES_MAX);
-        let core = Shard::new(shard, Log::new(log, recovered), mail);
-        let disk = Executor::new(folder, desk);
-        let report = |report| {
-            // Boot waits for reports until the process ends.
-            let _ = reports.send(report);
-        };
-        let mut reactor = match Reactor::open(config, core, disk, clock, waker, control, reports.clone()) {
-            Ok(reactor) => reactor,
-            Err(why) => return report(Report::Refused { why: why.to_string() }),
-        };
-        let (peer, direct_slots) = (reactor.address(control_in), reactor.direct_slots());
-        report(Report::Ready { shard: own, peer, direct_slots });
-        match reactor.run() {
-            Ok(()) => {}
-            Err(Ended::Poisoned(fault)) => report(Report::Poisoned { shard: own, fault }),
-            Err(Ended::Broken(error)) => report(Report::Broken { shard: own, why: error.to_string() }),
-        }
-    }
-}
-
-/// Waits until every shard is there, then lets them know each other and accept.
-fn introduce(shards: u16, listeners: Vec<OwnedFd>, reports: &flume::Receiver<Report>) -> Result<Arc<[Peer]>, Failure> {
+/// Waits until every shard has its ring.
+fn ready(shards: u16, reports: &flume::Receiver<Report>) -> Result<Arc<[Peer]>, Failure> {
     let mut seats: Vec<Option<Peer>> = vec![None; usize::from(shards)];
     while seats.iter().any(Option::is_none) {
         match reports.recv() {
@@ -319,13 +352,17 @@ fn introduce(shards: u16, listeners: Vec<OwnedFd>, reports: &flume::Receiver<Rep
             Err(_) => return Err(failed("a shard's thread died while starting")),
         }
     }
-    let peers: Arc<[Peer]> = seats.into_iter().flatten().collect();
-    for (peer, listener) in peers.iter().zip(listeners) {
-        let serve = Control::Serve { peers: Arc::clone(&peers), listener };
+    Ok(seats.into_iter().flatten().collect())
+}
+
+/// Lets the shards know each other and accept.
+fn introduce(peers: &Arc<[Peer]>, listeners: Vec<OwnedFd>) -> Result<(), Failure> {
+    for (peer, listeners) in peers.iter().zip(listener::deal(listeners, peers.len() as u16)) {
+        let serve = Control::Serve { peers: Arc::clone(peers), listeners };
         peer.control.send(serve).map_err(|_| failed("a shard's thread died while starting"))?;
         peer.waker.wake();
     }
-    Ok(peers)
+    Ok(())
 }
 
 /// Tells whoever started the server what it is and how to talk to it. The last line is for programs.
@@ -351,13 +388,43 @@ fn announce(config: &Config, address: SocketAddr, shards: u16, folder: &DataFold
     let _ = out.flush();
 }
 
-fn wait(reports: &flume::Receiver<Report>, peers: &[Peer], config: &Config) -> Result<(), Failure> {
+/// Serves, also past a takeover that came to nothing, until all logs are closed.
+fn serve_until_the_end(
+    reports: &flume::Receiver<Report>,
+    peers: &[Peer],
+    bounds: Bounds,
+    gate: &Gate,
+) -> Result<(), Failure> {
+    loop {
+        let cause = wait(reports)?;
+        if cause == Cause::Signal {
+            gate.end();
+        }
+        let closed = |line: &str| Failure { closed: true, ..failed(line) };
+        match shutdown::stop(peers, reports, bounds, cause).map_err(failed)? {
+            Outcome::Stays => gate.serve_on("it serves on, since the takeover did not come about"),
+            Outcome::Ended { hurried: true, .. } => {
+                return Err(closed("a second signal: clients were cut off; what was acknowledged is on disk"));
+            }
+            Outcome::Ended { taker_gone: true, .. } if cause == Cause::Takeover => {
+                return Err(closed("the process that was to take over is gone: start the server again"));
+            }
+            Outcome::Ended { .. } => return Ok(()),
+        }
+    }
+}
+
+/// Waits for a reason to end.
+fn wait(reports: &flume::Receiver<Report>) -> Result<Cause, Failure> {
     loop {
         match reports.recv() {
             Ok(Report::Signal(signal)) => {
                 tracing::info!(signal, "stopping");
-                let timeout = Duration::from_millis(config.stop_timeout_ms);
-                return shutdown::stop(peers, reports, timeout).map_err(failed);
+                return Ok(Cause::Signal);
+            }
+            Ok(Report::TakerReady { pid }) => {
+                tracing::info!(pid, "another process takes over: stopping");
+                return Ok(Cause::Takeover);
             }
             Ok(Report::Poisoned { shard, fault }) => {
                 return Err(failed(format!(

@@ -499,6 +499,16 @@ impl Shard {
         self.counters
     }
 
+    /// Commands of this connection that were taken and have no reply yet.
+    pub fn commands_in_flight(&self, connection: ConnectionId) -> u32 {
+        self.readers.clients.get(connection).map_or(0, |client| client.in_flight)
+    }
+
+    /// Nothing is left to be said to another shard or kept of a client that is gone, but for mail that is on its way.
+    pub fn is_settled(&self) -> bool {
+        !self.mail.holds_mail() && !self.lives.wait() && !self.homes.wait()
+    }
+
     /// Connected clients.
     pub fn clients(&self) -> usize {
         self.readers.clients.len()

@@ -1,4 +1,11 @@
 //! Listening sockets: one per shard on the same port, so that the kernel deals connections out.
+//!
+//! ```text
+//!   a fresh start      bind     port ─► one socket a shard
+//!   a takeover         taken    sockets of the running server, all of them: a closed one would reset those who wait in it
+//!                      join     more on the same port where there are fewer than shards
+//!                      deal     shard 0: 0, n, 2n …   shard 1: 1, n+1 …      where there are more than shards
+//! ```
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// Connections the kernel holds for each shard until they are accepted.
 const BACKLOG: i32 = 4096;
+
+/// A connection is accepted when its request begins to come, or about so many seconds after it was made.
+const REQUEST_WITHIN_S: libc::c_int = 3;
 
 /// After a kill the kernel takes down the old process's rings, and with them its listening sockets, a moment later than
 /// the process itself: a port is in use only if it stays so.
@@ -51,11 +61,44 @@ pub(super) fn bind(address: SocketAddr, count: u16) -> Result<(SocketAddr, Vec<O
     for _ in 1..count {
         sockets.push(bound(address, true).map_err(explain)?);
     }
-    for socket in &sockets {
-        // SAFETY: a valid descriptor and a plain number.
-        check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) }).map_err(explain)?;
-    }
+    listen(&sockets).map_err(explain)?;
     Ok((address, sockets))
+}
+
+/// Adds sockets to those of a server that was taken over, until there is one for each shard.
+pub(super) fn join(address: SocketAddr, sockets: &mut Vec<OwnedFd>, count: u16) -> Result<(), BindError> {
+    let more = (sockets.len()..usize::from(count)).map(|_| bound(address, true)).collect::<io::Result<Vec<_>>>();
+    let explain = |error| BindError(format!("cannot listen on {address} with more shards: {error}"));
+    let more = more.and_then(|more| listen(&more).map(|()| more)).map_err(explain)?;
+    sockets.extend(more);
+    Ok(())
+}
+
+/// Gives every shard its sockets. There are no fewer than shards.
+pub(super) fn deal(sockets: Vec<OwnedFd>, shards: u16) -> Vec<Vec<OwnedFd>> {
+    let mut dealt: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
+    for (at, socket) in sockets.into_iter().enumerate() {
+        dealt[at % usize::from(shards)].push(socket);
+    }
+    dealt
+}
+
+/// Are these listening TCP sockets of that address?
+pub(super) fn check_received(sockets: &[OwnedFd], address: SocketAddr) -> io::Result<()> {
+    for socket in sockets {
+        if get(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 0 || local_address(socket)? != address {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("what came does not listen on {address}")));
+        }
+    }
+    Ok(())
+}
+
+fn listen(sockets: &[OwnedFd]) -> io::Result<()> {
+    for socket in sockets {
+        // SAFETY: a valid descriptor and a plain number.
+        check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    }
+    Ok(())
 }
 
 fn bound(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
@@ -64,12 +107,14 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: `fd` was just created and is owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if shared {
-        set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT)?;
+        set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     }
     // Accepted sockets inherit it.
-    set(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY)?;
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    // Until its request is there a connection is the listening socket's, and moves with it to whoever takes over.
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, REQUEST_WITHIN_S)?;
     match address {
         SocketAddr::V4(v4) => {
             let name = libc::sockaddr_in {
@@ -104,13 +149,20 @@ fn bind_to<T>(socket: &OwnedFd, name: &T) -> io::Result<()> {
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const *name).cast(), size_of::<T>() as u32) }).map(drop)
 }
 
-fn set(socket: &OwnedFd, level: i32, option: i32) -> io::Result<()> {
-    let on: libc::c_int = 1;
+fn set(socket: &OwnedFd, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the option's value is an int of the length that is passed.
     check(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), size_of::<libc::c_int>() as u32)
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size_of::<libc::c_int>() as u32)
     })
     .map(drop)
+}
+
+fn get(socket: &OwnedFd, level: i32, option: i32) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut bytes = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option's value is an int, and `value` is a writable one of the length that is passed.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut bytes) })?;
+    Ok(value)
 }
 
 fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
@@ -140,5 +192,21 @@ mod tests {
         bind("[::1]:0".parse().unwrap(), 2).unwrap();
         let line = bind("203.0.113.1:7777".parse().unwrap(), 1).unwrap_err().to_string();
         assert!(line.contains("no address of this machine"), "{line}");
+    }
+
+    #[test]
+    fn sockets_that_were_taken_over_are_checked_joined_and_dealt_out() {
+        let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        check_received(&sockets, address).unwrap();
+        check_received(&sockets, "127.0.0.1:1".parse().unwrap()).unwrap_err();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        check_received(&[OwnedFd::from(client)], address).unwrap_err();
+        check_received(&[OwnedFd::from(io::pipe().unwrap().0)], address).unwrap_err();
+        join(address, &mut sockets, 1).unwrap();
+        assert_eq!(sockets.len(), 2, "none is closed: connections wait in it");
+        join(address, &mut sockets, 5).unwrap();
+        check_received(&sockets, address).unwrap();
+        let dealt: Vec<usize> = deal(sockets, 2).iter().map(Vec::len).collect();
+        assert_eq!(dealt, [3, 2]);
     }
 }

@@ -17,6 +17,7 @@ mod client;
 mod keys;
 mod log;
 mod publish;
+mod serve;
 mod subscribe;
 
 use crate::config::{Config, ConfigError, Layers};
@@ -32,13 +33,12 @@ struct Line {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: ConfigArgs,
+    serve: serve::ServeArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the server (the default).
-    Serve(ConfigArgs),
+    Serve(serve::ServeArgs),
     /// Print every value and where it came from, and check that the server would start with them.
     CheckConfig(ConfigArgs),
     Pub(publish::PubArgs),
@@ -110,9 +110,9 @@ fn environment() -> Vec<(String, String)> {
 pub fn main() -> ExitCode {
     let line = Line::parse();
     let done = match line.command.unwrap_or(Command::Serve(line.serve)) {
-        Command::Serve(args) => match args.load() {
-            Ok(config) => return crate::boot::serve(config),
-            Err(why) => Err(Failure::wrong(why)),
+        Command::Serve(args) => match serve::run(args) {
+            Ok(status) => return status,
+            Err(why) => Err(why),
         },
         Command::CheckConfig(args) => args.load().map_err(Failure::wrong).and_then(|config| check_config::run(&config)),
         Command::Pub(args) => publish::run(&args),

@@ -124,7 +124,15 @@ settings! {
     handshake_timeout_ms: u64 = "10s";
     /// A resume token is believed for so long after it was given.
     resume_token_life_ms: u64 = "7d";
-    /// Time for `goaway`, last sends and the final checkpoint on SIGTERM.
+    /// On SIGTERM or a takeover every connection is gone after so long; what is left of them then is cut off.
+    drain_ms_max: u64 = "10s";
+    /// Connections of a shard that are told to go away in one wave; more where the waves would not end in time.
+    drain_wave_connections: u32 = "1000";
+    /// From one wave to the next.
+    drain_wave_ms: u64 = "100ms";
+    /// From being told to being closed: time to finish what is under way.
+    drain_grace_ms: u64 = "500ms";
+    /// Time for the last commits and the final checkpoint, when the connections are gone.
     stop_timeout_ms: u64 = "10s";
 
     /// Size of one log file. Kept by existing files; applies to new ones.
@@ -329,6 +337,7 @@ impl Config {
             ("no_space_retry_ms", self.no_space_retry_ms),
             ("checkpoint_bytes", self.checkpoint_bytes),
             ("handshake_timeout_ms", self.handshake_timeout_ms),
+            ("drain_wave_connections", u64::from(self.drain_wave_connections)),
         ] {
             if value == 0 {
                 return refuse(key, "0 would stop the server from working; give at least 1".into());

@@ -10,38 +10,67 @@ use crate::ring::{Completion, Kind, Ring, Socket, UserData};
 use shards::ids::{ConnectionId, Now, ShardId};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+/// A listening socket. Most often a shard has one; after a takeover with fewer shards some have more.
+pub(super) struct Listener {
+    socket: OwnedFd,
+    /// An accept is with the kernel.
+    armed: bool,
+}
+
+impl Listener {
+    fn user_data(at: usize) -> UserData {
+        UserData::new(Kind::Accept, at as u32, 0)
+    }
+}
+
 impl Net {
-    /// Starts to accept.
-    pub fn listen(&mut self, listener: OwnedFd, ring: &mut Ring) {
-        self.listener = Some(listener);
+    /// Starts to accept from these sockets.
+    pub fn listen(&mut self, listeners: Vec<OwnedFd>, ring: &mut Ring) {
+        self.listeners = listeners.into_iter().map(|socket| Listener { socket, armed: false }).collect();
+        self.listen_again(ring);
+    }
+
+    /// Accepts again after [`Net::stop_listening`].
+    pub fn listen_again(&mut self, ring: &mut Ring) {
         self.accepting = true;
         self.arm_accept(ring);
     }
 
-    /// Accepts nothing more. Connections that are there go on.
+    /// Accepts nothing more. Connections that are there go on; so do those that the kernel has accepted already.
     pub fn stop_listening(&mut self, ring: &mut Ring) {
         self.accepting = false;
         self.accept_retry_us = None;
-        if self.accept_armed {
-            ring.cancel(UserData::only(Kind::Accept), UserData::only(Kind::AcceptCancel));
+        for at in (0..self.listeners.len()).filter(|at| self.listeners[*at].armed) {
+            ring.cancel(Listener::user_data(at), UserData::new(Kind::AcceptCancel, at as u32, 0));
         }
     }
 
+    /// Are connections accepted?
+    pub fn is_listening(&self) -> bool {
+        self.accepting
+    }
+
     pub(super) fn arm_accept(&mut self, ring: &mut Ring) {
-        if let (true, false, Some(listener)) = (self.accepting, self.accept_armed, &self.listener) {
-            ring.accept(listener.as_raw_fd(), UserData::only(Kind::Accept));
-            self.accept_armed = true;
+        if !self.accepting {
+            return;
+        }
+        for (at, listener) in self.listeners.iter_mut().enumerate().filter(|(_, listener)| !listener.armed) {
+            ring.accept(listener.socket.as_raw_fd(), Listener::user_data(at));
+            listener.armed = true;
         }
     }
 
     pub(super) fn accepted(&mut self, completion: &Completion, now: Now, ring: &mut Ring) {
-        if !completion.more() {
-            self.accept_armed = false;
+        if let (false, Some(listener)) =
+            (completion.more(), self.listeners.get_mut(completion.user_data.slot() as usize))
+        {
+            listener.armed = false;
         }
         match completion.ok() {
             Ok(number) => {
                 let socket = socket(number, ring);
-                if !self.accepting || self.table.is_full() {
+                // One that came while the accept was being taken back is served like those before it: it gets an answer.
+                if self.table.is_full() {
                     ring.close(socket, UserData::only(Kind::Close));
                 } else {
                     self.stats.accepted += 1;
@@ -54,7 +83,7 @@ impl Net {
                 }
             }
             // No slot or descriptor is free, or the listener is being taken away: try again a little later.
-            Err(_) if !self.accept_armed && self.accepting => {
+            Err(_) if !completion.more() && self.accepting => {
                 self.accept_retry_us = Some(now.mono_us + ACCEPT_RETRY_US)
             }
             Err(_) => {}
@@ -87,7 +116,7 @@ impl Net {
 
     /// Takes a socket with the bytes that were received from it elsewhere.
     pub fn adopt<S: Service>(&mut self, socket: Socket, head: Vec<u8>, now: Now, ring: &mut Ring, service: &mut S) {
-        if self.table.is_full() || (!self.accepting && self.listener.is_some()) {
+        if self.table.is_full() {
             ring.close(socket, UserData::only(Kind::Close));
             return;
         }

@@ -74,6 +74,8 @@ pub(super) struct Connection {
     pub close: bool,
     /// A ping is unanswered.
     pub pinged: bool,
+    /// What it sends is thrown away: it is about to be closed.
+    pub deaf: bool,
     /// Cancels and shutdowns whose completion is still to come.
     pub pending: u8,
     pub decoder: Decoder,
@@ -100,6 +102,7 @@ impl Connection {
             fin: false,
             close: false,
             pinged: false,
+            deaf: false,
             pending: 0,
             decoder: Decoder::new(0),
             assembly: Vec::new(),

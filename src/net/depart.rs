@@ -1,11 +1,11 @@
 //! Connections go: closed by us, by the peer, by time, or with the server.
 
-use super::connection::{Door, State};
+use super::connection::State;
 use super::receive::cancel_receive;
 use super::send_queue::Class;
 use super::service::Service;
 use super::websocket::{Opcode, append_close, append_frame};
-use super::{CLOSE_TIMEOUT_US, CloseWords, GOODBYES_PER_TURN_MAX, Net, TIMERS_PER_TURN_MAX};
+use super::{CLOSE_TIMEOUT_US, CloseWords, Net, TIMERS_PER_TURN_MAX};
 use crate::ring::{Kind, Ring, UserData};
 use shards::ids::{ConnectionId, Now};
 
@@ -210,33 +210,5 @@ impl Net {
             }
             _ => self.wheel.set(id.slot, connection.deadline_us),
         }
-    }
-
-    /// Closes every open connection with `words`, some in each call. `farewell` queues what is to be said before.
-    /// Returns how many it closed; connections that are still there after it returns 0 are on their way out.
-    pub fn say_goodbye<S: Service>(
-        &mut self,
-        words: CloseWords,
-        now: Now,
-        ring: &mut Ring,
-        service: &mut S,
-        mut farewell: impl FnMut(ConnectionId, Door, &mut super::Sends),
-    ) -> usize {
-        let from = *self.goodbye.get_or_insert(0);
-        let wave: Vec<ConnectionId> = self.table.from(from).take(GOODBYES_PER_TURN_MAX).collect();
-        let Some(last) = wave.last() else { return 0 };
-        self.goodbye = Some(last.slot + 1);
-        for id in &wave {
-            match self.table.get(*id).map(|c| (c.state, c.door)) {
-                Some((State::Open, door)) => {
-                    farewell(*id, door, &mut self.sends);
-                    self.close(*id, words, now, service);
-                    self.progress(*id, now, ring, service);
-                }
-                Some((State::Upgrading, _)) => self.end(*id, now, ring, service),
-                _ => {}
-            }
-        }
-        wave.len()
     }
 }

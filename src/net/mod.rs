@@ -5,7 +5,7 @@
 //!                                                          ▼
 //!   Recv ─► websocket::Decoder ─► Service::text ──► Sends ─► one send in flight ─► Send
 //!             │ partial: assembly        │ Later: held, receive cancelled, retried in rotation
-//!   wheel ─► ping, idle, upgrade and close time-outs
+//!   wheel ─► ping, idle, upgrade and close time-outs           leave: what a drain does to a connection
 //! ```
 //! One [`Net`] per shard, touched only by its thread. It owns sockets and bytes; what they mean is the [`Service`]'s.
 //! A slot is free again only when the kernel holds nothing that names it.
@@ -14,6 +14,7 @@ mod arrive;
 mod blocks;
 mod connection;
 mod depart;
+mod leave;
 mod lifecycle;
 mod pieces;
 mod receive;
@@ -35,10 +36,10 @@ pub use send_queue::{Class, SendLimits, Sends};
 pub use service::{Admission, Adoption, Service, Taken};
 
 use crate::ring::Filled;
+use arrive::Listener;
 use shards::ids::{ConnectionId, Now, ShardId};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use table::Table;
 use transmit::Scratch;
 use wheel::Wheel;
@@ -101,8 +102,6 @@ const ACCEPT_RETRY_US: u64 = 20_000;
 const RETRIES_PER_TURN_MAX: usize = 64;
 /// Timers looked at in one turn.
 const TIMERS_PER_TURN_MAX: usize = 256;
-/// Connections told to go away in one turn.
-const GOODBYES_PER_TURN_MAX: usize = 512;
 
 /// What a shard's connections have done so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,9 +127,8 @@ pub struct Net {
     /// Queues of bytes to be sent.
     pub sends: Sends,
     wheel: Wheel,
-    listener: Option<OwnedFd>,
+    listeners: Vec<Listener>,
     accepting: bool,
-    accept_armed: bool,
     accept_retry_us: Option<u64>,
     /// Connections with held input, in rotation.
     waiting: VecDeque<ConnectionId>,
@@ -145,8 +143,6 @@ pub struct Net {
     answer: Vec<u8>,
     scratch: Scratch,
     ticket: u32,
-    /// Slot up to which connections have been told to go away.
-    goodbye: Option<u32>,
     stats: NetStats,
 }
 
@@ -161,9 +157,8 @@ impl Net {
             table: Table::new(config.slots()),
             sends: Sends::new(config.slots(), config.sends)?,
             wheel: Wheel::new(config.slots(), now.mono_us),
-            listener: None,
+            listeners: Vec::new(),
             accepting: false,
-            accept_armed: false,
             accept_retry_us: None,
             waiting: VecDeque::new(),
             unarmed: Vec::new(),
@@ -174,7 +169,6 @@ impl Net {
             answer: Vec::new(),
             scratch: Scratch::new(),
             ticket: 0,
-            goodbye: None,
             stats: NetStats::default(),
         })
     }

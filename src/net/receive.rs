@@ -128,7 +128,7 @@ impl Net {
 
     fn decode<S: Service>(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now, service: &mut S) -> Outcome {
         let Some(connection) = self.table.get_mut(id) else { return Outcome::All };
-        let (door, open) = (connection.door, connection.state == State::Open);
+        let (door, hears) = (connection.door, connection.state == State::Open && !connection.deaf);
         let mut decoder = connection.decoder.clone();
         let mut assembly = std::mem::take(&mut connection.assembly);
         let before = assembly.capacity();
@@ -153,9 +153,9 @@ impl Net {
                     outcome = Outcome::PeerCloses(code);
                     break;
                 }
-                // After our close frame, data is read only to find the peer's.
-                Some(_) if !open => continue,
                 Some(Message::Pong(_)) => continue,
+                // After our close frame, or shortly before it, data is read only to find the peer's.
+                Some(_) if !hears => continue,
                 Some(Message::Ping(payload)) => {
                     self.answer.clear();
                     append_frame(&mut self.answer, Opcode::Pong, payload);

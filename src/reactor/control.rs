@@ -1,9 +1,9 @@
 //! The control plane: what reaches a shard beside mail. Rare, so a lock inside the channel does not matter.
 //!
 //! ```text
-//!   boot ── Serve, Drain, Stop, Release ──┐
-//!   peer ── Adopt, Revoke ────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
-//!   boot ◄── Report ──────────────────────────────────────────── reactor
+//!   boot ── Serve, Drain, Cut, Stay, Stop, Release ──┐
+//!   peer ── Adopt, Revoke ───────────────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
+//!   boot ◄── Report ─────────────────────────────────────────────────────── reactor, signals, taker
 //! ```
 
 use crate::net::Adoption;
@@ -23,8 +23,8 @@ pub enum Control {
     Serve {
         /// How to reach each shard, by number.
         peers: Arc<[Peer]>,
-        /// This shard's listening socket.
-        listener: OwnedFd,
+        /// This shard's listening sockets.
+        listeners: Vec<OwnedFd>,
     },
     /// A socket comes from a peer.
     Adopt(Adoption),
@@ -35,8 +35,15 @@ pub enum Control {
         /// Its ticket.
         ticket: u32,
     },
-    /// Accept nothing more, tell clients to go away, close their connections.
-    Drain,
+    /// Tell clients in waves to go away, and close their connections.
+    Drain {
+        /// Another process will accept who comes next; else who comes is told to come back later.
+        taken_over: bool,
+    },
+    /// Close the rest of the connections now.
+    Cut,
+    /// Do not drain after all: accept again.
+    Stay,
     /// Commit what is open, make the last checkpoint.
     Stop,
     /// Nobody needs this shard's ring any more: end the thread.
@@ -60,8 +67,13 @@ pub enum Report {
         /// The line.
         why: String,
     },
-    /// No connection is left.
+    /// No client is left.
     Drained {
+        /// Who.
+        shard: ShardId,
+    },
+    /// Accepts again.
+    Stays {
         /// Who.
         shard: ShardId,
     },
@@ -86,6 +98,16 @@ pub enum Report {
     },
     /// The operator asks to stop.
     Signal(i32),
+    /// Another process is ready to take over.
+    TakerReady {
+        /// Which.
+        pid: u32,
+    },
+    /// It is gone.
+    TakerGone {
+        /// Which.
+        pid: u32,
+    },
 }
 
 /// How to reach a shard.

@@ -27,8 +27,8 @@ pub struct Doors {
     pub shard: Shard,
     /// Time of this turn.
     pub now: Now,
-    /// Clients are sent away.
-    pub draining: bool,
+    /// Clients are sent away: whoever comes is to come back after so many seconds.
+    pub retry_after_s: Option<u32>,
     /// Signs and verifies what clients resume with.
     pub tokens: Tokens,
     hint: Vec<u8>,
@@ -52,7 +52,7 @@ impl Doors {
         Self {
             shard,
             now: Now::default(),
-            draining: false,
+            retry_after_s: None,
             tokens,
             hint: Vec::new(),
             own,
@@ -95,6 +95,11 @@ impl Doors {
         self.unheard
             .retain(|connection| shard.handle(Input::Disconnected { connection: *connection }, now) == Handled::Later);
         before - self.unheard.len()
+    }
+
+    /// The core has yet to hear of an end.
+    pub fn has_unheard(&self) -> bool {
+        !self.unheard.is_empty()
     }
 
     fn admit(
@@ -144,14 +149,13 @@ impl Service for Doors {
         match request {
             Request::Bad(bad) => http::append_bad(answer, bad),
             Request::NotFound => http::append_not_found(answer),
-            Request::Ready => http::append_health(answer, !self.draining),
+            Request::Ready => http::append_health(answer, self.retry_after_s.is_none()),
             Request::Health => http::append_health(answer, true),
-            Request::Upgrade(_) | Request::Echo(_) if self.draining => {
-                http::append_unavailable(
-                    answer,
-                    1,
-                    "the server is going down: connect again, everything durable is kept",
-                );
+            Request::Upgrade(_) | Request::Echo(_) if self.retry_after_s.is_some() => {
+                // Half of them a second later.
+                let seconds = self.retry_after_s.unwrap_or_default() + (id.slot & 1);
+                let why = "the server is going down: connect again, everything durable is kept";
+                http::append_unavailable(answer, seconds, why);
             }
             Request::Upgrade(_) | Request::Echo(_) if full => {
                 http::append_unavailable(answer, 2, "too many connections: try again later");

@@ -7,34 +7,38 @@
 //!            net     shard    net,shard  net→shard  disk    shard→net
 //! ```
 //! [`turn`] is the loop, [`doors`] is what a socket's bytes mean, [`post`] is how events become frames, [`pace`] says
-//! when to sleep, [`control`] and [`wind_down`] are everything that is rare. Nothing here decides about events; the shard does.
+//! when to sleep; [`station`] is a core before it has a log, [`control`], [`drain`] and [`wind_down`] are everything that is
+//! rare. Nothing here decides about events; the shard does.
 
 pub mod clock;
 pub mod control;
 mod doors;
+mod drain;
 mod echo;
 mod identity;
 mod log_memory;
 mod pace;
 mod post;
+mod station;
 mod turn;
 mod wind_down;
 
+pub use drain::DrainLimits;
 pub use echo::ECHO_ASSEMBLY_BYTES_MAX;
 pub use identity::random_u64;
 pub use post::Frames;
+pub use station::Station;
 
 use crate::disk::background::Desk;
 use crate::disk::executor::Executor;
 use crate::net::{CloseTable, Net, NetConfig};
-use crate::ring::{Completion, Ring, RingConfig, RingError, Waker};
+use crate::ring::{Completion, Ring, RingConfig};
 use crate::wire::codes::Close;
-use crate::wire::token::Tokens;
 use clock::Clock;
-use control::{Control, Peer, Report};
+use control::{Control, Report};
 use doors::Doors;
+use drain::Drain;
 use pace::Pace;
-use shards::Shard;
 use shards::ids::ShardId;
 use shards::limits::Limits;
 use std::io;
@@ -50,14 +54,12 @@ pub struct ReactorConfig {
     pub net: NetConfig,
     /// Bounds of the core.
     pub limits: Limits,
-    /// Signs and verifies what clients resume with.
-    pub tokens: Tokens,
     /// `/echo` is open.
     pub echo_open: bool,
     /// Longest spin before parking, microseconds; 0 where shards share a core.
     pub spin_us_max: u64,
-    /// From [`Control::Drain`] until connections are cut off, microseconds.
-    pub drain_us_max: u64,
+    /// How clients are sent away.
+    pub drain: DrainLimits,
 }
 
 /// Where a reactor stands between its start and its end. Only moves down.
@@ -66,9 +68,11 @@ enum Phase {
     /// Clients come and go.
     Serving,
     /// Clients are being sent away.
-    Draining { deadline_us: u64 },
-    /// No connection is left; peers may still need the log.
+    Draining,
+    /// No client is left; peers may still need the log.
     Drained,
+    /// What the shards still have to say to each other is heard.
+    Settling,
     /// The log is being closed.
     Stopping,
     /// The log is closed.
@@ -94,7 +98,9 @@ pub struct Reactor {
     reports: flume::Sender<Report>,
     shard: ShardId,
     phase: Phase,
-    drain_us_max: u64,
+    drain_limits: DrainLimits,
+    drain: Option<Drain>,
+    settle_by_us: u64,
     poisoned: Option<DiskFault>,
 }
 
@@ -108,50 +114,6 @@ pub enum Ended {
 }
 
 impl Reactor {
-    /// Opens the ring on the calling thread and takes all memory.
-    ///
-    /// # Errors
-    /// The ring or the memory cannot be had; one line with the cure.
-    pub fn open(
-        config: ReactorConfig,
-        shard: Shard,
-        disk: Executor<Desk>,
-        clock: Clock,
-        waker: Waker,
-        control: flume::Receiver<Control>,
-        reports: flume::Sender<Report>,
-    ) -> Result<Reactor, RingError> {
-        let ring = Ring::open(&config.ring, waker)?;
-        let net = Net::new(config.net, clock.read()).map_err(RingError::memory)?;
-        Ok(Reactor {
-            ring,
-            net,
-            doors: Doors::new(config.shard, shard, config.limits, config.echo_open, config.tokens),
-            disk,
-            frames: Frames::new(),
-            clock,
-            pace: Pace::new(config.spin_us_max),
-            batch: Vec::with_capacity(turn::COMPLETIONS_PER_TURN_MAX),
-            out: Vec::new(),
-            control,
-            reports,
-            shard: config.shard,
-            phase: Phase::Serving,
-            drain_us_max: config.drain_us_max,
-            poisoned: None,
-        })
-    }
-
-    /// How peers reach this reactor.
-    pub fn address(&self, control: flume::Sender<Control>) -> Peer {
-        Peer { ring: self.ring.raw_fd(), waker: self.ring.waker().clone(), control }
-    }
-
-    /// Slots for direct sockets.
-    pub fn direct_slots(&self) -> u32 {
-        self.ring.direct_slots()
-    }
-
     /// Turns until released.
     ///
     /// # Errors

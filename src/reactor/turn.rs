@@ -45,13 +45,14 @@ impl Reactor {
         self.doors.now = now;
 
         let mut work = self.reap(now);
-        work += self.collect(now);
+        let collected = self.collect(now);
+        work += collected;
         work += self.expire(now);
         work += self.handle(now);
         work += self.commit(now);
         work += self.deliver(now);
         work += self.submit(now)?;
-        work += self.wind_down(now);
+        work += self.wind_down(now, collected);
 
         if work > 0 {
             self.pace.worked(now.mono_us);
