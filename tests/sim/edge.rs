@@ -49,6 +49,8 @@ pub struct Door {
     pub out: Vec<u8>,
     /// Nothing more is taken; the connection ends when `out` is empty.
     pub closing: bool,
+    /// What comes is thrown away: it is about to be closed.
+    pub deaf: bool,
     over_half: bool,
 }
 
@@ -67,6 +69,7 @@ impl Door {
             held_since_us: 0,
             out,
             closing: false,
+            deaf: false,
             over_half: false,
         }
     }
@@ -96,6 +99,10 @@ impl Door {
             let progress = later != resume;
             self.held = Some((text, later));
             return progress;
+        }
+        if self.deaf {
+            self.backlog.clear();
+            return true;
         }
         let mut backlog = std::mem::take(&mut self.backlog);
         let mut at = 0;

@@ -11,6 +11,7 @@
 //! A shard sleeps when a turn did nothing and the park protocol lets it, and then runs only for bytes, disk answers, its
 //! own deadline or a peer's wake: a lost wake-up shows as a world that does not come to rest.
 
+mod drain;
 mod end;
 mod fate;
 mod network;
@@ -252,7 +253,8 @@ impl World {
         let mut work = core.reap(now);
         work += core.read(now, self.options.patience_us, &mut self.net, &mut self.counts);
         let mut doors = Doors::new(&mut core.doors, &self.options.limits, now);
-        work += core.shard.collect(now, &mut doors);
+        let collected = core.shard.collect(now, &mut doors);
+        work += collected;
         let mut frames = doors.finish()?;
         work += core.shard.expire(now);
         let mut effects = node::Effects::default();
@@ -275,6 +277,10 @@ impl World {
         frames += doors.finish()?;
         work += core.effects(&self.options, now, &mut effects)?;
         core.check(&self.options)?;
+        let settles = matches!(node.drain.stage, drain::Stage::Settling(_));
+        if settles && collected == 0 && core.gone.is_empty() && core.shard.is_settled() {
+            core.shard.stop();
+        }
         if work == 0 && core.shard.prepare_park() {
             core.asleep = true;
         }

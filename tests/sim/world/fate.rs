@@ -1,5 +1,6 @@
-//! Deaths, stops and boots, and the faults that are spread over the steps between them.
+//! Deaths and boots, and the faults that are spread over the steps between them.
 
+use super::drain::Drain;
 use super::node::{Core, Node};
 use super::*;
 use crate::boot::{self, Booted};
@@ -7,10 +8,7 @@ use shards::ids::ShardId;
 use shards::{Shard, ShardConfig, mailbox};
 use std::collections::BTreeMap;
 use storage::log::Log;
-use tidegate::net::websocket::{Opcode, append_close, append_frame};
-use tidegate::wire::codes::Close;
 use tidegate::wire::decode::Scratch;
-use tidegate::wire::encode;
 
 impl World {
     pub(super) fn boot(&mut self) -> Checked {
@@ -76,7 +74,7 @@ impl World {
                 slots_free: (0..self.options.limits.connections_per_shard_max as u32).rev().collect(),
             });
         }
-        self.node = Some(Node { shards, lingering: Vec::new(), stopping: false });
+        self.node = Some(Node { shards, lingering: Vec::new(), stopping: false, drain: Drain::default() });
         self.counts.add(WORLD, "boots");
         Ok(())
     }
@@ -111,7 +109,7 @@ impl World {
     }
 
     /// The process died, or the power failed with it.
-    fn fail_disk(&mut self) {
+    pub(super) fn fail_disk(&mut self) {
         // Without sync a power cut may take what readers have seen: no promise was made.
         if self.schedule.chance(300) || self.oracle.sync_off {
             self.disk.kill();
@@ -174,56 +172,5 @@ impl World {
         if stop > 0 && self.faults.below(stop) == 0 {
             self.begin_stop();
         }
-    }
-
-    /// As at SIGTERM: every client is told, nobody new is let in, and when time is up the shards come to their end.
-    fn begin_stop(&mut self) {
-        let Some(node) = self.node.as_mut().filter(|node| !node.stopping) else { return };
-        node.stopping = true;
-        self.stop_at_us = self.now_us + self.faults.delay(50 * self.options.step_us);
-        for core in &mut node.shards {
-            for door in core.doors.values_mut().filter(|door| !door.closing) {
-                let mut goaway = Vec::new();
-                encode::goaway(&mut goaway, 250);
-                append_frame(&mut door.out, Opcode::Text, &goaway);
-                append_close(&mut door.out, Some(Close::GoingAway.code()), Close::GoingAway.reason());
-                door.closing = true;
-            }
-        }
-        self.counts.add(WORLD, "graceful stops begun");
-        self.say(format_args!("a graceful stop begins"));
-    }
-
-    /// Moves a graceful stop on; true when the process has ended.
-    pub(super) fn has_stopped(&mut self) -> Checked<bool> {
-        if !self.node.as_ref().is_some_and(|node| node.stopping) {
-            return Ok(false);
-        }
-        if self.now_us >= self.stop_at_us || self.links.iter().all(Option::is_none) {
-            for client in 0..self.links.len() {
-                self.break_link(client, "for the end of the process");
-            }
-            for core in &mut self.node.as_mut().expect("seen above").shards {
-                core.shard.stop();
-                core.woken = true;
-            }
-        }
-        let node = self.node.as_ref().expect("seen above");
-        if !(node.shards.iter().all(|core| core.shard.stopped()) && self.disk.is_idle()) {
-            return Ok(false);
-        }
-        for (index, core) in node.shards.iter().enumerate() {
-            let log = core.shard.log();
-            if log.committed_seq() != log.next_seq() {
-                return Err(format!("shard {index} stopped with something uncommitted"));
-            }
-        }
-        self.counts.add(WORLD, "graceful stops");
-        self.say(format_args!("stopped"));
-        self.forget_node();
-        self.fail_disk();
-        self.disk.set_full(false);
-        self.clean = true;
-        Ok(true)
     }
 }

@@ -1,5 +1,6 @@
 //! The node: its shards, each with its edge, and what must hold after each turn of any of them.
 
+use super::drain::Drain;
 use super::*;
 use crate::edge::{Delivered, Door};
 use shards::Shard;
@@ -19,6 +20,7 @@ pub(super) struct Node {
     pub lingering: Vec<(usize, ConnectionId, u64)>,
     /// It takes no connection any more.
     pub stopping: bool,
+    pub drain: Drain,
 }
 
 impl Node {
