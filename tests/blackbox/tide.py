@@ -70,13 +70,13 @@ class Server:
     def arguments(self, *flags):
         return [binary(), "serve", "--listen", f"{self.host}:{self.port}", "--data", self.data, "--shards", str(self.shards), *self.flags, *flags]
 
-    def start(self, shards=None, timeout_s=30.0):
+    def start(self, shards=None, timeout_s=30.0, flags=()):
         """Starts the process and returns the seconds until it was ready."""
         if shards is not None:
             self.shards = shards
         began = time.monotonic()
         self.log = open(os.path.join(self.folder or os.path.dirname(self.data), "server.log"), "ab")
-        self.process = subprocess.Popen(self.arguments(), stdout=subprocess.PIPE, stderr=self.log, env=environment())
+        self.process = subprocess.Popen(self.arguments(*flags), stdout=subprocess.PIPE, stderr=self.log, env=environment())
         buffered = b""
         while b"ready http://" not in buffered or not buffered.endswith(b"\n"):
             left = began + timeout_s - time.monotonic()
@@ -88,6 +88,17 @@ class Server:
                 raise AssertionError(f"server not ready after {time.monotonic() - began:.1f} s (exit status {status}): {self.tail()}")
             buffered += chunk
         return time.monotonic() - began
+
+    def take_over(self, shards=None, timeout_s=60.0):
+        """Starts a process that takes the place of the running one. Returns (seconds until it was ready, exit status of the old one)."""
+        old, log = self.process, self.log
+        seconds = self.start(shards, timeout_s, ["--takeover"])
+        try:
+            return seconds, old.wait(20)
+        finally:
+            old.kill()
+            old.stdout.close()
+            log.close()
 
     def tail(self):
         """The last lines that the server wrote to stderr."""

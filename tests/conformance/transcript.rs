@@ -41,6 +41,8 @@ pub enum Step {
     Drop {
         connection: String,
     },
+    /// The server is told to go down.
+    Drain,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +64,7 @@ struct Line<'a> {
     close: Option<u16>,
     reason: Option<String>,
     drop: Option<String>,
+    drain: Option<bool>,
 }
 
 /// All transcripts, by file name.
@@ -109,6 +112,7 @@ fn read(path: &Path) -> Transcript {
             }
             Line { to: Some(connection), close: Some(code), reason, .. } => Step::Close { connection, code, reason },
             Line { drop: Some(connection), .. } => Step::Drop { connection },
+            Line { drain: Some(true), .. } => Step::Drain,
             _ => panic!("{at}: no such line: {line}"),
         };
         transcript.steps.push((number, step));
