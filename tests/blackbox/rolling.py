@@ -167,6 +167,8 @@ class Reader(Peer):
                     self.here_again(self.kind)
                 case "goaway":
                     self.told(frame)
+                case "slow_down":
+                    self.world.met["slow_down"] += 1
                 case _:
                     self.world.bad.add("a reader got a frame that it did not expect", (self.name, self.kind, frame))
 
@@ -287,6 +289,8 @@ class Publisher(Peer):
                     self.news.set()
             case "goaway":
                 self.told(frame)
+            case "slow_down":
+                w.met["slow_down"] += 1
             case _:
                 w.bad.add("a publisher got a frame that it did not expect", frame)
 
