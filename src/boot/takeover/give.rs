@@ -99,6 +99,11 @@ impl Shared {
         Arc::new(Self { offer, state: Mutex::new(State::Serving), reports })
     }
 
+    #[cfg(test)]
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(*self.state(), State::Serving)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
