@@ -90,6 +90,7 @@ impl Follow {
     pub(super) fn feed_refused(&mut self) {
         self.shared.done.clear();
         self.shared.leaving = None;
+        self.shared.fed = false;
     }
 
     /// An ended subscription says what it leaves.
