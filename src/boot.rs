@@ -16,7 +16,7 @@ use crate::disk::background::BackgroundThread;
 use crate::disk::folder::DataFolder;
 use crate::disk::keys;
 use crate::disk::words_of;
-use crate::net::{NetConfig, SendLimits};
+use crate::net::{GateConfig, NetConfig, SendLimits};
 use crate::plan::{self, Parts, Plan};
 use crate::reactor::clock::Clock;
 use crate::reactor::control::{Control, Peer, Report};
@@ -289,6 +289,11 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
         },
         held_timeout_us: us(config.held_timeout_ms),
         handshake_timeout_us: us(config.handshake_timeout_ms),
+        silent_newcomers_max: config.silent_newcomers_per_shard_max as usize,
+        gate: GateConfig {
+            turn_newcomers_us_max: config.turn_newcomers_us_max,
+            newcomer_wait_us_max: us(config.newcomer_wait_ms_max),
+        },
         ping_interval_us: us(config.ping_interval_ms),
         idle_timeout_us: us(config.idle_timeout_ms),
         closes: close_table(),

@@ -122,6 +122,12 @@ settings! {
     held_timeout_ms: u64 = "5s";
     /// A connection that has not finished its upgrade request after so long is closed.
     handshake_timeout_ms: u64 = "10s";
+    /// Sockets of a shard that have been accepted and have not sent a whole request; one more, and the oldest is closed.
+    silent_newcomers_per_shard_max: u32 = "4096";
+    /// A shard's turn that takes newcomers in aims to end within so many microseconds: what is above it waits for a later turn.
+    turn_newcomers_us_max: u64 = "1000";
+    /// Newcomers that would wait longer than this get `503` with `Retry-After` at once; those who show a resume token wait.
+    newcomer_wait_ms_max: u64 = "2s";
     /// A resume token is believed for so long after it was given.
     resume_token_life_ms: u64 = "7d";
     /// On SIGTERM or a takeover every connection is gone after so long; what is left of them then is cut off.
@@ -303,6 +309,13 @@ impl Config {
                 self.shard_send_bytes_max,
             ),
             ("ping_interval_ms", self.ping_interval_ms + 1, "idle_timeout_ms", self.idle_timeout_ms),
+            // Who waits for its turn is not to be cut off by the time that it has for its request.
+            (
+                "newcomer_wait_ms_max",
+                self.newcomer_wait_ms_max.saturating_mul(2),
+                "handshake_timeout_ms",
+                self.handshake_timeout_ms,
+            ),
         ];
         for (small, needs, big, has) in at_most {
             if needs > has {
@@ -338,6 +351,8 @@ impl Config {
             ("checkpoint_bytes", self.checkpoint_bytes),
             ("handshake_timeout_ms", self.handshake_timeout_ms),
             ("drain_wave_connections", u64::from(self.drain_wave_connections)),
+            ("silent_newcomers_per_shard_max", u64::from(self.silent_newcomers_per_shard_max)),
+            ("turn_newcomers_us_max", self.turn_newcomers_us_max),
         ] {
             if value == 0 {
                 return refuse(key, "0 would stop the server from working; give at least 1".into());

@@ -20,5 +20,9 @@ pub const HEAD_BYTES_MAX: usize = 8192;
 /// The subprotocol spoken here: one JSON object, or an array of them, per text frame.
 pub const SUBPROTOCOL_JSON: &str = "tidegate.v1.json";
 
+/// Beginning of a name in the list of subprotocols that is none: a resume token follows. A browser can send nothing else with an
+/// upgrade, and what stands in the URL ends up in logs.
+pub const RESUME_PREFIX: &str = "tidegate.resume.";
+
 /// Subprotocols spoken, best first.
 pub const SUBPROTOCOLS: &[&str] = &[SUBPROTOCOL_JSON];

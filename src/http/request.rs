@@ -1,6 +1,6 @@
 //! Reading the request head.
 
-use super::{HEAD_BYTES_MAX, SUBPROTOCOLS};
+use super::{HEAD_BYTES_MAX, RESUME_PREFIX, SUBPROTOCOLS};
 use shards::names::is_name;
 use std::borrow::Cow;
 
@@ -49,6 +49,8 @@ pub struct Upgrade<'a> {
     pub key: &'a str,
     /// The subprotocol to accept; `None` where the client offered none, which means the first of [`SUBPROTOCOLS`].
     pub subprotocol: Option<&'static str>,
+    /// What is said to be a resume token; nobody has verified it.
+    pub resume: Option<&'a str>,
 }
 
 /// What is wrong with a request.
@@ -136,19 +138,16 @@ fn upgrade<'a>(query: &'a str, version: u8, headers: &[httparse::Header<'a>], ou
     }
     let key = header(headers, "sec-websocket-key").filter(|key| is_key(key)).ok_or(Bad::Key)?;
     if !ours {
-        return Ok(Upgrade { session: None, client: None, key, subprotocol: None });
+        return Ok(Upgrade { session: None, client: None, key, subprotocol: None, resume: None });
     }
 
-    let mut offered = values(headers, "sec-websocket-protocol").flat_map(|line| line.split(',')).map(str::trim);
-    let mut any_offered = false;
-    let mut subprotocol = None;
-    for name in offered.by_ref().filter(|name| !name.is_empty()) {
+    let offered = values(headers, "sec-websocket-protocol").flat_map(|line| line.split(',')).map(str::trim);
+    let (mut any_offered, mut subprotocol, mut resume) = (false, None, None);
+    for name in offered.filter(|name| !name.is_empty()) {
         any_offered = true;
         // The client's order is its preference.
-        if let Some(known) = SUBPROTOCOLS.iter().find(|known| **known == name) {
-            subprotocol = Some(*known);
-            break;
-        }
+        subprotocol = subprotocol.or_else(|| SUBPROTOCOLS.iter().find(|known| **known == name).copied());
+        resume = resume.or_else(|| name.strip_prefix(RESUME_PREFIX));
     }
     if any_offered && subprotocol.is_none() {
         return Err(Bad::Subprotocol);
@@ -169,7 +168,7 @@ fn upgrade<'a>(query: &'a str, version: u8, headers: &[httparse::Header<'a>], ou
         }
         *place = Some(percent_decoded(value).filter(|value| is_name(value.as_bytes())).ok_or(bad)?);
     }
-    Ok(Upgrade { session, client, key, subprotocol })
+    Ok(Upgrade { session, client, key, subprotocol, resume })
 }
 
 /// Values of a header, trimmed.
@@ -276,6 +275,23 @@ mod tests {
             assert!(GOOD.contains(from), "{from}");
             assert_eq!(request(&GOOD.replacen(from, to, 1)), Request::Bad(want), "{from} -> {to}");
         }
+    }
+
+    #[test]
+    fn a_token_is_found_among_the_subprotocols_and_is_none_of_them() {
+        for (offered, want) in [
+            ("tidegate.v1.json, tidegate.resume.AQEA-_z", Some("AQEA-_z")),
+            ("tidegate.resume.AQEA,tidegate.v1.json", Some("AQEA")),
+            ("mqtt, tidegate.v1.json\r\nSec-WebSocket-Protocol: tidegate.resume.A, tidegate.resume.B", Some("A")),
+            ("tidegate.v1.json, tidegate.resume", None),
+            ("tidegate.v1.json, x.tidegate.resume.A", None),
+        ] {
+            let text = GOOD.replace("mqtt, tidegate.v1.json", offered);
+            let Request::Upgrade(upgrade) = request(&text) else { panic!("{offered}") };
+            assert_eq!((upgrade.subprotocol, upgrade.resume), (Some("tidegate.v1.json"), want), "{offered}");
+        }
+        let alone = GOOD.replace("mqtt, tidegate.v1.json", "tidegate.resume.AQEA");
+        assert_eq!(request(&alone), Request::Bad(Bad::Subprotocol), "browsers close where none is named");
     }
 
     #[test]

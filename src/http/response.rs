@@ -1,6 +1,7 @@
 //! Writing the answer. Every body is one line that names the cure.
 
 use super::{Bad, SUBPROTOCOLS};
+use std::io::Write as _;
 use tungstenite::handshake::derive_accept_key;
 
 /// Accepts an upgrade. The subprotocol is named only where the client offered it.
@@ -74,15 +75,24 @@ pub fn append_not_found(out: &mut Vec<u8>) {
 }
 
 /// No room, or going away.
-pub fn append_unavailable(out: &mut Vec<u8>, retry_after_s: u32, body: &str) {
-    append_answer(out, "503 Service Unavailable", &format!("Retry-After: {retry_after_s}\r\n"), body);
+pub fn append_unavailable(out: &mut Vec<u8>, retry_after_s: u64, body: &str) {
+    begin_answer(out, "503 Service Unavailable", body);
+    // A Vec takes every write. Nothing is allocated: in a storm this is written thousands of times a second.
+    let _infallible = write!(out, "Retry-After: {retry_after_s}\r\n");
+    append(out, &["\r\n", body, "\n"]);
 }
 
 /// A whole answer with a one-line body, after which the connection is closed. `headers` are whole lines.
 pub fn append_answer(out: &mut Vec<u8>, status: &str, headers: &str, body: &str) {
-    let length = (body.len() + 1).to_string();
-    append(out, &["HTTP/1.1 ", status, "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ", &length]);
-    append(out, &["\r\nConnection: close\r\n", headers, "\r\n", body, "\n"]);
+    begin_answer(out, status, body);
+    append(out, &[headers, "\r\n", body, "\n"]);
+}
+
+fn begin_answer(out: &mut Vec<u8>, status: &str, body: &str) {
+    append(out, &["HTTP/1.1 ", status, "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "]);
+    // A Vec takes every write.
+    let _infallible = write!(out, "{}", body.len() + 1);
+    append(out, &["\r\nConnection: close\r\n"]);
 }
 
 fn append(out: &mut Vec<u8>, parts: &[&str]) {

@@ -1,11 +1,22 @@
 //! Connections come, are understood, and perhaps move to the shard that owns them.
+//!
+//! ```text
+//!   kernel's backlog ─► accepted, silent ─► request ─┬─► gate open: upgraded at once
+//!     costs nothing                                  ├─► gate shut: a line, resumes first ─► upgraded in a later turn
+//!     and ranks nobody                               └─► the line is too long: 503, come back in N s
+//! ```
+//! Waiting is better than being refused, for both sides, while it is short: a refusal costs most of what a handshake does, and the
+//! client comes again. But who stands in the backlog has not said whether it resumes, and who waits longer than its own patience has
+//! cost a handshake for nothing. So sockets are accepted, some a turn, their requests are read, and those who would wait too long
+//! are told when to come back. Only a shard that has no memory for more requests leaves them in the backlog.
 
 use super::connection::{Connection, State};
 use super::lifecycle::connection_of;
 use super::send_queue::Class;
-use super::service::{Admission, Adoption, Service};
+use super::service::{Admission, Adoption, Knock, Service};
+use super::vital::give_up_after;
 use super::websocket::Decoder;
-use super::{ACCEPT_RETRY_US, Net};
+use super::{ACCEPT_RETRY_US, HEAD_BYTES_MAX, Net};
 use crate::ring::{Completion, Kind, Ring, Socket, UserData};
 use shards::ids::{ConnectionId, Now, ShardId};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -13,8 +24,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 /// A listening socket. Most often a shard has one; after a takeover with fewer shards some have more.
 pub(super) struct Listener {
     socket: OwnedFd,
-    /// An accept is with the kernel.
-    armed: bool,
+    /// Accepts with the kernel.
+    accepts: u32,
 }
 
 impl Listener {
@@ -23,25 +34,41 @@ impl Listener {
     }
 }
 
+/// Why a request is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    /// More of it has come.
+    Arrived,
+    /// It has come from another shard, or could not go there.
+    Moved,
+    /// It has waited for its turn.
+    ItsTurn,
+}
+
 impl Net {
     /// Starts to accept from these sockets.
     pub fn listen(&mut self, listeners: Vec<OwnedFd>, ring: &mut Ring) {
-        self.listeners = listeners.into_iter().map(|socket| Listener { socket, armed: false }).collect();
+        for socket in &listeners {
+            if let Err(error) = give_up_after(socket, self.config.idle_timeout_us) {
+                tracing::warn!(%error, "peers that vanish are only found by the kernel's own timeout");
+            }
+        }
+        self.listeners = listeners.into_iter().map(|socket| Listener { socket, accepts: 0 }).collect();
         self.listen_again(ring);
     }
 
     /// Accepts again after [`Net::stop_listening`].
     pub fn listen_again(&mut self, ring: &mut Ring) {
         self.accepting = true;
-        self.arm_accept(ring);
+        self.arm_accepts(ring);
     }
 
     /// Accepts nothing more. Connections that are there go on; so do those that the kernel has accepted already.
     pub fn stop_listening(&mut self, ring: &mut Ring) {
         self.accepting = false;
         self.accept_retry_us = None;
-        for at in (0..self.listeners.len()).filter(|at| self.listeners[*at].armed) {
-            ring.cancel(Listener::user_data(at), UserData::new(Kind::AcceptCancel, at as u32, 0));
+        for at in (0..self.listeners.len()).filter(|at| self.listeners[*at].accepts > 0) {
+            ring.cancel_all(Listener::user_data(at), UserData::new(Kind::AcceptCancel, at as u32, 0));
         }
     }
 
@@ -50,21 +77,54 @@ impl Net {
         self.accepting
     }
 
-    pub(super) fn arm_accept(&mut self, ring: &mut Ring) {
-        if !self.accepting {
+    /// Takes newcomers in: as many of those who wait as the gate lets through. Once a turn, behind the work of those who are
+    /// in. Returns how many it looked at.
+    pub fn admit<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) -> usize {
+        let mut count = 0;
+        while self.gate.is_open()
+            && let Some(id) = self.lines.next()
+        {
+            count += 1;
+            if self.table.get(id).is_some_and(|c| c.state == State::Waiting) {
+                self.upgrade(id, Call::ItsTurn, now, ring, service);
+            }
+        }
+        self.arm_accepts(ring);
+        count
+    }
+
+    /// This turn has taken newcomers in: [`Net::turn_ended`] wants to know how long it was.
+    pub fn took_newcomers(&self) -> bool {
+        self.gate.taken() > 0
+    }
+
+    /// The turn is over, its requests are with the kernel.
+    pub fn turn_ended(&mut self, turn_us: u64) {
+        self.gate.turned(turn_us, self.lines.len());
+    }
+
+    /// Others wait in the kernel's backlog, which costs nothing: as long as it takes nobody is refused.
+    fn arm_accepts(&mut self, ring: &mut Ring) {
+        if !self.accepting || self.accept_retry_us.is_some() {
             return;
         }
-        for (at, listener) in self.listeners.iter_mut().enumerate().filter(|(_, listener)| !listener.armed) {
-            ring.accept(listener.socket.as_raw_fd(), Listener::user_data(at));
-            listener.armed = true;
+        let wanted = if self.is_short_of_memory() { 1 } else { self.gate.accepts() };
+        for (at, listener) in self.listeners.iter_mut().enumerate() {
+            while listener.accepts < wanted {
+                ring.accept(listener.socket.as_raw_fd(), Listener::user_data(at));
+                listener.accepts += 1;
+            }
         }
     }
 
-    pub(super) fn accepted(&mut self, completion: &Completion, now: Now, ring: &mut Ring) {
-        if let (false, Some(listener)) =
-            (completion.more(), self.listeners.get_mut(completion.user_data.slot() as usize))
-        {
-            listener.armed = false;
+    /// Requests that wait may use half of what there is for bytes that have come in part.
+    fn is_short_of_memory(&self) -> bool {
+        self.assembly_bytes > self.config.assembly_bytes_max / 2
+    }
+
+    pub(super) fn accepted<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
+        if let Some(listener) = self.listeners.get_mut(completion.user_data.slot() as usize) {
+            listener.accepts -= 1;
         }
         match completion.ok() {
             Ok(number) => {
@@ -72,30 +132,43 @@ impl Net {
                 // One that came while the accept was being taken back is served like those before it: it gets an answer.
                 if self.table.is_full() {
                     ring.close(socket, UserData::only(Kind::Close));
-                } else {
-                    self.stats.accepted += 1;
-                    let deadline = now.mono_us + self.config.handshake_timeout_us;
-                    let id = self.admit(Connection::new(socket, now.mono_us, deadline));
-                    self.arm_receive(id, ring);
+                    return;
                 }
-                if !completion.more() {
-                    self.arm_accept(ring);
+                self.stats.accepted += 1;
+                let deadline = now.mono_us + self.config.handshake_timeout_us;
+                let id = self.enter(Connection::new(socket, now.mono_us, deadline));
+                self.arm_receive(id, ring);
+                if self.silent.count() > self.config.silent_newcomers_max {
+                    let table = &self.table;
+                    if let Some(oldest) = self.silent.oldest(|id| table.get(id).is_some_and(|c| c.silent)) {
+                        self.stats.pushed_out += 1;
+                        self.end(oldest, now, ring, service);
+                    }
                 }
             }
             // No slot or descriptor is free, or the listener is being taken away: try again a little later.
-            Err(_) if !completion.more() && self.accepting => {
-                self.accept_retry_us = Some(now.mono_us + ACCEPT_RETRY_US)
-            }
+            Err(_) if self.accepting => self.accept_retry_us = Some(now.mono_us + ACCEPT_RETRY_US),
             Err(_) => {}
         }
     }
 
-    fn admit(&mut self, connection: Connection) -> ConnectionId {
+    fn enter(&mut self, connection: Connection) -> ConnectionId {
         let deadline = connection.deadline_us;
         let id = self.table.insert(connection);
         self.sends.open(id);
         self.wheel.set(id.slot, deadline);
+        let table = &self.table;
+        self.silent.add(id, |id| table.get(id).is_some_and(|c| c.silent));
         id
+    }
+
+    /// A whole request has come, or nothing will come any more.
+    pub(super) fn spoken(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.table.get_mut(id)
+            && std::mem::take(&mut connection.silent)
+        {
+            self.silent.leave();
+        }
     }
 
     /// Takes a socket that a peer has given. Direct sockets come by ring and find their request announced.
@@ -125,8 +198,8 @@ impl Net {
         let mut connection = Connection::new(socket, now.mono_us, deadline);
         self.assembly_bytes += head.capacity();
         connection.assembly = head;
-        let id = self.admit(connection);
-        self.upgrade(id, false, now, ring, service);
+        let id = self.enter(connection);
+        self.upgrade(id, Call::Moved, now, ring, service);
     }
 
     pub(super) fn upgrade_received<S: Service>(
@@ -138,61 +211,91 @@ impl Net {
         service: &mut S,
     ) {
         let Some(connection) = self.table.get_mut(id) else { return };
-        if connection.state != State::Upgrading {
-            return;
-        }
         let before = connection.assembly.capacity();
+        let first = connection.assembly.is_empty();
         connection.assembly.extend_from_slice(bytes);
+        let too_long = connection.assembly.len() >= HEAD_BYTES_MAX;
+        let waiting = connection.state == State::Waiting;
         self.assembly_bytes += connection.assembly.capacity() - before;
-        if self.assembly_bytes > self.config.assembly_bytes_max {
+        if self.assembly_bytes > self.config.assembly_bytes_max || (waiting && too_long) {
             self.end(id, now, ring, service);
             return;
         }
-        self.upgrade(id, true, now, ring, service);
+        // A head in single bytes is not read anew for each of them.
+        if !waiting && (first || too_long || bytes.contains(&b'\n')) {
+            self.upgrade(id, Call::Arrived, now, ring, service);
+        }
     }
 
-    fn upgrade<S: Service>(
-        &mut self,
-        id: ConnectionId,
-        may_hand_off: bool,
-        now: Now,
-        ring: &mut Ring,
-        service: &mut S,
-    ) {
+    fn upgrade<S: Service>(&mut self, id: ConnectionId, call: Call, now: Now, ring: &mut Ring, service: &mut S) {
         let full = self.table.len() > self.config.connections_max;
+        // Nobody overtakes those who wait.
+        let busy = call != Call::ItsTurn && (!self.gate.is_open() || !self.lines.is_empty());
+        let Some(connection) = self.table.get_mut(id) else { return };
         let mut answer = std::mem::take(&mut self.answer);
         answer.clear();
-        if let Some(connection) = self.table.get_mut(id) {
-            match service.head(id, &connection.assembly, may_hand_off, full, &mut answer) {
-                Admission::Incomplete => {}
-                Admission::Answer => {
-                    self.drop_assembly(id);
-                    self.sends.push_last(id, &answer);
-                    self.finish(id, now);
+        let knock = Knock { id, head: &connection.assembly, may_hand_off: call == Call::Arrived, full, busy };
+        let admission = service.head(&knock, &mut answer);
+        match admission {
+            Admission::Incomplete => {}
+            Admission::Answer => {
+                self.spoken(id);
+                self.drop_assembly(id);
+                self.sends.push_last(id, &answer);
+                self.finish(id, now);
+            }
+            Admission::Open { head_bytes, frame_bytes_max, door } => {
+                connection.state = State::Open;
+                connection.door = door;
+                connection.known = true;
+                connection.decoder = Decoder::new(frame_bytes_max);
+                connection.heard_us = now.mono_us;
+                self.stats.opened += 1;
+                self.gate.take();
+                self.sends.push(id, &answer, Class::Reply);
+                self.wheel.set(id.slot, now.mono_us + self.config.ping_interval_us);
+                let mut rest = connection.assembly.split_off(head_bytes.min(connection.assembly.len()));
+                self.spoken(id);
+                self.drop_assembly(id);
+                self.take(id, &mut rest, now, ring, service);
+            }
+            Admission::Wait { resumes } => {
+                self.spoken(id);
+                let first = self.lines.is_first(resumes);
+                let ahead = self.lines.ahead(first);
+                if self.is_short_of_memory() || (!first && self.gate.is_too_long(ahead)) {
+                    self.refuse(id, now, service);
+                } else if let Some(connection) = self.table.get_mut(id) {
+                    connection.state = State::Waiting;
+                    self.stats.waited += 1;
+                    self.lines.join(id, resumes);
                 }
-                Admission::Open { head_bytes, frame_bytes_max, door } => {
-                    connection.state = State::Open;
-                    connection.door = door;
-                    connection.known = true;
-                    connection.decoder = Decoder::new(frame_bytes_max);
-                    connection.heard_us = now.mono_us;
-                    self.stats.opened += 1;
-                    self.sends.push(id, &answer, Class::Reply);
-                    self.wheel.set(id.slot, now.mono_us + self.config.ping_interval_us);
-                    let mut rest = connection.assembly.split_off(head_bytes.min(connection.assembly.len()));
-                    self.drop_assembly(id);
-                    self.take(id, &mut rest, now, ring, service);
-                }
-                Admission::HandOff { shard } => {
-                    answer.clear();
-                    self.answer = answer;
-                    self.hand_off(id, shard, now, ring, service);
-                    return;
-                }
+            }
+            Admission::HandOff { shard } => {
+                answer.clear();
+                self.answer = answer;
+                self.hand_off(id, shard, now, ring, service);
+                return;
             }
         }
         self.answer = answer;
         self.progress(id, now, ring, service);
+    }
+
+    /// Tells a newcomer to come back, and closes behind the answer: all it has sent was read, so nothing resets the answer, and
+    /// its slot is free as soon as the kernel has the bytes.
+    pub(super) fn refuse<S: Service>(&mut self, id: ConnectionId, now: Now, service: &mut S) {
+        let mut answer = std::mem::take(&mut self.refusal);
+        answer.clear();
+        service.refuse(self.gate.wait_us(self.lines.len()) / 1000, &mut answer);
+        self.stats.refused += 1;
+        self.drop_assembly(id);
+        self.sends.push_last(id, &answer);
+        self.refusal = answer;
+        self.finish(id, now);
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.eof = true;
+        }
     }
 
     fn hand_off<S: Service>(&mut self, id: ConnectionId, to: ShardId, now: Now, ring: &mut Ring, service: &mut S) {
@@ -206,7 +309,7 @@ impl Net {
         let adoption = Adoption { from: self.config.shard, ticket, fd, head: connection.assembly.clone() };
         let given = service.give(to, adoption);
         match (given, connection.socket) {
-            (Err(_), _) => self.upgrade(id, false, now, ring, service),
+            (Err(_), _) => self.upgrade(id, Call::Moved, now, ring, service),
             // The descriptor has a new owner; nothing of it is with our kernel side.
             (Ok(_), Socket::Fd(_)) => {
                 self.stats.given += 1;
@@ -249,7 +352,7 @@ impl Net {
                 connection.state = State::Upgrading;
                 connection.deadline_us = now.mono_us + self.config.handshake_timeout_us;
                 self.wheel.set(id.slot, connection.deadline_us);
-                self.upgrade(id, false, now, ring, service);
+                self.upgrade(id, Call::Moved, now, ring, service);
             }
             _ => {}
         }

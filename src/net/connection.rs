@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Upgrading ──► HandingOff ──► gone (lives on at a peer)
-//!       │  └─────────┐ move failed
-//!       ▼            ▼
+//!       │ └──► Waiting ─┐ move failed     at a busy moment: for its turn
+//!       ▼               ▼
 //!     Open ──► Closing ──► Finishing ──► Ending ──► slot free
 //!       │         our close    flush, FIN,   no completion outstanding:
 //!       │         frame sent   wait for EOF  close, and only then
@@ -33,6 +33,8 @@ pub(super) enum State {
         /// Ours, unique among those under way.
         ticket: u32,
     },
+    /// The upgrade request is whole and waits for its turn in a line of [`super::lines::Lines`].
+    Waiting,
     /// Messages flow.
     Open,
     /// Our close frame is queued; the peer's is awaited, data is discarded.
@@ -76,6 +78,8 @@ pub(super) struct Connection {
     pub pinged: bool,
     /// What it sends is thrown away: it is about to be closed.
     pub deaf: bool,
+    /// Counted among those who have not sent a whole request.
+    pub silent: bool,
     /// Cancels and shutdowns whose completion is still to come.
     pub pending: u8,
     pub decoder: Decoder,
@@ -84,7 +88,7 @@ pub(super) struct Connection {
     pub held: Option<Box<Held>>,
     /// Last sign of life: bytes came, or bytes were taken.
     pub heard_us: u64,
-    /// When the present state ends by itself (not for `Open`).
+    /// When the present state ends by itself (not for `Open`). Bytes that come do not move it: whoever dribbles is done in time.
     pub deadline_us: u64,
 }
 
@@ -103,6 +107,7 @@ impl Connection {
             close: false,
             pinged: false,
             deaf: false,
+            silent: true,
             pending: 0,
             decoder: Decoder::new(0),
             assembly: Vec::new(),

@@ -21,7 +21,7 @@ impl Net {
                 self.sends.push_last(id, &frame);
                 self.move_to(id, State::Closing, now);
             }
-            State::Upgrading => self.finish(id, now),
+            State::Upgrading | State::Waiting => self.finish(id, now),
             _ => {}
         }
     }
@@ -77,7 +77,7 @@ impl Net {
                 self.part(id, service);
                 self.finish(id, now);
             }
-            State::Upgrading => self.end(id, now, ring, service),
+            State::Upgrading | State::Waiting => self.end(id, now, ring, service),
             State::HandingOff { .. } | State::Finishing | State::Ending => {}
         }
     }
@@ -146,6 +146,7 @@ impl Net {
 
     /// Frees the slot. Nothing that names it is with the kernel.
     pub(super) fn forget(&mut self, id: ConnectionId) {
+        self.spoken(id);
         self.drop_input(id);
         self.drop_assembly(id);
         self.sends.close(id);
@@ -156,8 +157,8 @@ impl Net {
     /// Looks at connections whose time has come. Returns how many.
     pub fn expire<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) -> usize {
         if self.accept_retry_us.is_some_and(|at| at <= now.mono_us) {
+            // [`Net::admit`] accepts again.
             self.accept_retry_us = None;
-            self.arm_accept(ring);
         }
         let mut count = 0;
         while count < TIMERS_PER_TURN_MAX {
@@ -192,6 +193,10 @@ impl Net {
                     next = connection.heard_us + self.config.idle_timeout_us;
                 }
                 self.wheel.set(id.slot, next);
+            }
+            State::Waiting if overdue => {
+                self.refuse(id, now, service);
+                self.progress(id, now, ring, service);
             }
             State::Upgrading | State::Closing | State::Finishing if overdue => self.end(id, now, ring, service),
             State::Ending if overdue => {

@@ -10,7 +10,7 @@ impl Net {
     /// Handles a completion of one of this module's kinds. Call [`Net::rearm`] after each batch.
     pub fn complete<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
         match completion.user_data.kind() {
-            Kind::Accept => self.accepted(completion, now, ring),
+            Kind::Accept => self.accepted(completion, now, ring, service),
             Kind::Upgrade | Kind::Recv => self.receive_completed(completion, now, ring, service),
             Kind::Send => {
                 if let Some((id, good)) = self.sent(completion, now.mono_us) {
@@ -55,9 +55,11 @@ impl Net {
 
     fn receive_completed<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
         let id = connection_of(completion);
-        let upgrading = completion.user_data.kind() == Kind::Upgrade;
+        let mut upgrading = false;
         if let Some(connection) = self.table.get_mut(id) {
             connection.receiving = completion.more();
+            // Not by the kind of the receive: one that was asked for while the request waited may bring the first frame.
+            upgrading = matches!(connection.state, State::Upgrading | State::Waiting);
         }
         if let Some(bid) = completion.buffer() {
             let len = completion.ok().unwrap_or(0) as usize;
@@ -93,7 +95,7 @@ impl Net {
         let Some(connection) = self.table.get_mut(id) else { return };
         match connection.state {
             State::HandingOff { .. } => {}
-            State::Upgrading | State::Open | State::Closing => self.arm_receive(id, ring),
+            State::Upgrading | State::Waiting | State::Open | State::Closing => self.arm_receive(id, ring),
             State::Finishing => {
                 if self.sends.is_empty(id) {
                     if connection.eof {
@@ -127,7 +129,7 @@ impl Net {
         }
         connection.receiving = true;
         match connection.state {
-            State::Upgrading => {
+            State::Upgrading | State::Waiting => {
                 ring.recv_once(connection.socket, UserData::new(Kind::Upgrade, id.slot, id.generation));
             }
             _ => ring.recv(connection.socket, UserData::new(Kind::Recv, id.slot, id.generation)),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Accept ─► Upgrade (single-shot recv) ─► Service::head ─┬─► peer: socket by ring, request by control channel
+//!                                  gate shut: lines, 503 ──┤
 //!                                                          ▼
 //!   Recv ─► websocket::Decoder ─► Service::text ──► Sends ─► one send in flight ─► Send
 //!             │ partial: assembly        │ Later: held, receive cancelled, retried in rotation
@@ -14,8 +15,10 @@ mod arrive;
 mod blocks;
 mod connection;
 mod depart;
+mod gate;
 mod leave;
 mod lifecycle;
+mod lines;
 mod pieces;
 mod receive;
 mod region;
@@ -23,20 +26,26 @@ mod send_queue;
 mod service;
 mod table;
 mod transmit;
+mod vital;
 pub mod websocket;
 mod wheel;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_newcomers;
 
 pub use blocks::Shared;
 pub use connection::Door;
+pub use gate::{GateConfig, retry_after_s};
 pub use pieces::CHUNK_BYTES;
 pub use send_queue::{Class, SendLimits, Sends};
-pub use service::{Admission, Adoption, Service, Taken};
+pub use service::{Admission, Adoption, Knock, Service, Taken};
 
 use crate::ring::Filled;
 use arrive::Listener;
+use gate::Gate;
+use lines::{Lines, Silent};
 use shards::ids::{ConnectionId, Now, ShardId};
 use std::collections::VecDeque;
 use std::io;
@@ -74,8 +83,12 @@ pub struct NetConfig {
     pub sends: SendLimits,
     /// How long a message may wait for room in the core before it is refused.
     pub held_timeout_us: u64,
-    /// From acceptance to the whole upgrade request.
+    /// From acceptance to the answer to the upgrade request.
     pub handshake_timeout_us: u64,
+    /// Sockets accepted that have not sent a whole request; one more, and the oldest is closed.
+    pub silent_newcomers_max: usize,
+    /// How many newcomers are taken in at a busy moment.
+    pub gate: GateConfig,
     /// Silence after which a ping is sent.
     pub ping_interval_us: u64,
     /// Silence after which the connection is closed.
@@ -98,6 +111,8 @@ impl NetConfig {
 const CLOSE_TIMEOUT_US: u64 = 2_000_000;
 /// After a failed accept (no slot, no descriptor) the next one is tried this much later.
 const ACCEPT_RETRY_US: u64 = 20_000;
+/// Longest upgrade request, bytes; the service refuses a longer one.
+const HEAD_BYTES_MAX: usize = 8192;
 /// Held inputs tried again in one turn.
 const RETRIES_PER_TURN_MAX: usize = 64;
 /// Timers looked at in one turn.
@@ -114,6 +129,12 @@ pub struct NetStats {
     pub adopted: u64,
     /// WebSockets opened.
     pub opened: u64,
+    /// Newcomers that had to wait for their turn.
+    pub waited: u64,
+    /// Newcomers that were told to come back.
+    pub refused: u64,
+    /// Sockets closed because too many had not sent a whole request.
+    pub pushed_out: u64,
     /// Sends asked for.
     pub sends: u64,
     /// Receives that found no buffer.
@@ -130,6 +151,10 @@ pub struct Net {
     listeners: Vec<Listener>,
     accepting: bool,
     accept_retry_us: Option<u64>,
+    gate: Gate,
+    /// Newcomers that wait for their turn.
+    lines: Lines,
+    silent: Silent,
     /// Connections with held input, in rotation.
     waiting: VecDeque<ConnectionId>,
     /// Connections whose receive found no buffer; armed again when the batch of completions is through.
@@ -141,6 +166,7 @@ pub struct Net {
     /// Empty buffers with capacity, for messages that come in parts.
     spare: Vec<Vec<u8>>,
     answer: Vec<u8>,
+    refusal: Vec<u8>,
     scratch: Scratch,
     ticket: u32,
     stats: NetStats,
@@ -160,6 +186,9 @@ impl Net {
             listeners: Vec::new(),
             accepting: false,
             accept_retry_us: None,
+            gate: Gate::new(config.gate),
+            lines: Lines::default(),
+            silent: Silent::default(),
             waiting: VecDeque::new(),
             unarmed: Vec::new(),
             assembly_bytes: 0,
@@ -167,6 +196,7 @@ impl Net {
             kept: Vec::new(),
             spare: Vec::new(),
             answer: Vec::new(),
+            refusal: Vec::new(),
             scratch: Scratch::new(),
             ticket: 0,
             stats: NetStats::default(),

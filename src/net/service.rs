@@ -6,6 +6,21 @@ use super::send_queue::Sends;
 use shards::ids::{ConnectionId, ShardId};
 use std::os::fd::RawFd;
 
+/// A connection's first bytes, and what there is to know about the moment they are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Knock<'a> {
+    /// Whose.
+    pub id: ConnectionId,
+    /// All bytes so far.
+    pub head: &'a [u8],
+    /// The connection has not moved yet.
+    pub may_hand_off: bool,
+    /// The table has no room for one more.
+    pub full: bool,
+    /// This turn takes no more newcomers in: an upgrade waits.
+    pub busy: bool,
+}
+
 /// What becomes of a connection whose first bytes have come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
@@ -21,6 +36,11 @@ pub enum Admission {
         frame_bytes_max: usize,
         /// What it is for.
         door: Door,
+    },
+    /// Well asked, at a busy moment: it is looked at again when its turn has come.
+    Wait {
+        /// A mark of the client whose life goes on with this connection, if it has proved that one does.
+        resumes: Option<u64>,
     },
     /// The connection belongs on another shard.
     HandOff {
@@ -59,16 +79,11 @@ pub struct Adoption {
 
 /// What the connections of a shard are for.
 pub trait Service {
-    /// Looks at the first bytes of a connection. `may_hand_off` is false for one that has moved already; `full` says
-    /// that the table has no room for one more. The reply goes to `answer`, which is empty.
-    fn head(
-        &mut self,
-        id: ConnectionId,
-        head: &[u8],
-        may_hand_off: bool,
-        full: bool,
-        answer: &mut Vec<u8>,
-    ) -> Admission;
+    /// Looks at the first bytes of a connection. The reply goes to `answer`, which is empty.
+    fn head(&mut self, knock: &Knock<'_>, answer: &mut Vec<u8>) -> Admission;
+
+    /// Writes to a newcomer that there is no time for it; those who wait are through after `wait_ms`.
+    fn refuse(&mut self, wait_ms: u64, answer: &mut Vec<u8>);
 
     /// Gives a socket to a peer: returns the peer's ring, or the adoption if it cannot be delivered.
     ///

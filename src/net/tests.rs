@@ -24,19 +24,20 @@ struct Echo {
 }
 
 /// What another shard needs to hand a socket over.
-struct Peer {
+pub(super) struct Peer {
     ring: std::sync::OnceLock<RawFd>,
     mail: Mutex<Vec<Adoption>>,
 }
 
 impl Peer {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { ring: std::sync::OnceLock::new(), mail: Mutex::new(Vec::new()) })
     }
 }
 
 impl Service for Echo {
-    fn head(&mut self, _: ConnectionId, head: &[u8], may: bool, full: bool, answer: &mut Vec<u8>) -> Admission {
+    fn head(&mut self, knock: &Knock<'_>, answer: &mut Vec<u8>) -> Admission {
+        let Knock { head, may_hand_off: may, full, busy, .. } = *knock;
         let Some(end) = head.windows(4).position(|w| w == b"\r\n\r\n") else { return Admission::Incomplete };
         let text = String::from_utf8_lossy(&head[..end]).into_owned();
         if full || text.starts_with("GET /readyz") {
@@ -46,6 +47,9 @@ impl Service for Echo {
         if may && self.peer.is_some() && text.starts_with("GET /take") {
             return Admission::HandOff { shard: ShardId(1) };
         }
+        if busy {
+            return Admission::Wait { resumes: text.starts_with("GET /back").then_some(end as u64) };
+        }
         let key = text.lines().find_map(|l| l.strip_prefix("Sec-WebSocket-Key: ")).unwrap().trim();
         let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
         answer.extend_from_slice(
@@ -53,6 +57,11 @@ impl Service for Echo {
         );
         *self.open.borrow_mut() += 1;
         Admission::Open { head_bytes: end + 4, frame_bytes_max: 1 << 20, door: Door::Echo }
+    }
+
+    fn refuse(&mut self, wait_ms: u64, answer: &mut Vec<u8>) {
+        let after_s = retry_after_s(wait_ms, 0);
+        answer.extend_from_slice(format!("HTTP/1.1 503 x\r\nRetry-After: {after_s}\r\n\r\n").as_bytes());
     }
 
     fn give(&mut self, _: ShardId, adoption: Adoption) -> Result<RawFd, Adoption> {
@@ -85,6 +94,9 @@ impl Service for Echo {
         _: Option<u64>,
         sends: &mut Sends,
     ) -> Taken {
+        if text == "sleep" {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         if let Some(n) = text.strip_prefix("later ") {
             let rest = self.later.entry(text.to_owned()).or_insert(n.split(' ').next().unwrap().parse().unwrap());
             if *rest > 0 {
@@ -116,18 +128,18 @@ impl Service for Echo {
 
 /// What a server thread left behind.
 #[derive(Debug)]
-struct Rest {
+pub(super) struct Rest {
     connections: usize,
     chunks: usize,
     open: i64,
     assembly_bytes: usize,
     held_bytes: usize,
     held_bytes_most: usize,
-    stats: NetStats,
+    pub(super) stats: NetStats,
 }
 
-struct Server {
-    address: SocketAddr,
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
     stop: Arc<AtomicBool>,
     waker: Waker,
     thread: JoinHandle<Rest>,
@@ -138,7 +150,12 @@ impl Server {
         Self::start_with(direct, mine, peer, |_| {})
     }
 
-    fn start_with(direct: bool, mine: Arc<Peer>, peer: Option<Arc<Peer>>, change: impl FnOnce(&mut NetConfig)) -> Self {
+    pub(super) fn start_with(
+        direct: bool,
+        mine: Arc<Peer>,
+        peer: Option<Arc<Peer>>,
+        change: impl FnOnce(&mut NetConfig),
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -157,6 +174,8 @@ impl Server {
             held_timeout_us: 5_000_000,
             // A busy machine may let a client wait for seconds.
             handshake_timeout_us: 60_000_000,
+            silent_newcomers_max: 32,
+            gate: GateConfig { turn_newcomers_us_max: 1000, newcomer_wait_us_max: 200_000 },
             ping_interval_us: 300_000,
             idle_timeout_us: 60_000_000,
             closes: CloseTable {
@@ -173,14 +192,14 @@ impl Server {
         Server { address, stop, waker, thread }
     }
 
-    fn connect(&self, path: &str) -> WebSocket<TcpStream> {
+    pub(super) fn connect(&self, path: &str) -> WebSocket<TcpStream> {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         tungstenite::client(format!("ws://{}{path}", self.address), stream).unwrap().0
     }
 
     /// Waits until every slot is free again, then ends the thread.
-    fn stop(self) -> Rest {
+    pub(super) fn stop(self) -> Rest {
         self.stop.store(true, Ordering::SeqCst);
         self.waker.wake();
         self.thread.join().unwrap()
@@ -224,6 +243,7 @@ fn serve(
         net.expire(now, &mut ring, &mut service);
         let on = net.retry(now, &mut ring, &mut service);
         net.close_overrun(now, &mut ring, &mut service);
+        let taken_in = net.admit(now, &mut ring, &mut service);
         net.transmit(&mut ring).unwrap();
         if stop.load(Ordering::SeqCst) && stopping.is_none() {
             stopping = Some(Instant::now());
@@ -240,20 +260,23 @@ fn serve(
                 stats: net.stats(),
             };
         }
-        if batch.is_empty() && on == 0 {
+        if batch.is_empty() && on + taken_in == 0 {
             ring.park(if net.waiting() > 0 { 1000 } else { 50_000 }).unwrap();
         } else {
             ring.enter().unwrap();
+            if net.took_newcomers() {
+                net.turn_ended(clock().mono_us - now.mono_us);
+            }
         }
     }
 }
 
-fn nothing_is_left(rest: &Rest) {
+pub(super) fn nothing_is_left(rest: &Rest) {
     assert_eq!((rest.connections, rest.chunks, rest.open), (0, 0, 0), "{rest:?}");
     assert_eq!((rest.assembly_bytes, rest.held_bytes), (0, 0), "{rest:?}");
 }
 
-fn echoes(socket: &mut WebSocket<TcpStream>, text: &str) {
+pub(super) fn echoes(socket: &mut WebSocket<TcpStream>, text: &str) {
     socket.send(Message::text(text)).unwrap();
     loop {
         match socket.read().unwrap() {

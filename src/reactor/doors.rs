@@ -5,7 +5,7 @@ use super::echo::{ECHO_BYTES_MAX, echo};
 use super::identity::Identities;
 use crate::http::{self, Head, Request, Upgrade};
 use crate::net::websocket::{Opcode, append_with};
-use crate::net::{Admission, Adoption, Class, Door, Sends, Service, Taken};
+use crate::net::{Admission, Adoption, Class, Door, Knock, Sends, Service, Taken, retry_after_s};
 use crate::wire::codes::Close;
 use crate::wire::token::Tokens;
 use crate::wire::{decode, encode};
@@ -14,9 +14,15 @@ use shards::ids::{ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::ControlFlow;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+
+/// To newcomers for whom there is no time, and to those for whom there is no room; connections that end make some.
+const BUSY: &str = "too many clients connect at once: connect again after Retry-After";
+const FULL: &str = "this shard holds as many connections as it may (connections_per_shard_max, `ulimit -n`): connect again after Retry-After";
+const FULL_WAIT_MS: u64 = 2000;
 
 /// Who everybody is while no key is configured.
 pub(super) const TENANT: &str = "default";
@@ -37,6 +43,8 @@ pub struct Doors {
     echo_open: bool,
     scratch: decode::Scratch,
     identities: Identities,
+    /// Makes marks of clients.
+    marks: RandomState,
     peers: Arc<[Peer]>,
     /// Announced sockets that have not come by ring yet.
     announced: HashMap<(ShardId, u32), Adoption>,
@@ -60,6 +68,7 @@ impl Doors {
             limits,
             echo_open,
             identities: Identities::new(),
+            marks: RandomState::new(),
             peers: Arc::from([]),
             announced: HashMap::new(),
             given: HashMap::new(),
@@ -104,17 +113,23 @@ impl Doors {
 
     fn admit(
         &mut self,
-        id: ConnectionId,
+        knock: &Knock<'_>,
         upgrade: &Upgrade<'_>,
         head_bytes: usize,
-        may_hand_off: bool,
         answer: &mut Vec<u8>,
     ) -> Admission {
-        if may_hand_off && let Some(session) = &upgrade.session {
+        if knock.may_hand_off
+            && let Some(session) = &upgrade.session
+        {
             let shard = self.shard.owner(TENANT, session);
             if shard != self.own {
                 return Admission::HandOff { shard };
             }
+        }
+        if knock.busy {
+            // Only now is it worth the proof.
+            let token = upgrade.resume.and_then(|token| self.tokens.verify(TENANT, token, self.now.wall_ms));
+            return Admission::Wait { resumes: token.map(|token| self.marks.hash_one(token.client_id)) };
         }
         let anonymous;
         let client_id = match &upgrade.client {
@@ -125,7 +140,7 @@ impl Doors {
             }
         };
         let principal = Principal { tenant: TENANT, client_id };
-        if self.shard.handle(Input::Connected { connection: id, principal }, self.now) == Handled::Later {
+        if self.shard.handle(Input::Connected { connection: knock.id, principal }, self.now) == Handled::Later {
             http::append_unavailable(answer, 1, "the server is busy: try again");
             return Admission::Answer;
         }
@@ -137,15 +152,10 @@ impl Doors {
 }
 
 impl Service for Doors {
-    fn head(
-        &mut self,
-        id: ConnectionId,
-        head: &[u8],
-        may_hand_off: bool,
-        full: bool,
-        answer: &mut Vec<u8>,
-    ) -> Admission {
-        let Head::Complete { request, bytes } = http::parse(head, self.echo_open) else { return Admission::Incomplete };
+    fn head(&mut self, knock: &Knock<'_>, answer: &mut Vec<u8>) -> Admission {
+        let Head::Complete { request, bytes } = http::parse(knock.head, self.echo_open) else {
+            return Admission::Incomplete;
+        };
         match request {
             Request::Bad(bad) => http::append_bad(answer, bad),
             Request::NotFound => http::append_not_found(answer),
@@ -157,16 +167,22 @@ impl Service for Doors {
                 let why = "the server is going down: connect again, everything durable is kept";
                 http::append_unavailable(answer, seconds, why);
             }
-            Request::Upgrade(_) | Request::Echo(_) if full => {
-                http::append_unavailable(answer, 2, "too many connections: try again later");
+            Request::Upgrade(_) | Request::Echo(_) if knock.full => {
+                let after_s = retry_after_s(FULL_WAIT_MS, self.identities.random());
+                http::append_unavailable(answer, after_s, FULL);
             }
+            Request::Echo(_) if knock.busy => return Admission::Wait { resumes: None },
             Request::Echo(upgrade) => {
                 http::append_switching(answer, upgrade.key, None);
                 return Admission::Open { head_bytes: bytes, frame_bytes_max: ECHO_BYTES_MAX, door: Door::Echo };
             }
-            Request::Upgrade(upgrade) => return self.admit(id, &upgrade, bytes, may_hand_off, answer),
+            Request::Upgrade(upgrade) => return self.admit(knock, &upgrade, bytes, answer),
         }
         Admission::Answer
+    }
+
+    fn refuse(&mut self, wait_ms: u64, answer: &mut Vec<u8>) {
+        http::append_unavailable(answer, retry_after_s(wait_ms, self.identities.random()), BUSY);
     }
 
     fn give(&mut self, to: ShardId, adoption: Adoption) -> Result<RawFd, Adoption> {

@@ -17,12 +17,12 @@ impl Identities {
     pub fn anonymous(&mut self) -> String {
         let mut name = String::with_capacity(21);
         // Writing to a string cannot fail.
-        let _ = write!(name, "anon-{:016x}", self.next());
+        let _ = write!(name, "anon-{:016x}", self.random());
         name
     }
 
-    /// xorshift128+.
-    fn next(&mut self) -> u64 {
+    /// Any number: xorshift128+.
+    pub fn random(&mut self) -> u64 {
         let [mut a, b] = self.state;
         a ^= a << 23;
         a ^= a >> 17;

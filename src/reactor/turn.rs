@@ -8,7 +8,8 @@
 //!   handle      inputs that found no room before, in rotation        ≤ retries per turn
 //!   commit      the log's operations to the ring
 //!   deliver     committed events to send queues                      ≤ DELIVER_BYTES_PER_TURN_MAX
-//!   submit      one send per connection, then enter — or park if every step did nothing
+//!   submit      one send per connection; newcomers, as many as the turn has time for; then enter — or park if every step
+//!               did nothing
 //! ```
 //! Fresh input is handled where it lies, in the receive buffer, while its completion is reaped. Every step has a limit,
 //! so no tenant and no peer can own a turn.
@@ -56,7 +57,11 @@ impl Reactor {
 
         if work > 0 {
             self.pace.worked(now.mono_us);
-            self.ring.enter()
+            let entered = self.ring.enter();
+            if self.net.took_newcomers() {
+                self.net.turn_ended(self.clock.read().mono_us.saturating_sub(now.mono_us));
+            }
+            entered
         } else {
             self.rest(now)
         }
@@ -134,7 +139,9 @@ impl Reactor {
 
     fn submit(&mut self, now: Now) -> io::Result<usize> {
         self.net.close_overrun(now, &mut self.ring, &mut self.doors);
-        self.net.transmit(&mut self.ring)
+        let mut work = self.net.transmit(&mut self.ring)?;
+        work += self.net.admit(now, &mut self.ring, &mut self.doors);
+        Ok(work + self.net.transmit(&mut self.ring)?)
     }
 
     /// Every step did nothing: spin a little, then sleep until a completion, mail, or the next timer.

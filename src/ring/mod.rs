@@ -174,10 +174,12 @@ impl Ring {
 
     // ---- sockets -------------------------------------------------------------------------------------------------
 
-    /// Accepts until cancelled; each connection is one completion of [`Kind::Accept`].
+    /// Accepts one connection. Not all there are: a multishot accept empties the kernel's backlog within one enter, and
+    /// everybody who is there already waits for it.
     pub fn accept(&mut self, listener: RawFd, user_data: UserData) {
-        let entry = opcode::AcceptMulti::new(Fd(listener))
-            .allocate_file_index(self.direct_slots > 0)
+        let null = std::ptr::null_mut();
+        let entry = opcode::Accept::new(Fd(listener), null, null.cast())
+            .file_index((self.direct_slots > 0).then(DestinationSlot::auto_target))
             .flags(if self.direct_slots > 0 { 0 } else { libc::SOCK_CLOEXEC })
             .build();
         self.push_safe(entry, user_data);
@@ -238,6 +240,12 @@ impl Ring {
     /// Cancels the request that carries `target`. Both complete: the target with ECANCELED, this one with its fate.
     pub fn cancel(&mut self, target: UserData, user_data: UserData) {
         let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(target.raw())).build();
+        self.push_safe(entry, user_data);
+    }
+
+    /// Cancels all requests that carry `target`.
+    pub fn cancel_all(&mut self, target: UserData, user_data: UserData) {
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(target.raw()).all()).build();
         self.push_safe(entry, user_data);
     }
 
@@ -439,7 +447,7 @@ fn probe(uring: &IoUring) -> Result<(), RingError> {
     let mut probe = Probe::new();
     uring.submitter().register_probe(&mut probe).map_err(|e| RingError::new(Step::Probe, &e))?;
     let needed = [
-        ("accept", opcode::AcceptMulti::CODE),
+        ("accept", opcode::Accept::CODE),
         ("recv", opcode::RecvMulti::CODE),
         ("send", opcode::Send::CODE),
         ("sendmsg", opcode::SendMsg::CODE),

@@ -12,7 +12,7 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// Multishot accept of the shard's listener.
+    /// Accept of one connection by the shard's listener.
     Accept = 1,
     /// Single-shot receive of an upgrade request.
     Upgrade,
@@ -38,7 +38,7 @@ pub enum Kind {
     WakeSent,
     /// The shard's waker was rung: look at the control channel and at finished background work.
     Control,
-    /// Cancellation of the shard's accept.
+    /// Cancellation of the shard's accepts.
     AcceptCancel,
     /// Any request of the disk executor; the generation is its token.
     Disk,

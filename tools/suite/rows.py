@@ -9,7 +9,7 @@
 import pathlib
 import subprocess
 
-from . import machine
+from . import crowd, machine
 from .servers import Floor, Nats, Ours, Redis, Server, UWebSockets
 
 OURS = ("ours", "ours again")
@@ -31,6 +31,8 @@ class Size:
         self.log_events = 10_000 if tiny else 500_000 if quick else 5_000_000
         self.many_sessions = (200, 2000) if tiny else (1000, 10_000, 100_000) if quick else (1000, 10_000, 100_000, 1_000_000)
         self.bursts = (16, 32) if tiny else (1, 8, 16, 28, 32, 48, 64, 96)
+        self.crowd, self.survivors = (330, 30) if tiny else (20_000, 500) if quick else (50_000, 500)
+        self.crowd_interval, self.crowd_seconds = (1.0, 1.0) if tiny else (10.0, 20.0)
         self.times = ["--warm", self.warm, "--seconds", self.seconds]
 
 
@@ -245,6 +247,21 @@ def rows():
         Metric("events in the log"),
     ]
     handshakes = [Metric("CPU µs/connect", ("ratio", "floor", 1.3)), Metric("connects/s", high=True)]
+    crowded = [
+        Metric("deliver p99.9 ms", ("at most", 100.0)),
+        Metric("KiB/client", ("at most", 1.5)),
+        Metric("lost or repeated", ("at most", 0)),
+        Metric("deliver p50 ms"),
+        Metric("server core"),
+    ]
+    stormed = [
+        Metric("all live in s"),
+        Metric("live/s", high=True),
+        Metric("CPU µs/client back", ("ratio", "floor", 1.6)),
+        Metric("lost or repeated", ("at most", 0)),
+        Metric("storm ÷ calm", ("at most", 2.0)),
+        Metric("503"),
+    ]
     return [
         chat("durable chat", lambda: Floor(log=True), [], durable, always),
         chat("chat with sync off", Floor, ["--sync", "off"], unsynced, SUBSCRIBE_PEERS),
@@ -256,6 +273,9 @@ def rows():
         Row("idle subscribed", both, [idle()], subscribed, SUBSCRIBE_PEERS, rounds_max=2, repeats=False),
         Row("handshake", spinning, [handshake], handshakes, SUBSCRIBE_PEERS),
         Row("lone client", spinning, [lone], [Metric("round trip p50 µs", ("ratio", "floor", 1.5)), Metric("p99 µs")]),
+        Row("a crowd", {"ours": crowd.server}, [crowd.calm], crowded, rounds_max=2, repeats=False),
+        Row("a storm", {"floor": Floor, "ours": crowd.server}, [crowd.storm()], stormed, rounds_max=2, repeats=False),
+        Row("a storm of strangers", {"floor": Floor, "ours": crowd.server}, [crowd.storm("--strangers")], stormed, rounds_max=1, repeats=False),
         Row("restart and history of a big log", ours, [big_log], restarts, rounds_max=1, repeats=False),
         Row(
             "many sessions",

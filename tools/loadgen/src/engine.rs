@@ -11,7 +11,7 @@ use crate::net::{Poll, Ready, Socket};
 use crate::peer::Transport;
 use crate::websocket;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 
 /// What a workload does with its connections.
@@ -21,8 +21,19 @@ pub trait Handler {
     /// A message, or more of the stream, came at `now` (ns since the engine's start). Returns how much of it was taken; what
     /// is left of a stream comes again with what follows it.
     fn received(&mut self, connection: usize, now: u64, bytes: &[u8], out: &mut Vec<u8>) -> usize;
+    /// The upgrade of `connection` was answered with no, and the connection is closed.
+    fn refused(&mut self, connection: usize, head: &str) {
+        self.lost(connection, format!("upgrade refused: {}", head.lines().next().unwrap_or_default()));
+    }
     /// `connection` is gone although nobody here closed it.
     fn lost(&mut self, connection: usize, why: String);
+}
+
+/// Why a connection is over.
+enum End {
+    /// The head of the answer to its upgrade.
+    Refused(String),
+    Lost(String),
 }
 
 #[derive(PartialEq, Clone, Copy)]
@@ -37,6 +48,8 @@ struct Connection {
     socket: Option<Socket>,
     stage: Stage,
     path: String,
+    /// A token to be shown with the upgrade; most have none.
+    token: Option<Box<str>>,
     /// The beginning of a response or frame whose end has not come yet.
     partial: Vec<u8>,
     /// The same for a stream inside WebSocket messages.
@@ -51,6 +64,7 @@ struct Connection {
 pub struct Engine {
     poll: Poll,
     address: SocketAddrV4,
+    source: Option<Ipv4Addr>,
     transport: Transport,
     subprotocol: Option<&'static str>,
     accept: String,
@@ -66,6 +80,7 @@ impl Engine {
         Ok(Engine {
             poll: Poll::new()?,
             address,
+            source: None,
             transport,
             subprotocol,
             accept: tungstenite::handshake::derive_accept_key(websocket::HANDSHAKE_KEY.as_bytes()),
@@ -87,14 +102,25 @@ impl Engine {
         self.connections.len()
     }
 
+    /// Connections come from this address from now on.
+    pub fn come_from(&mut self, source: Option<Ipv4Addr>) {
+        self.source = source;
+    }
+
     /// Starts a connection to `path` and returns its number.
     pub fn open(&mut self, path: String) -> io::Result<usize> {
+        self.open_with(path, None)
+    }
+
+    /// [`Engine::open`], showing a resume token.
+    pub fn open_with(&mut self, path: String, token: Option<Box<str>>) -> io::Result<usize> {
         let number = self.connections.len();
-        let socket = self.poll.connect(self.address, number)?;
+        let socket = self.poll.connect(self.address, self.source, number)?;
         self.connections.push(Connection {
             socket: Some(socket),
             stage: Stage::Connecting,
             path,
+            token,
             partial: Vec::new(),
             stream: Vec::new(),
             out: Vec::new(),
@@ -110,6 +136,8 @@ impl Engine {
         let c = &mut self.connections[connection];
         c.stage = Stage::Closed;
         c.socket = None;
+        c.path = String::new();
+        c.token = None;
         c.out = Vec::new();
         c.partial = Vec::new();
         c.stream = Vec::new();
@@ -149,10 +177,13 @@ impl Engine {
                 self.writable(event.token, handler);
             }
             if event.readable
-                && let Err(why) = self.readable(event.token, handler)
+                && let Err(end) = self.readable(event.token, handler)
             {
                 self.close(event.token);
-                handler.lost(event.token, why);
+                match end {
+                    End::Refused(head) => handler.refused(event.token, &head),
+                    End::Lost(why) => handler.lost(event.token, why),
+                }
             }
         }
         self.ready = ready;
@@ -167,21 +198,22 @@ impl Engine {
                 handler.opened(number, &mut c.out);
             } else {
                 c.stage = Stage::Upgrading;
-                c.out = websocket::upgrade_request(&c.path, &self.address.to_string(), self.subprotocol);
+                let (host, token) = (self.address.to_string(), c.token.as_deref());
+                c.out = websocket::upgrade_request(&c.path, &host, self.subprotocol, token);
             }
         }
         self.out(number);
     }
 
-    fn readable(&mut self, number: usize, handler: &mut impl Handler) -> Result<(), String> {
+    fn readable(&mut self, number: usize, handler: &mut impl Handler) -> Result<(), End> {
         let now = self.start.elapsed().as_nanos() as u64;
         let c = &mut self.connections[number];
         let Some(socket) = &c.socket else { return Ok(()) };
         let n = match socket.read(&mut self.buffer) {
-            Ok(0) => return Err("closed by the server without a close frame".into()),
+            Ok(0) => return Err(End::Lost("closed by the server without a close frame".into())),
             Ok(n) => n,
             Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(why) => return Err(why.to_string()),
+            Err(why) => return Err(End::Lost(why.to_string())),
         };
         let joined;
         let mut bytes = &self.buffer[..n];
@@ -197,7 +229,7 @@ impl Engine {
             };
             let head = String::from_utf8_lossy(&bytes[..end]);
             if !head.starts_with("HTTP/1.1 101") || !head.contains(&self.accept) {
-                return Err(format!("upgrade refused: {}", head.lines().next().unwrap_or_default()));
+                return Err(End::Refused(head.into_owned()));
             }
             bytes = &bytes[end + 4..];
             c.stage = Stage::Open;
@@ -208,7 +240,8 @@ impl Engine {
             bytes = &bytes[taken..];
         } else {
             while let Some((opcode, payload, rest)) = websocket::decode(bytes) {
-                c.message(self.transport, opcode, payload, |bytes, out| handler.received(number, now, bytes, out))?;
+                c.message(self.transport, opcode, payload, |bytes, out| handler.received(number, now, bytes, out))
+                    .map_err(End::Lost)?;
                 bytes = rest;
             }
         }

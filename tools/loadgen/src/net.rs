@@ -5,7 +5,7 @@
 //! ```
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// A connected or connecting TCP socket.
@@ -24,6 +24,15 @@ pub struct Ready {
 
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn internet_address(address: SocketAddrV4) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+        sin_zero: [0; 8],
+    }
 }
 
 /// Raises the descriptor limit to what the system allows; returns it.
@@ -49,20 +58,25 @@ impl Poll {
         }
     }
 
-    /// Starts connecting; `token` reports writable when the connection stands.
-    pub fn connect(&self, address: SocketAddrV4, token: usize) -> io::Result<Socket> {
+    /// Starts connecting, from `source` if it is given; `token` reports writable when the connection stands.
+    pub fn connect(&self, address: SocketAddrV4, source: Option<Ipv4Addr>, token: usize) -> io::Result<Socket> {
         let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: a fresh descriptor, owned from here on.
         let socket = Socket(unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind, 0))?) });
         let one = 1i32;
         // A reset on close: thousands of ports in TIME_WAIT would spoil the next run.
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        let target = libc::sockaddr_in {
-            sin_family: libc::AF_INET as libc::sa_family_t,
-            sin_port: address.port().to_be(),
-            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-            sin_zero: [0; 8],
-        };
+        let target = internet_address(address);
+        if let Some(source) = source {
+            let own = internet_address(SocketAddrV4::new(source, 0));
+            // SAFETY: every pointer is to a live local of exactly the size passed along.
+            check(unsafe {
+                let (fd, size) = (socket.0.as_raw_fd(), size_of::<i32>() as u32);
+                // The port is chosen with the target in view: a source address has a range of ports for each target.
+                libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, (&raw const one).cast(), size);
+                libc::bind(fd, (&raw const own).cast(), size_of::<libc::sockaddr_in>() as u32)
+            })?;
+        }
         // SAFETY: every pointer is to a live local of exactly the size passed along.
         let connected = unsafe {
             let fd = socket.0.as_raw_fd();
@@ -150,7 +164,7 @@ mod tests {
     fn pair(poll: &Poll) -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let Ok(SocketAddr::V4(address)) = listener.local_addr() else { panic!("not of IPv4") };
-        let socket = poll.connect(address, TOKEN).expect("connecting begins");
+        let socket = poll.connect(address, None, TOKEN).expect("connecting begins");
         let (peer, _) = listener.accept().expect("it arrives");
         wait_for(poll, |ready| ready.writable);
         (socket, peer)
@@ -236,10 +250,21 @@ mod tests {
         let Ok(SocketAddr::V4(address)) = listener.local_addr() else { panic!("not of IPv4") };
         drop(listener);
         // Refused at once, or by the report.
-        let Ok(socket) = poll.connect(address, TOKEN) else { return };
+        let Ok(socket) = poll.connect(address, None, TOKEN) else { return };
         wait_for(&poll, |ready| ready.readable);
         let why = socket.read(&mut [0u8; 1]).expect_err("nobody listens");
         assert_eq!(why.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_connection_comes_from_the_address_it_was_told_to() {
+        let poll = Poll::new().expect("an epoll");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let Ok(SocketAddr::V4(address)) = listener.local_addr() else { panic!("not of IPv4") };
+        let source = Ipv4Addr::new(127, 0, 0, 9);
+        let _socket = poll.connect(address, Some(source), TOKEN).expect("connecting begins");
+        let (_, from) = listener.accept().expect("it arrives");
+        assert_eq!(from.ip(), source);
     }
 
     #[test]

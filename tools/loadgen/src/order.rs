@@ -8,13 +8,14 @@
 use crate::engine::Engine;
 use crate::peer::{self, Choice, Name};
 use crate::workload::connect::{self, Door};
+use crate::workload::crowd::{self, Crowd};
 use crate::workload::publish::{self, Load, Spreading};
 use crate::workload::read;
 use crate::{net, stamp};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Open-loop load for an event server.
 #[derive(Parser)]
@@ -36,6 +37,9 @@ pub struct Order {
     /// Process whose CPU and memory are reported.
     #[arg(long, global = true)]
     pid: Option<u32>,
+    /// Address that connections come from: each has its own range of ports.
+    #[arg(long, global = true)]
+    source: Option<Ipv4Addr>,
     /// Upgrades under way at once.
     #[arg(long, global = true, default_value_t = 256)]
     opening_max: usize,
@@ -143,6 +147,29 @@ enum Workload {
         #[arg(long, default_value_t = 3.0)]
         settle: f64,
     },
+    /// Clients with a life each that go and come back; told what to do on stdin: `go`, `cut`, `end`.
+    Crowd {
+        #[arg(long, default_value_t = 1000)]
+        clients: usize,
+        /// Seconds between two events of a client.
+        #[arg(long, default_value_t = 10.0)]
+        interval: f64,
+        /// Seconds measured after `go`.
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        /// Bytes of data of each event.
+        #[arg(long, default_value_t = 128)]
+        bytes: usize,
+        /// On `cut` these stay, and are measured meanwhile.
+        #[arg(long)]
+        survive: bool,
+        /// Come back without showing the resume token with the upgrade.
+        #[arg(long)]
+        unshown: bool,
+        /// Come back as strangers: subscribe anew instead of resuming.
+        #[arg(long)]
+        strangers: bool,
+    },
     /// Connect, upgrade, reset, again.
     Handshake {
         #[arg(long, default_value_t = 4.0)]
@@ -172,6 +199,7 @@ pub fn run(order: Order) -> io::Result<Value> {
         peer::make(&Choice { name: order.peer, durable: order.durable, durability, setup: order.setup, run });
     let peer = peer.as_mut();
     let mut engine = Engine::new(order.address, peer.transport(), peer.subprotocol())?;
+    engine.come_from(order.source);
     let load = |lanes: u32, readers_per_lane: u32, spreading: Spreading, shape: Shape| Load {
         lanes,
         readers_per_lane,
@@ -212,6 +240,20 @@ pub fn run(order: Order) -> io::Result<Value> {
             let (opening_max, server) = (order.opening_max, order.pid);
             let door = Door { peer, subscribe: !bare, opening_max, server, prefix: &prefix };
             return named("idle", connect::idle(&mut engine, door, connections, settle));
+        }
+        Workload::Crowd { clients, interval, seconds, bytes, survive, unshown, strangers } => {
+            let crowd = Crowd {
+                clients,
+                interval_s: interval,
+                measure_s: seconds,
+                bytes: bytes.max(stamp::STAMP_BYTES),
+                survive,
+                shown: !unshown,
+                strangers,
+                opening_max: order.opening_max,
+                prefix: &prefix,
+            };
+            return named("crowd", crowd::run(&mut engine, &crowd));
         }
         Workload::Handshake { seconds } => {
             let (opening_max, server) = (order.opening_max, order.pid);

@@ -88,9 +88,11 @@ pub fn decode(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((opcode, bytes.get(head..end)?, &bytes[end..]))
 }
 
-/// The upgrade request for `path`.
-pub fn upgrade_request(path: &str, host: &str, subprotocol: Option<&str>) -> Vec<u8> {
-    let subprotocol = subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
+/// The upgrade request for `path`. `token`: shown beside the subprotocol, as a Tidegate server wants it.
+pub fn upgrade_request(path: &str, host: &str, subprotocol: Option<&str>, token: Option<&str>) -> Vec<u8> {
+    let token = token.map(|token| format!(", tidegate.resume.{token}")).unwrap_or_default();
+    let line = |name| format!("Sec-WebSocket-Protocol: {name}{token}\r\n");
+    let subprotocol = subprotocol.map(line).unwrap_or_default();
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {HANDSHAKE_KEY}\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n"

@@ -7,6 +7,7 @@
 //!   redis      Redis publish/subscribe or streams, RESP over TCP
 //! ```
 
+pub mod life;
 mod nats;
 mod plain;
 mod redis;

@@ -1,6 +1,7 @@
 //! What is asked of a server; each workload prints one report.
 
 pub mod connect;
+pub mod crowd;
 mod placing;
 pub mod publish;
 pub mod read;

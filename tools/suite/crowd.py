@@ -1,0 +1,190 @@
+"""Fifty thousand clients, and what happens when all but a few of them are cut off at once and come back.
+
+    server: 3 shards on core 0      core 1: load processes, each with its own source address and at most as many sockets as it may open
+    go ─► calm for some seconds ─► cut: all but the survivors are reset ─► … ─► the last one is live again ─► end
+
+CPU of a handshake is what the server used from the cut to the last one back, less what it used in that time when all was calm, by
+clients; a resume is part of it. Its floor opens and resets bare WebSockets. Survivors publish more often than the others, so that
+their p99.9 says something.
+"""
+
+import json
+import pathlib
+import select
+import subprocess
+import sys
+import time
+
+from .machine import RELEASE, pinned
+from .servers import Floor, Ours
+
+SHARDS = 3
+# Sockets of one load process; the limit of open files is at least this on the machines this runs on, or the run says so.
+SOCKETS_MAX = 19_000
+# Seconds between two events of a survivor.
+SURVIVOR_INTERVAL = 0.5
+PATIENCE_S = 300
+
+
+class Load:
+    """A load process that is told what to do."""
+
+    def __init__(self, server, number, clients, interval, seconds, *flags):
+        words = [RELEASE / "loadgen", "crowd", "--clients", clients, "--interval", interval, "--seconds", seconds]
+        words += ["--address", f"127.0.0.1:{server.port}", "--source", f"127.0.0.{2 + number}", *flags]
+        self.clients = clients
+        self.process = subprocess.Popen([*pinned(1), *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def say(self, word):
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def hear(self, key, patience_s=PATIENCE_S):
+        ready, _, _ = select.select([self.process.stdout], [], [], patience_s)
+        line = self.process.stdout.readline() if ready else ""
+        if not line:
+            sys.exit(f"a load process said nothing, waiting for {key!r}")
+        heard = json.loads(line)
+        if key not in heard:
+            sys.exit(f"a load process said {line!r}, waiting for {key!r}")
+        return heard
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def cpu_s(pid):
+    """CPU time of all threads, seconds."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def rss_kib(pid):
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+class Crowd:
+    """All load processes of a run; the last one has the survivors."""
+
+    def __init__(self, server, size, flags=(), survivors=0):
+        # Buffers that all connections share are touched for the first time by the first thousand: not theirs to pay.
+        server.load("handshake", "--seconds", 0.1 if size.tiny else 0.7)
+        self.server, self.size = server, size
+        self.before_kib = rss_kib(server.process.pid)
+        self.loads = []
+        left, count = size.crowd - survivors, -(-(size.crowd - survivors) // SOCKETS_MAX)
+        for number in range(max(count, 2 if size.tiny else 3)):
+            clients = left // (max(count, 2 if size.tiny else 3) - number)
+            left -= clients
+            self.loads.append(Load(server, number, clients, size.crowd_interval, size.crowd_seconds, *flags))
+        if survivors:
+            self.loads.append(Load(server, len(self.loads), survivors, SURVIVOR_INTERVAL, size.crowd_seconds, "--survive"))
+
+    def all(self, word=None, key=None, loads=None):
+        for load in loads or self.loads:
+            if word:
+                load.say(word)
+        return [load.hear(key) for load in loads or self.loads] if key else []
+
+    def calm(self):
+        """Everybody connected, some calm seconds; (seconds to connect, KiB a client, cores used)."""
+        connected = self.all(key="connected")
+        time.sleep(0.2 if self.size.tiny else 2.0)
+        kib = (rss_kib(self.server.process.pid) - self.before_kib) / self.size.crowd
+        before, began = cpu_s(self.server.process.pid), time.monotonic()
+        self.all("go", "calm")
+        cores = (cpu_s(self.server.process.pid) - before) / (time.monotonic() - began)
+        return max(heard["seconds"] for heard in connected), kib, cores
+
+    def end(self):
+        """Reports, and one that stands for all of them."""
+        reports = self.all("end", "workload")
+        together = {
+            "valid": all(report["valid"] for report in reports),
+            "invalid": [why for report in reports for why in report["invalid"]],
+            "stranger": 0.0,
+            "reports": reports,
+        }
+        return reports, together
+
+    def close(self):
+        for load in self.loads:
+            load.close()
+
+
+def p999_ms(reports, window):
+    """Of the worst process."""
+    return max(report[window]["intended"]["p999_us"] for report in reports) / 1000
+
+
+def counts(reports):
+    total = {key: sum(report[key] for report in reports) for key in ("lost", "repeated", "refused", "lost_connections", "opened")}
+    return {
+        "lost or repeated": total["lost"] + total["repeated"],
+        "503": total["refused"],
+        "attempts/client": total["opened"] / sum(report["clients"] for report in reports),
+        "generator core": sum(report["own_cores"] for report in reports),
+    }
+
+
+def calm(server, size, context):
+    crowd = Crowd(server, size)
+    try:
+        seconds, kib, cores = crowd.calm()
+        reports, together = crowd.end()
+    finally:
+        crowd.close()
+    return {
+        "clients": size.crowd,
+        "deliver p50 ms": max(report["calm"]["intended"]["p50_us"] for report in reports) / 1000,
+        "deliver p99.9 ms": p999_ms(reports, "calm"),
+        "KiB/client": kib,
+        "server core": cores,
+        "connected in s": seconds,
+        **counts(reports),
+    }, together
+
+
+def storm(*flags):
+    def phase(server, size, context):
+        if isinstance(server, Floor):
+            report = server.load("handshake", "--seconds", size.seconds)
+            return {"CPU µs/client back": report["server_us_per_connect"]}, report
+        crowd = Crowd(server, size, flags, survivors=size.survivors)
+        pid = server.process.pid
+        try:
+            _, _, calm_cores = crowd.calm()
+            before, began = cpu_s(pid), time.monotonic()
+            back = crowd.loads[:-1]
+            crowd.all("cut")
+            live = crowd.all(key="live", loads=back)
+            seconds = time.monotonic() - began
+            used = cpu_s(pid) - before
+            reports, together = crowd.end()
+        finally:
+            crowd.close()
+        clients = sum(load.clients for load in back)
+        quiet, stormy = p999_ms(reports[-1:], "calm"), p999_ms(reports[-1:], "storm")
+        return {
+            "clients": clients,
+            "all live in s": max(heard["seconds"] for heard in live),
+            "half live in s": max(report["back_p50_s"] for report in reports[:-1]),
+            "live/s": clients / seconds,
+            "CPU µs/client back": (used - calm_cores * seconds) / clients * 1e6,
+            "server core": used / seconds,
+            "survivors' p99.9 ms, calm": quiet,
+            "survivors' p99.9 ms, storm": stormy,
+            "storm ÷ calm": stormy / quiet if quiet else 0.0,
+            **counts(reports),
+        }, together
+
+    return phase
+
+
+def server():
+    return Ours(shards=SHARDS)
