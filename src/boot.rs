@@ -292,7 +292,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
         silent_newcomers_max: config.silent_newcomers_per_shard_max as usize,
         gate: GateConfig {
             turn_newcomers_us_max: config.turn_newcomers_us_max,
-            newcomer_wait_us_max: us(config.newcomer_wait_ms_max),
+            newcomer_wait_us_max: us(config.newcomer_wait_ms),
         },
         ping_interval_us: us(config.ping_interval_ms),
         idle_timeout_us: us(config.idle_timeout_ms),

@@ -127,7 +127,7 @@ settings! {
     /// A shard's turn that takes newcomers in aims to end within so many microseconds: what is above it waits for a later turn.
     turn_newcomers_us_max: u64 = "1000";
     /// Newcomers that would wait longer than this get `503` with `Retry-After` at once; those who show a resume token wait.
-    newcomer_wait_ms_max: u64 = "2s";
+    newcomer_wait_ms: u64 = "2s";
     /// A resume token is believed for so long after it was given.
     resume_token_life_ms: u64 = "7d";
     /// On SIGTERM or a takeover every connection is gone after so long; what is left of them then is cut off.
@@ -311,8 +311,8 @@ impl Config {
             ("ping_interval_ms", self.ping_interval_ms + 1, "idle_timeout_ms", self.idle_timeout_ms),
             // Who waits for its turn is not to be cut off by the time that it has for its request.
             (
-                "newcomer_wait_ms_max",
-                self.newcomer_wait_ms_max.saturating_mul(2),
+                "newcomer_wait_ms",
+                self.newcomer_wait_ms.saturating_mul(2),
                 "handshake_timeout_ms",
                 self.handshake_timeout_ms,
             ),
