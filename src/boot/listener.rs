@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Connections the kernel holds for each shard until they are accepted.
-const BACKLOG: i32 = 4096;
+/// Connections the kernel holds for each shard until they are accepted: as many as it likes (`net.core.somaxconn`). Where it
+/// holds no more it drops what comes, and a client's kernel tries again after 1, 3, 7, … seconds.
+const BACKLOG: i32 = 65_535;
 
 /// A connection is accepted when its request begins to come, or about so many seconds after it was made.
 const REQUEST_WITHIN_S: libc::c_int = 3;

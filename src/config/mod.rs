@@ -122,8 +122,9 @@ settings! {
     held_timeout_ms: u64 = "5s";
     /// A connection that has not finished its upgrade request after so long is closed.
     handshake_timeout_ms: u64 = "10s";
-    /// Sockets of a shard that have been accepted and have not sent a whole request; one more, and the oldest is closed.
-    silent_newcomers_per_shard_max: u32 = "4096";
+    /// Sockets of a shard that have been accepted and have not sent a whole request; for one more the oldest is closed, if it
+    /// had a second for it.
+    silent_newcomers_per_shard_max: u32 = "8192";
     /// A shard's turn that takes newcomers in aims to end within so many microseconds: what is above it waits for a later turn.
     turn_newcomers_us_max: u64 = "1000";
     /// Newcomers that would wait longer than this get `503` with `Retry-After` at once; those who show a resume token wait.

@@ -16,7 +16,7 @@ use super::send_queue::Class;
 use super::service::{Admission, Adoption, Knock, Service};
 use super::vital::give_up_after;
 use super::websocket::Decoder;
-use super::{ACCEPT_RETRY_US, HEAD_BYTES_MAX, Net};
+use super::{ACCEPT_LOOK_US, ACCEPT_RETRY_US, HEAD_BYTES_MAX, Net, SILENT_US_MIN};
 use crate::ring::{Completion, Kind, Ring, Socket, UserData};
 use shards::ids::{ConnectionId, Now, ShardId};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -46,21 +46,20 @@ enum Call {
 }
 
 impl Net {
-    /// Starts to accept from these sockets.
-    pub fn listen(&mut self, listeners: Vec<OwnedFd>, ring: &mut Ring) {
+    /// Starts to accept from these sockets, with the next [`Net::admit`].
+    pub fn listen(&mut self, listeners: Vec<OwnedFd>) {
         for socket in &listeners {
             if let Err(error) = give_up_after(socket, self.config.idle_timeout_us) {
                 tracing::warn!(%error, "peers that vanish are only found by the kernel's own timeout");
             }
         }
         self.listeners = listeners.into_iter().map(|socket| Listener { socket, accepts: 0 }).collect();
-        self.listen_again(ring);
+        self.listen_again();
     }
 
     /// Accepts again after [`Net::stop_listening`].
-    pub fn listen_again(&mut self, ring: &mut Ring) {
+    pub fn listen_again(&mut self) {
         self.accepting = true;
-        self.arm_accepts(ring);
     }
 
     /// Accepts nothing more. Connections that are there go on; so do those that the kernel has accepted already.
@@ -89,7 +88,7 @@ impl Net {
                 self.upgrade(id, Call::ItsTurn, now, ring, service);
             }
         }
-        self.arm_accepts(ring);
+        self.arm_accepts(now, ring, service);
         count
     }
 
@@ -104,17 +103,62 @@ impl Net {
     }
 
     /// Others wait in the kernel's backlog, which costs nothing: as long as it takes nobody is refused.
-    fn arm_accepts(&mut self, ring: &mut Ring) {
+    fn arm_accepts<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) {
+        let freed = std::mem::take(&mut self.freed);
         if !self.accepting || self.accept_retry_us.is_some() {
             return;
         }
-        let wanted = if self.is_short_of_memory() { 1 } else { self.gate.accepts() };
+        let wanted = self.accepts_wanted(freed).min(self.silent_room(now, ring, service));
+        // Each has one at least: connections hash to all sockets of the group.
+        let each = wanted.div_ceil(self.listeners.len().max(1));
         for (at, listener) in self.listeners.iter_mut().enumerate() {
-            while listener.accepts < wanted {
+            while (listener.accepts as usize) < each {
                 ring.accept(listener.socket.as_raw_fd(), Listener::user_data(at));
                 listener.accepts += 1;
             }
         }
+        if wanted == 0 {
+            self.accept_retry_us = Some(now.mono_us + ACCEPT_LOOK_US);
+        }
+    }
+
+    /// How many accepts are to stand ready, where `freed` slots have become free lately.
+    fn accepts_wanted(&self, freed: usize) -> usize {
+        let (wanted, slots) = (self.gate.accepts() as usize, self.config.connections_max);
+        let asked: usize = self.listeners.iter().map(|listener| listener.accepts as usize).sum();
+        let taken = self.table.len() + asked;
+        if self.is_short_of_memory() {
+            1
+        } else if taken >= slots {
+            // The next one is told that there is no room; not while room is being made.
+            usize::from(freed == 0)
+        } else if taken >= slots - slots / 8 && freed > 0 {
+            // Many went at once, and perhaps come back before their slots are free: one for one. What is left is for peers'.
+            wanted.min(freed)
+        } else {
+            wanted
+        }
+    }
+
+    /// How many more may be silent. One too many, and the oldest makes room, if it had its time.
+    fn silent_room<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) -> usize {
+        let bound = self.config.silent_newcomers_max;
+        if self.silent.count() < bound {
+            return bound - self.silent.count();
+        }
+        while let Some(oldest) = self.silent.oldest(|id| self.table.get(id).is_some_and(|c| c.silent)) {
+            // Silent since it came: nothing was heard after that.
+            if self.table.get(oldest).is_some_and(|c| now.mono_us < c.heard_us + SILENT_US_MIN) {
+                return 0;
+            }
+            if self.silent.count() <= bound {
+                return 1;
+            }
+            self.stats.pushed_out += 1;
+            self.spoken(oldest);
+            self.end(oldest, now, ring, service);
+        }
+        1
     }
 
     /// Requests that wait may use half of what there is for bytes that have come in part.
@@ -122,7 +166,7 @@ impl Net {
         self.assembly_bytes > self.config.assembly_bytes_max / 2
     }
 
-    pub(super) fn accepted<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
+    pub(super) fn accepted(&mut self, completion: &Completion, now: Now, ring: &mut Ring) {
         if let Some(listener) = self.listeners.get_mut(completion.user_data.slot() as usize) {
             listener.accepts -= 1;
         }
@@ -138,13 +182,6 @@ impl Net {
                 let deadline = now.mono_us + self.config.handshake_timeout_us;
                 let id = self.enter(Connection::new(socket, now.mono_us, deadline));
                 self.arm_receive(id, ring);
-                if self.silent.count() > self.config.silent_newcomers_max {
-                    let table = &self.table;
-                    if let Some(oldest) = self.silent.oldest(|id| table.get(id).is_some_and(|c| c.silent)) {
-                        self.stats.pushed_out += 1;
-                        self.end(oldest, now, ring, service);
-                    }
-                }
             }
             // No slot or descriptor is free, or the listener is being taken away: try again a little later.
             Err(_) if self.accepting => self.accept_retry_us = Some(now.mono_us + ACCEPT_RETRY_US),

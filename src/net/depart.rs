@@ -152,6 +152,7 @@ impl Net {
         self.sends.close(id);
         self.wheel.clear(id.slot);
         self.table.remove(id);
+        self.freed += 1;
     }
 
     /// Looks at connections whose time has come. Returns how many.

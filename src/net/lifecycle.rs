@@ -10,7 +10,7 @@ impl Net {
     /// Handles a completion of one of this module's kinds. Call [`Net::rearm`] after each batch.
     pub fn complete<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
         match completion.user_data.kind() {
-            Kind::Accept => self.accepted(completion, now, ring, service),
+            Kind::Accept => self.accepted(completion, now, ring),
             Kind::Upgrade | Kind::Recv => self.receive_completed(completion, now, ring, service),
             Kind::Send => {
                 if let Some((id, good)) = self.sent(completion, now.mono_us) {

@@ -1,7 +1,7 @@
 //! Newcomers that are not connections yet: those who have not said what they want, and those who wait for their turn.
 //!
 //! ```text
-//!   accepted ─► Silent ── oldest out when too many ──► closed
+//!   accepted ─► Silent ── too many: the oldest out ──► closed
 //!                 │ whole request
 //!                 ▼
 //!               Lines ─┬─ resumes (one place for each client) ──► first
@@ -87,12 +87,13 @@ impl Silent {
         self.count -= 1;
     }
 
-    /// The one that has been silent longest. It is counted until it leaves.
+    /// The one that has been silent longest.
     pub fn oldest(&mut self, silent: impl Fn(ConnectionId) -> bool) -> Option<ConnectionId> {
-        while let Some(id) = self.order.pop_front() {
+        while let Some(id) = self.order.front().copied() {
             if silent(id) {
                 return Some(id);
             }
+            self.order.pop_front();
         }
         None
     }
@@ -133,7 +134,8 @@ mod tests {
             silent.leave();
         }
         assert_eq!(silent.count(), 3);
-        let oldest: Vec<u32> = std::iter::from_fn(|| silent.oldest(spoken)).map(|id| id.slot).collect();
-        assert_eq!(oldest, [1, 3, 5]);
+        assert_eq!(silent.oldest(spoken), Some(id(1)));
+        assert_eq!(silent.oldest(|id| id.slot > 3), Some(id(4)));
+        assert_eq!(silent.oldest(|_| false), None);
     }
 }

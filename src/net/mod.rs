@@ -85,7 +85,7 @@ pub struct NetConfig {
     pub held_timeout_us: u64,
     /// From acceptance to the answer to the upgrade request.
     pub handshake_timeout_us: u64,
-    /// Sockets accepted that have not sent a whole request; one more, and the oldest is closed.
+    /// Sockets accepted that have not sent a whole request; for one more the oldest is closed, if it had its second.
     pub silent_newcomers_max: usize,
     /// How many newcomers are taken in at a busy moment.
     pub gate: GateConfig,
@@ -111,6 +111,10 @@ impl NetConfig {
 const CLOSE_TIMEOUT_US: u64 = 2_000_000;
 /// After a failed accept (no slot, no descriptor) the next one is tried this much later.
 const ACCEPT_RETRY_US: u64 = 20_000;
+/// Where nobody is accepted because room is being made, a look at it comes this much later.
+const ACCEPT_LOOK_US: u64 = 1_000;
+/// Nobody is pushed out by others who has been silent for less: a request takes a round trip.
+const SILENT_US_MIN: u64 = 1_000_000;
 /// Longest upgrade request, bytes; the service refuses a longer one.
 const HEAD_BYTES_MAX: usize = 8192;
 /// Held inputs tried again in one turn.
@@ -155,6 +159,8 @@ pub struct Net {
     /// Newcomers that wait for their turn.
     lines: Lines,
     silent: Silent,
+    /// Slots that have become free since the last look at who comes.
+    freed: usize,
     /// Connections with held input, in rotation.
     waiting: VecDeque<ConnectionId>,
     /// Connections whose receive found no buffer; armed again when the batch of completions is through.
@@ -189,6 +195,7 @@ impl Net {
             gate: Gate::new(config.gate),
             lines: Lines::default(),
             silent: Silent::default(),
+            freed: 0,
             waiting: VecDeque::new(),
             unarmed: Vec::new(),
             assembly_bytes: 0,

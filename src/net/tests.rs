@@ -225,7 +225,8 @@ fn serve(
     let open = Rc::new(RefCell::new(0));
     let mut service = Echo { peer, mine, later: HashMap::new(), open: open.clone() };
     let mut net = Net::new(config, clock()).unwrap();
-    net.listen(vec![listener.into()], &mut ring);
+    net.listen(vec![listener.into()]);
+    net.admit(clock(), &mut ring, &mut service);
     let mut batch: Vec<Completion> = Vec::new();
     let mut stopping: Option<Instant> = None;
     let mut held_bytes_most = 0;

@@ -32,7 +32,7 @@ impl Reactor {
             match order {
                 Control::Serve { peers, listeners } => {
                     self.doors.meet(peers);
-                    self.net.listen(listeners, &mut self.ring);
+                    self.net.listen(listeners);
                 }
                 Control::Adopt(mut adoption) => match adoption.fd.take() {
                     Some(fd) => {
@@ -52,7 +52,7 @@ impl Reactor {
                         drain.stay();
                     }
                     self.doors.retry_after_s = None;
-                    self.net.listen_again(&mut self.ring);
+                    self.net.listen_again();
                     self.phase = Phase::Serving;
                     self.report(Report::Stays { shard: self.shard });
                 }

@@ -3,13 +3,13 @@
 //! ```text
 //!   client i   reads session i, publishes into session i + 1: what is published while a reader is away is what it must not lose
 //!
-//!   stdin    go ───────────────► cut ─────────────────────────────► end
-//!   stdout   {connected} … {calm}      {live, after so many seconds}     the report
-//!            window "calm"             window "storm", to the end
+//!   stdin    go ───────────────► cut ────────────────────────────────── on ──────► end
+//!   stdout   {connected} … {calm}      {live, after so many seconds}                    the report
+//!            window "calm"             window "storm" (of those who stay), to the end
 //! ```
-//! The schedule goes on whatever happens: events that fall due while a client is away are sent when it is back, in order, behind those
-//! it had no acknowledgement for, which go out again under the same message ids. Each reader checks that every event comes once and
-//! in order. Refused clients come back when they were told to, lost ones after a moment.
+//! Who was cut sends again under the same message ids what it had no acknowledgement for; some publish as soon as they are back, when
+//! others are still away; the schedule goes on with `on`. Each reader checks that every event comes once and in order. Refused clients
+//! come back when they were told to, lost ones after a moment.
 
 use super::{costs, merge};
 use crate::engine::{Engine, Handler};
@@ -18,7 +18,7 @@ use crate::peer::life::{self, Heard};
 use crate::stamp::Stamp;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io::{self, Write as _};
 use std::sync::mpsc;
 
@@ -45,6 +45,8 @@ const LAG_P99_US_MAX: f64 = 5_000.0;
 const CONNECT_NS_MAX: u64 = 120_000_000_000;
 /// After `end`, deliveries get this long.
 const DRAIN_NS: u64 = 20_000_000_000;
+/// Of so many clients one publishes as soon as it is back.
+const EARLY: usize = 16;
 /// Connections begun between two looks at what has come.
 const OPENS_PER_STEP: usize = 64;
 /// A lost connection is opened again within this time, each at its own moment.
@@ -86,6 +88,7 @@ enum Later {
 
 #[derive(Default)]
 struct Counts {
+    sent: u64,
     acknowledged: u64,
     delivered: u64,
     repeated: u64,
@@ -93,6 +96,8 @@ struct Counts {
     duplicate_replies: u64,
     refused: u64,
     lost_connections: u64,
+    /// Why they were lost, as the system says it.
+    lost_why: BTreeMap<String, u64>,
     opened: u64,
     wrong: u64,
 }
@@ -181,12 +186,16 @@ impl Run<'_> {
         while let Some(intended) = self.clients[client].due.pop_front() {
             self.publish(client, intended, out);
         }
+        if self.storm_window.start <= self.now && client.is_multiple_of(EARLY) {
+            self.publish(client, self.now, out);
+        }
     }
 
     fn publish(&mut self, client: usize, intended: u64, out: &mut Vec<u8>) {
         let c = &mut self.clients[client];
         let stamp = Stamp { intended, actual: self.now, lane: client as u32, number: c.published };
         c.published += 1;
+        self.counts.sent += 1;
         c.unacknowledged.push_back((stamp.number, intended, self.now));
         self.write(client, stamp, out);
     }
@@ -315,6 +324,7 @@ impl Handler for Run<'_> {
     fn lost(&mut self, connection: usize, why: String) {
         let Some(client) = self.owner(connection) else { return };
         self.counts.lost_connections += 1;
+        *self.counts.lost_why.entry(format!("{:?}: {why}", self.clients[client].stage)).or_default() += 1;
         if self.clients[client].stage == Stage::Live || self.counts.lost_connections > 10 * self.clients.len() as u64 {
             self.error(format!("client {client} lost its connection: {why}"));
         }
@@ -414,7 +424,7 @@ fn follow(engine: &mut Engine, run: &mut Run) -> io::Result<Value> {
     let (words, clients) = (words(), run.clients.len());
     let mut lag = Lag::new();
     let every_ns = run.crowd.interval_s * 1e9 / clients as f64;
-    let (mut start, mut sent) = (u64::MAX, 0u64);
+    let (mut start, mut scheduled, mut paused) = (u64::MAX, 0u64, None);
     let (mut told_calm, mut told_live) = (false, false);
     loop {
         run.now = engine.now();
@@ -428,19 +438,21 @@ fn follow(engine: &mut Engine, run: &mut Run) -> io::Result<Value> {
                 run.storm_window = run.now..u64::MAX;
                 told_live = run.crowd.survive;
                 if !run.crowd.survive {
+                    paused = Some(run.now);
                     for client in 0..clients {
                         engine.close(run.clients[client].connection);
                         run.away(client, run.now);
                     }
                 }
             }
+            Ok("on") => start += paused.take().map_or(0, |since| run.now - since),
             Ok("end") => break,
             Ok(other) => run.error(format!("told {other:?} at the wrong time")),
             Err(_) => {}
         }
         let due = |n: u64| start.saturating_add((n as f64 * every_ns) as u64);
-        while start < u64::MAX && due(sent) <= run.now {
-            let (client, intended) = ((sent % clients as u64) as usize, due(sent));
+        while start < u64::MAX && paused.is_none() && due(scheduled) <= run.now {
+            let (client, intended) = ((scheduled % clients as u64) as usize, due(scheduled));
             if run.clients[client].stage == Stage::Live {
                 lag.record(intended, run.now);
                 let connection = run.clients[client].connection;
@@ -448,7 +460,7 @@ fn follow(engine: &mut Engine, run: &mut Run) -> io::Result<Value> {
             } else {
                 run.clients[client].due.push_back(intended);
             }
-            sent += 1;
+            scheduled += 1;
         }
         if !told_calm && run.now >= run.calm_window.end {
             told_calm = true;
@@ -462,19 +474,22 @@ fn follow(engine: &mut Engine, run: &mut Run) -> io::Result<Value> {
             run.error(format!("{} of {clients} are not back", clients - run.live));
             break;
         }
-        let wait = if start < u64::MAX { due(sent).saturating_sub(run.now) } else { 20_000_000 };
+        let idle = start == u64::MAX || paused.is_some();
+        let wait = if idle { 20_000_000 } else { due(scheduled).saturating_sub(run.now) };
         step(engine, run, wait.min(5_000_000))?;
     }
-    drain(engine, run, sent)?;
-    Ok(report(run, &lag, sent))
+    drain(engine, run)?;
+    Ok(report(run, &lag))
 }
 
 /// Until everything that was sent has been acknowledged and seen, and a moment longer: anything twice would come now.
-fn drain(engine: &mut Engine, run: &mut Run, sent: u64) -> io::Result<()> {
+fn drain(engine: &mut Engine, run: &mut Run) -> io::Result<()> {
     run.storm_window.end = engine.now();
     let deadline = engine.now() + DRAIN_NS;
     while engine.now() < deadline
-        && (run.live < run.clients.len() || run.counts.delivered < sent || run.counts.acknowledged < sent)
+        && (run.live < run.clients.len()
+            || run.counts.delivered < run.counts.sent
+            || run.counts.acknowledged < run.counts.sent)
     {
         step(engine, run, 20_000_000)?;
     }
@@ -485,7 +500,7 @@ fn drain(engine: &mut Engine, run: &mut Run, sent: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn report(run: &mut Run, lag: &Lag, sent: u64) -> Value {
+fn report(run: &mut Run, lag: &Lag) -> Value {
     let mut invalid = Vec::new();
     if lag.p99_us() > LAG_P99_US_MAX {
         invalid.push(format!("the generator lagged: p99 {:.0} µs behind its schedule", lag.p99_us()));
@@ -493,7 +508,7 @@ fn report(run: &mut Run, lag: &Lag, sent: u64) -> Value {
     if run.error_count > 0 {
         invalid.push(format!("{} errors, first: {}", run.error_count, run.errors[0]));
     }
-    let Counts { delivered, acknowledged, .. } = run.counts;
+    let Counts { sent, delivered, acknowledged, .. } = run.counts;
     if delivered != sent || acknowledged != sent {
         invalid.push(format!("{sent} sent, {acknowledged} acknowledged, {delivered} delivered"));
     }
@@ -515,6 +530,7 @@ fn report(run: &mut Run, lag: &Lag, sent: u64) -> Value {
         "opened": run.counts.opened,
         "refused": run.counts.refused,
         "lost_connections": run.counts.lost_connections,
+        "lost_why": run.counts.lost_why,
         "sent": sent,
         "acknowledged": acknowledged,
         "delivered": delivered,
