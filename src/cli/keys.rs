@@ -26,5 +26,8 @@ pub fn run(args: &KeysArgs) -> Result<(), Failure> {
     let What::Rotate { data } = &args.what;
     let keys = keys::rotate(data).map_err(|why| Failure::failed(format!("{}: {why}", data.display())))?;
     let number = keys.first().map_or(0, |key| key.number);
-    print_line(&format!("key {number} is made: it signs from the next start on, and {} is still believed", keys.len() - 1))
+    print_line(&format!(
+        "key {number} is made: it signs from the next start on, and {} is still believed",
+        keys.len() - 1
+    ))
 }

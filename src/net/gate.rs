@@ -21,7 +21,7 @@ const TURN_NEWCOMERS: RangeInclusive<u32> = 4..=256;
 const TURN_NEWCOMERS_AT_FIRST: u32 = 32;
 const NEWCOMER_US_AT_FIRST: u64 = 100;
 /// Accepts that stand ready: so many sockets come in one turn. More than are taken in, or nobody could go first.
-const ACCEPTS: RangeInclusive<u32> = 16..=64;
+const ACCEPTS: RangeInclusive<u32> = 8..=32;
 /// A refused newcomer is asked to come back within these bounds, seconds.
 const RETRY_AFTER_S: RangeInclusive<u64> = 1..=60;
 /// Spread of those who come back, where the line is shorter than this.

@@ -1,8 +1,8 @@
 //! What a connection's completions lead to, and what its state needs next.
 
-use super::Net;
 use super::connection::State;
 use super::service::Service;
+use super::{GONE_PER_TURN_MAX, Net};
 use crate::ring::{Completion, Kind, Ring, UserData};
 use shards::ids::{ConnectionId, Now};
 
@@ -77,17 +77,38 @@ impl Net {
             ring.recv_buffers.recycle(bid);
         }
         match completion.ok() {
-            Ok(0) if !completion.more() => {
-                self.eof(id, now, ring, service);
-                self.progress(id, now, ring, service);
-            }
+            Ok(0) if !completion.more() => self.goes(id, true),
             Ok(_) | Err(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => self.progress(id, now, ring, service),
             Err(libc::ENOBUFS) => {
                 self.stats.buffers_short += 1;
                 self.unarmed.push(id);
             }
-            Err(_) => self.end(id, now, ring, service),
+            Err(_) => self.goes(id, false),
         }
+    }
+
+    /// The peer has gone; [`Net::see_off`] does the rest. When thousands go at once the rest is what everybody else would wait for.
+    fn goes(&mut self, id: ConnectionId, orderly: bool) {
+        if let Some(connection) = self.table.get_mut(id) {
+            // Nothing is received from it meanwhile.
+            connection.eof = true;
+            self.gone.push_back((id, orderly));
+        }
+    }
+
+    /// Ends connections whose peers have gone, some a turn. Returns how many.
+    pub fn see_off<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) -> usize {
+        let count = self.gone.len().min(GONE_PER_TURN_MAX);
+        for _ in 0..count {
+            let Some((id, orderly)) = self.gone.pop_front() else { break };
+            if orderly {
+                self.eof(id, now, ring, service);
+                self.progress(id, now, ring, service);
+            } else {
+                self.end(id, now, ring, service);
+            }
+        }
+        count
     }
 
     /// Asks for whatever the connection's state needs next and is not under way.

@@ -119,6 +119,8 @@ const SILENT_US_MIN: u64 = 1_000_000;
 const HEAD_BYTES_MAX: usize = 8192;
 /// Held inputs tried again in one turn.
 const RETRIES_PER_TURN_MAX: usize = 64;
+/// Connections ended in one turn whose peers have gone.
+const GONE_PER_TURN_MAX: usize = 64;
 /// Timers looked at in one turn.
 const TIMERS_PER_TURN_MAX: usize = 256;
 
@@ -159,6 +161,8 @@ pub struct Net {
     /// Newcomers that wait for their turn.
     lines: Lines,
     silent: Silent,
+    /// Connections whose peers have gone, and whether they said so in order.
+    gone: VecDeque<(ConnectionId, bool)>,
     /// Slots that have become free since the last look at who comes.
     freed: usize,
     /// Connections with held input, in rotation.
@@ -195,6 +199,7 @@ impl Net {
             gate: Gate::new(config.gate),
             lines: Lines::default(),
             silent: Silent::default(),
+            gone: VecDeque::new(),
             freed: 0,
             waiting: VecDeque::new(),
             unarmed: Vec::new(),
@@ -218,6 +223,11 @@ impl Net {
     /// Connections whose input waits for room.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Many come or go at once: more completions wait in the kernel than one enter hands out.
+    pub fn is_stormy(&self) -> bool {
+        !self.gone.is_empty() || !self.lines.is_empty()
     }
 
     /// Counts since the start.

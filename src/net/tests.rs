@@ -244,7 +244,7 @@ fn serve(
         net.expire(now, &mut ring, &mut service);
         let on = net.retry(now, &mut ring, &mut service);
         net.close_overrun(now, &mut ring, &mut service);
-        let taken_in = net.admit(now, &mut ring, &mut service);
+        let taken_in = net.see_off(now, &mut ring, &mut service) + net.admit(now, &mut ring, &mut service);
         net.transmit(&mut ring).unwrap();
         if stop.load(Ordering::SeqCst) && stopping.is_none() {
             stopping = Some(Instant::now());

@@ -31,6 +31,9 @@ use std::io;
 pub const COMPLETIONS_PER_TURN_MAX: usize = 512;
 /// Bytes of catch-up in one turn; live events go out whole.
 const DELIVER_BYTES_PER_TURN_MAX: usize = 1 << 20;
+/// One enter hands out about twenty completions. When thousands of sockets come or go at once, those who stay must not wait
+/// a turn for each twenty of them.
+const STORM_ENTERS_MAX: usize = 8;
 /// While inputs wait for room, nothing may wake the core when it comes: look again this soon.
 const WAITING_PARK_US: u64 = 500;
 /// Longest sleep. Nothing depends on it.
@@ -57,11 +60,14 @@ impl Reactor {
 
         if work > 0 {
             self.pace.worked(now.mono_us);
-            let entered = self.ring.enter();
+            self.ring.enter()?;
+            if self.net.is_stormy() {
+                self.ring.enter_while_due(STORM_ENTERS_MAX)?;
+            }
             if self.net.took_newcomers() {
                 self.net.turn_ended(self.clock.read().mono_us.saturating_sub(now.mono_us));
             }
-            entered
+            Ok(())
         } else {
             self.rest(now)
         }
@@ -140,6 +146,7 @@ impl Reactor {
     fn submit(&mut self, now: Now) -> io::Result<usize> {
         self.net.close_overrun(now, &mut self.ring, &mut self.doors);
         let mut work = self.net.transmit(&mut self.ring)?;
+        work += self.net.see_off(now, &mut self.ring, &mut self.doors);
         work += self.net.admit(now, &mut self.ring, &mut self.doors);
         Ok(work + self.net.transmit(&mut self.ring)?)
     }

@@ -339,6 +339,20 @@ impl Ring {
         if due { self.enter_now() } else { Ok(()) }
     }
 
+    /// [`Ring::enter`] again as long as completions wait that it did not hand out, at most so often.
+    ///
+    /// # Errors
+    /// As [`Ring::enter`].
+    pub fn enter_while_due(&mut self, enters_max: usize) -> io::Result<()> {
+        for _ in 0..enters_max {
+            if !self.uring.submission().taskrun() {
+                break;
+            }
+            self.enter_now()?;
+        }
+        Ok(())
+    }
+
     /// [`Ring::enter`] if many sends wait: keeps disk completions from starving behind a long delivery.
     ///
     /// # Errors

@@ -148,7 +148,8 @@ fn place_of(asker: &Asker, own: ShardId) -> Place {
 /// `Open`, on the owner's shard.
 pub(crate) fn open(shard: &mut Shard, call: Call<'_>, claim: Claimed) -> Outcome {
     let Call { asker, partition, session, now, .. } = call;
-    let opening = Opening { asker: asker.clone(), partition, session: session.into(), claim, found: None, found_tail: 0 };
+    let opening =
+        Opening { asker: asker.clone(), partition, session: session.into(), claim, found: None, found_tail: 0 };
     match step(shard, Box::new(opening), now) {
         Ok(()) => Outcome::Done,
         Err((_, outcome)) => outcome,
@@ -312,7 +313,9 @@ fn append(shard: &mut Shard, slot: PartitionSlot, asker: &Asker, topic: &str, da
 pub(crate) fn keep(shard: &mut Shard, asker: &Asker, session: &str, gone: bool, state: &[u8], now: Now) -> bool {
     let partition = shard.log.partition_id(&asker.tenant, session);
     let place = place_of(asker, shard.config.shard);
-    let Some(home) = shard.homes.by_partition.get(&partition).filter(|home| home.at == Some(place)) else { return true };
+    let Some(home) = shard.homes.by_partition.get(&partition).filter(|home| home.at == Some(place)) else {
+        return true;
+    };
     let said = ClientState::get(state).filter(|said| said.generation == home.generation);
     // What was kept before is older and still right: a full disk must not hold up the mail of others, nor a log whose records are
     // too small for it (`commit_bytes_max` below 64 KiB, and patterns over a thousand sessions).

@@ -164,12 +164,7 @@ impl Reader<'_, '_> {
                     epoch,
                     offset,
                 }));
-                let flow = each(Command::Resume {
-                    claim,
-                    seen: &some_seen,
-                    position: position.map(text),
-                    attempt,
-                });
+                let flow = each(Command::Resume { claim, seen: &some_seen, position: position.map(text), attempt });
                 *seen = recycled(some_seen);
                 flow
             }
