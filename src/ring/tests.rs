@@ -110,9 +110,9 @@ fn a_direct_socket_moves_to_a_peer_and_leaves_no_slot_behind() {
     let (moved_one, one_moved) = std::sync::mpsc::channel();
     let giver = std::thread::spawn(move || {
         let mut giver = ring(1);
-        giver.accept(listener.as_raw_fd(), UserData::only(Kind::Accept));
         // One slot only: the second round accepts because the first one's was closed.
         for ticket in 0..2 {
+            giver.accept(listener.as_raw_fd(), UserData::only(Kind::Accept));
             let slot = next(&mut giver, Kind::Accept).ok().unwrap();
             giver.hand_off(
                 slot,
