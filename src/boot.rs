@@ -17,7 +17,7 @@ use crate::disk::folder::DataFolder;
 use crate::disk::keys;
 use crate::disk::words_of;
 use crate::net::{GateConfig, NetConfig, SendLimits};
-use crate::plan::{self, Parts, Plan};
+use crate::plan::{self, Parts, Plan, Room};
 use crate::reactor::clock::Clock;
 use crate::reactor::control::{Control, Peer, Report};
 use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64};
@@ -233,9 +233,8 @@ fn connections_per_shard(config: &Config, shards: u16) -> Result<usize, Failure>
             "{shards} shards need {needed} open files and the limit (nofile) is {open_files}: raise `ulimit -n` or use fewer --shards"
         )));
     }
-    let wanted = u64::from(config.connections_per_shard_max);
-    // A ring's table of sockets may be as long as the limit of open files, whatever else is open.
-    let possible = open_files.saturating_sub(NetConfig::SPARE_SLOTS as u64);
+    let room = room(config, shards, open_files);
+    let (wanted, possible) = (room.wanted, room.possible());
     if wanted <= possible {
         return Ok(wanted as usize);
     }
@@ -248,6 +247,12 @@ fn connections_per_shard(config: &Config, shards: u16) -> Result<usize, Failure>
     }
     tracing::warn!(connections_per_shard_max = possible, "lowered to what `ulimit -n` allows");
     Ok(possible as usize)
+}
+
+/// A ring's table of sockets may be as long as the limit of open files, whatever else is open.
+fn room(config: &Config, shards: u16, open_files: u64) -> Room {
+    let (shards, wanted) = (u64::from(shards), u64::from(config.connections_per_shard_max));
+    Room { shards, wanted, open_files, spare: NetConfig::SPARE_SLOTS as u64 }
 }
 
 const _: () = assert!(
@@ -264,7 +269,8 @@ pub fn memory_plan(config: &Config) -> Plan {
         page_bytes: shard.limits.pages_bytes_max() as u64,
         echo_bytes: echo_bytes(config) as u64,
     };
-    Plan::of(config, &parts, plan::memory_bytes())
+    let room = room(config, config.shard_count(), process::raise_open_files());
+    Plan { room: Some(room), ..Plan::of(config, &parts, plan::memory_bytes()) }
 }
 
 fn echo_bytes(config: &Config) -> usize {

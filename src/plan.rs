@@ -6,6 +6,8 @@
 //!   per process × 1               binary, allocator, background executor
 //!   ───────────────────────────────────────────────────────────────────────────
 //!   total ≤ memory_budget_bytes, or the server does not start
+//!
+//!   connections   shards × as many as are configured, or as the limit of open files lets a ring's table of sockets have
 //! ```
 //!
 //! Terms are worst cases. Untouched pages cost nothing, so a fresh server is far below its plan.
@@ -50,9 +52,50 @@ pub struct Term {
     pub bytes: u64,
 }
 
+/// How many connections fit. Sockets are slots of a ring's own table and no descriptors of the process; the table itself may be
+/// as long as the limit of open files, so that more shards hold more connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Shards.
+    pub shards: u64,
+    /// Configured for each.
+    pub wanted: u64,
+    /// The limit of open files.
+    pub open_files: u64,
+    /// Slots of a table for connections that are being refused or are ending.
+    pub spare: u64,
+}
+
+impl Room {
+    /// Connections that the limit of open files lets a shard have.
+    pub fn possible(&self) -> u64 {
+        self.open_files.saturating_sub(self.spare)
+    }
+
+    /// Connections that a shard has.
+    pub fn each(&self) -> u64 {
+        self.wanted.min(self.possible())
+    }
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Room { shards, wanted, open_files, spare } = *self;
+        let each = self.each();
+        write!(f, "connections: {:>12}  {shards} shards × {each}", shards.saturating_mul(each))?;
+        if each < wanted {
+            let files = wanted + spare;
+            write!(f, "; {wanted} each with `ulimit -n {files}` in place of {open_files}, or start more shards")?;
+        }
+        Ok(())
+    }
+}
+
 /// The plan of one configuration.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// How many connections fit.
+    pub room: Option<Room>,
     /// Every term, the per-shard ones first.
     pub terms: Vec<Term>,
     /// What the sum may not exceed, bytes.
@@ -89,7 +132,7 @@ impl Plan {
         ];
         let budget_bytes =
             if config.memory_budget_bytes == 0 { memory_bytes / 4 * 3 } else { config.memory_budget_bytes };
-        Plan { terms, budget_bytes }
+        Plan { room: None, terms, budget_bytes }
     }
 
     /// The sum of all terms, bytes.
@@ -118,6 +161,9 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(room) = self.room {
+            writeln!(f, "{room}")?;
+        }
         for term in &self.terms {
             let sum = mib(term.count.saturating_mul(term.bytes));
             writeln!(f, "memory plan: {sum:>12}  {} ({} × {})", term.name, term.count, mib(term.bytes))?;
@@ -171,6 +217,17 @@ mod tests {
         );
         let why = plan.check().unwrap_err();
         assert!(why.contains("1024.0 MiB") && why.contains("hot tail") && !why.contains('\n'), "{why}");
+    }
+
+    #[test]
+    fn room_is_what_is_configured_or_what_the_limit_of_open_files_leaves() {
+        let room = Room { shards: 3, wanted: 60_000, open_files: 20_000, spare: 256 };
+        assert_eq!((room.possible(), room.each()), (19_744, 19_744));
+        let line = room.to_string();
+        assert!(line.contains("59232") && line.contains("ulimit -n 60256") && !line.contains('\n'), "{line}");
+        let room = Room { wanted: 10_000, ..room };
+        assert_eq!((room.each(), room.to_string().contains("ulimit")), (10_000, false));
+        assert_eq!(Room { open_files: 100, ..room }.each(), 0);
     }
 
     #[test]

@@ -85,15 +85,7 @@ impl Service for Echo {
 
     fn slow_down(&mut self, _: ConnectionId, _: Door, _: u64, _: &mut Sends) {}
 
-    fn text(
-        &mut self,
-        id: ConnectionId,
-        _: Door,
-        text: &str,
-        place: u64,
-        _: Option<u64>,
-        sends: &mut Sends,
-    ) -> Taken {
+    fn text(&mut self, id: ConnectionId, _: Door, text: &str, place: u64, _: Option<u64>, sends: &mut Sends) -> Taken {
         if text == "sleep" {
             std::thread::sleep(Duration::from_millis(100));
         }

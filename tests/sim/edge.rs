@@ -114,7 +114,8 @@ impl Door {
                     at += taken;
                     match message {
                         Some(Message::Text(text)) => {
-                            let stopped = decode::decode(text, Resume::default(), scratch, |id, command| each(id, command, None));
+                            let stopped =
+                                decode::decode(text, Resume::default(), scratch, |id, command| each(id, command, None));
                             if let Some(later) = stopped {
                                 self.held = Some((text.to_owned(), later));
                                 self.held_since_us = now.mono_us;
