@@ -310,13 +310,6 @@ impl Config {
                 self.shard_send_bytes_max,
             ),
             ("ping_interval_ms", self.ping_interval_ms + 1, "idle_timeout_ms", self.idle_timeout_ms),
-            // Who waits for its turn is not to be cut off by the time that it has for its request.
-            (
-                "newcomer_wait_ms",
-                self.newcomer_wait_ms.saturating_mul(2),
-                "handshake_timeout_ms",
-                self.handshake_timeout_ms,
-            ),
         ];
         for (small, needs, big, has) in at_most {
             if needs > has {
