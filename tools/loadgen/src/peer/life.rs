@@ -64,7 +64,8 @@ pub fn heard(text: &[u8]) -> Heard<'_> {
             None => Heard::Strange,
         },
         (Some("subscribed"), Some(_)) => Heard::Subscribed,
-        (Some("subscribed" | "goaway"), _) => Heard::Other,
+        // Hints: who is told to go is closed next, and an open loop is not slowed down by being asked to.
+        (Some("subscribed" | "goaway" | "slow_down"), _) => Heard::Other,
         (Some("published"), Some(number)) => {
             Heard::Published { number: number as u32, duplicate: value.get("duplicate").is_some() }
         }
