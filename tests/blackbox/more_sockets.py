@@ -51,7 +51,7 @@ class Load:
     def __init__(self, server, number, clients):
         generator = os.path.join(os.path.dirname(binary()), "loadgen")
         words = [generator, "crowd", "--address", f"127.0.0.1:{server.port}", "--source", f"127.0.0.{2 + number}"]
-        words += ["--clients", str(clients), "--interval", "2", "--seconds", "3"]
+        words += ["--clients", str(clients), "--interval", "10", "--seconds", "10"]
         self.process = subprocess.Popen([*pinned(1), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def say(self, word):

@@ -75,7 +75,7 @@ struct Client {
     published: u32,
     /// (number, intended, actual) of events without an acknowledgement, oldest first.
     unacknowledged: VecDeque<(u32, u64, u64)>,
-    /// Intended times of events that fell due while it was away.
+    /// Intended times of events that fell due while it was away, or while another one was under way.
     due: VecDeque<u64>,
 }
 
@@ -183,16 +183,19 @@ impl Run<'_> {
         for (number, intended, actual) in again {
             self.write(client, Stamp { intended, actual, lane: client as u32, number }, out);
         }
-        while let Some(intended) = self.clients[client].due.pop_front() {
-            self.publish(client, intended, out);
-        }
         if self.storm_window.start <= self.now && client.is_multiple_of(EARLY) {
-            self.publish(client, self.now, out);
+            self.clients[client].due.push_back(self.now);
         }
+        self.publish_due(client, out);
     }
 
-    fn publish(&mut self, client: usize, intended: u64, out: &mut Vec<u8>) {
+    /// The next event that is due, if none is under way: one that is refused and sent again must not be overtaken.
+    fn publish_due(&mut self, client: usize, out: &mut Vec<u8>) {
         let c = &mut self.clients[client];
+        if !c.unacknowledged.is_empty() {
+            return;
+        }
+        let Some(intended) = c.due.pop_front() else { return };
         let stamp = Stamp { intended, actual: self.now, lane: client as u32, number: c.published };
         c.published += 1;
         self.counts.sent += 1;
@@ -252,6 +255,7 @@ impl Run<'_> {
                 }
                 self.counts.acknowledged += 1;
                 self.counts.duplicate_replies += u64::from(duplicate);
+                self.publish_due(client, out);
             }
             (Heard::Refused { id, again_ms: Some(ms) }, _) => {
                 let what = if id >= life::RESUME { Later::Resume } else { Later::Publish(id as u32) };
@@ -453,12 +457,11 @@ fn follow(engine: &mut Engine, run: &mut Run) -> io::Result<Value> {
         let due = |n: u64| start.saturating_add((n as f64 * every_ns) as u64);
         while start < u64::MAX && paused.is_none() && due(scheduled) <= run.now {
             let (client, intended) = ((scheduled % clients as u64) as usize, due(scheduled));
+            lag.record(intended, run.now);
+            run.clients[client].due.push_back(intended);
             if run.clients[client].stage == Stage::Live {
-                lag.record(intended, run.now);
                 let connection = run.clients[client].connection;
-                run.publish(client, intended, engine.out(connection));
-            } else {
-                run.clients[client].due.push_back(intended);
+                run.publish_due(client, engine.out(connection));
             }
             scheduled += 1;
         }
