@@ -15,6 +15,78 @@ pub enum Durability {
     Volatile,
 }
 
+/// How a token stream ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum StreamStatus {
+    /// All of it is there.
+    Complete = 0,
+    /// It breaks off: its producer said so, or was not heard of for the length of its lease.
+    Partial = 1,
+    /// Somebody stopped it.
+    Cancelled = 2,
+    /// Its producer failed.
+    Failed = 3,
+}
+
+impl StreamStatus {
+    /// All of them, by number.
+    pub const ALL: [StreamStatus; 4] =
+        [StreamStatus::Complete, StreamStatus::Partial, StreamStatus::Cancelled, StreamStatus::Failed];
+
+    /// As a JSON string: the data of the event that closes the stream.
+    pub const fn json(self) -> &'static str {
+        match self {
+            StreamStatus::Complete => "\"complete\"",
+            StreamStatus::Partial => "\"partial\"",
+            StreamStatus::Cancelled => "\"cancelled\"",
+            StreamStatus::Failed => "\"failed\"",
+        }
+    }
+
+    /// By its name.
+    pub fn of(name: &str) -> Option<StreamStatus> {
+        Self::ALL.into_iter().find(|status| status.json().trim_matches('"') == name)
+    }
+}
+
+/// The next text of a token stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewDelta<'a> {
+    /// Stream.
+    pub stream: &'a str,
+    /// Its number in the stream, dense from 0.
+    pub seq: u64,
+    /// Text, as the JSON string that it came as, quotes included.
+    pub delta: &'a [u8],
+    /// Topic of the stream's events; counts in its first append.
+    pub topic: Option<&'a str>,
+}
+
+/// What of a session reaches a subscriber that does not keep up. The strongest is the first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[repr(u8)]
+pub enum Policy {
+    /// Every event.
+    #[default]
+    Lossless = 0,
+    /// Every event; deltas of token streams that lie ready are merged.
+    Rollup = 1,
+    /// Of the events that lie ready the newest of each topic; deltas are merged.
+    Latest = 2,
+}
+
+impl Policy {
+    /// From its number; what is none reads as lossless.
+    pub const fn from_number(number: u8) -> Policy {
+        match number {
+            1 => Policy::Rollup,
+            2 => Policy::Latest,
+            _ => Policy::Lossless,
+        }
+    }
+}
+
 /// An event to be published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewEvent<'a> {
@@ -99,12 +171,32 @@ pub enum Command<'a> {
         /// Markers.
         markers: &'a [NewMarker<'a>],
     },
+    /// Append the next text of a token stream.
+    StreamAppend {
+        /// Session.
+        session: &'a str,
+        /// Text.
+        delta: NewDelta<'a>,
+        /// Promise wanted: `Disk` or `Memory`.
+        durability: Durability,
+    },
+    /// End a token stream.
+    StreamClose {
+        /// Session.
+        session: &'a str,
+        /// Stream.
+        stream: &'a str,
+        /// How.
+        status: StreamStatus,
+    },
     /// Deliver a session's events.
     Subscribe {
         /// Session.
         session: &'a str,
         /// Start.
         from: From<'a>,
+        /// What it gets where it does not keep up.
+        policy: Policy,
     },
     /// Deliver the tenant's events whose topic matches one of the patterns.
     SubscribePatterns {
@@ -203,6 +295,8 @@ impl<'a> Command<'a> {
             Command::Publish { session, .. }
             | Command::Commit { session, .. }
             | Command::Mark { session, .. }
+            | Command::StreamAppend { session, .. }
+            | Command::StreamClose { session, .. }
             | Command::History { session, .. }
             | Command::Open { session, .. } => Some(session),
             _ => None,

@@ -4,6 +4,7 @@
 //!  shard ─► commands ─► sessions (owner's side)      delivery (client's side: cursors, feeds, patterns)
 //!    │          │            │                            │
 //!    └► walk ───┴── mail ────┴── behind, gather, scan ────┘      all over ─► storage::Log
+//!                                  streams: open ones, leases, merged deltas, notices
 //!  ids · limits · names · command · refusal · input · effect · outbox · mailbox
 //! ```
 pub mod command;
@@ -33,6 +34,7 @@ mod patience;
 mod run;
 mod scan;
 mod sessions;
+mod streams;
 mod volatile;
 mod walk;
 

@@ -65,6 +65,12 @@ pub struct Limits {
     pub effects_max: usize,
     /// Bytes of commands parked while their partition is read from disk, per shard.
     pub parked_bytes_max: usize,
+    /// A stream whose producer has not been heard of for so long is closed.
+    pub stream_lease_ms: u64,
+    /// Most text of one stream, bytes.
+    pub stream_text_bytes_max: usize,
+    /// Streams of one shard that are open at once.
+    pub streams_per_shard_max: usize,
 }
 
 impl Default for Limits {
@@ -83,6 +89,9 @@ impl Default for Limits {
             mail_per_peer_per_turn_max: 64,
             effects_max: 4096,
             parked_bytes_max: 16 << 20,
+            stream_lease_ms: 60_000,
+            stream_text_bytes_max: 1 << 20,
+            streams_per_shard_max: 65_536,
         }
     }
 }
@@ -105,8 +114,12 @@ impl Limits {
     /// The first that does not hold: what to change. It begins with the name of a bound.
     pub fn check(&self, record_bytes_max: usize) -> Result<(), &'static str> {
         let half = self.connection_send_bytes_max / 2;
-        let rules: [(bool, &'static str); 12] = [
+        let rules: [(bool, &'static str); 13] = [
             (self.event_bytes_max > 0, "event_bytes_max must be at least 1"),
+            (
+                self.stream_lease_ms > 0 && self.stream_text_bytes_max > 0 && self.streams_per_shard_max > 0,
+                "stream_lease_ms, stream_text_bytes_max and streams_per_shard_max must be at least 1",
+            ),
             (self.page_bytes > 0, "page_bytes must be at least 1: an empty page gets no reader any further"),
             (
                 self.client_commands_in_flight_max > 0 && self.connections_per_shard_max > 0,

@@ -1,5 +1,6 @@
 //! Mail taken in: replies first, then requests, a bounded number from each peer in each turn.
 
+use crate::command::Policy;
 use crate::commands::subscribe::{Attached, attached};
 use crate::commands::{Call, Outcome, subscribe_patterns};
 use crate::delivery::patterns::Covered;
@@ -15,6 +16,7 @@ use crate::run::Run;
 use crate::sessions::parked::{Known, Work};
 use crate::sessions::{Asker, Origin};
 use crate::shard::Shard;
+use crate::streams::notices;
 use crate::volatile;
 
 impl Shard {
@@ -130,6 +132,11 @@ impl Shard {
                 self.readers.advance(partition, epoch, to);
                 true
             }
+            request::NOTICE => {
+                let mail = notices::read(&mut r);
+                self.readers.give_notice(&mail, out);
+                true
+            }
             request::VOLATILE => {
                 let mail = volatile::read(&mut r);
                 self.readers.offer_volatile(&mail, out);
@@ -192,6 +199,7 @@ impl Shard {
                         earliest: r.u64(),
                         live: r.u64(),
                         latest: r.u8() == 1,
+                        join: r.u64(),
                     })
                 } else {
                     Err(get_refused(&mut r))
@@ -234,6 +242,10 @@ impl Shard {
         if self.readers.subscription(subscription).is_none_or(|s| s.state != ReaderState::Reading) {
             return;
         }
+        if self.readers.subscription(subscription).is_some_and(|s| s.policy == Policy::Latest) {
+            self.readers.newest.clear();
+            Records(records).for_each(|record| self.readers.newest.note(record));
+        }
         for record in Records(records) {
             if self.readers.push_read(subscription, record, now, out) != Some(crate::delivery::Pushed::Whole) {
                 return;
@@ -245,7 +257,7 @@ impl Shard {
             PageEnd::Damaged(to) => self.readers.push_gap(subscription, to, GapReason::Damaged, out),
         };
         if passed {
-            self.readers.settle(subscription);
+            self.readers.settle(subscription, out);
         }
     }
 }

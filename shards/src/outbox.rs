@@ -75,6 +75,47 @@ pub struct HistoryHead<'a> {
     pub tail: Offset,
 }
 
+/// What one stream said, merged: a run of its deltas, and its end if that is among them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StreamPart {
+    /// Stream.
+    pub stream: Box<str>,
+    /// Topic of its events.
+    pub topic: Box<str>,
+    /// Numbers of the deltas; empty where only its end is here.
+    pub seqs: std::ops::Range<u64>,
+    /// Their text, back to back: JSON string bytes without the quotes.
+    pub text: Vec<u8>,
+    /// How it ended, as a JSON string; empty while it is open.
+    pub status: Vec<u8>,
+}
+
+/// Neighbouring events of streams as one frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamFrame<'a> {
+    /// Session.
+    pub session: &'a str,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The last of the events: with it the reader has all before. `Offset::MAX`: more is to follow first.
+    pub offset: Offset,
+    /// By stream.
+    pub parts: &'a [StreamPart],
+}
+
+/// A control event was committed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Notice<'a> {
+    /// Session.
+    pub session: &'a str,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The event's offset.
+    pub offset: Offset,
+    /// Its topic.
+    pub topic: &'a str,
+}
+
 /// Send queues of one shard's connections. Every call names a connection; one that is gone takes nothing and is
 /// told apart by `room` = 0.
 pub trait Outbox {
@@ -87,6 +128,12 @@ pub trait Outbox {
 
     /// Queues a volatile frame and returns its payload bytes.
     fn volatile(&mut self, connection: ConnectionId, event: &VolatileEvent<'_>) -> usize;
+
+    /// Queues a frame of merged deltas and returns its payload bytes.
+    fn streams(&mut self, connection: ConnectionId, frame: &StreamFrame<'_>) -> usize;
+
+    /// Queues a notice before all that waits. Where too many wait already it is given up: the event itself will come.
+    fn notice(&mut self, connection: ConnectionId, notice: &Notice<'_>);
 
     /// Queues a gap frame.
     fn gap(&mut self, connection: ConnectionId, gap: &Gap<'_>);
@@ -108,7 +155,7 @@ pub trait Outbox {
 /// Names and topics hold no byte that JSON escapes; `message_id` and `traceparent` are held to the same set.
 pub fn event_bytes_max(event: &EventView<'_>) -> usize {
     let data = match event.data_kind() {
-        DataKind::Json => event.data().len(),
+        DataKind::Json | DataKind::Delta | DataKind::Close => event.data().len(),
         DataKind::Bytes => event.data().len().div_ceil(3) * 4 + 2,
     };
     data + event.topic().len()

@@ -15,17 +15,24 @@ pub struct Refused {
     pub field: &'static str,
     /// When trying again makes sense.
     pub retry_after_ms: Option<u32>,
+    /// The number that the field should have had.
+    pub expected: Option<u64>,
 }
 
 impl Refused {
     /// At fault is `field`.
     pub const fn field(refusal: Refusal, field: &'static str) -> Self {
-        Self { refusal, field, retry_after_ms: None }
+        Self { refusal, field, retry_after_ms: None, expected: None }
     }
 
     /// Come back after `ms`.
     pub const fn later(refusal: Refusal, ms: u32) -> Self {
-        Self { refusal, field: "", retry_after_ms: Some(ms) }
+        Self { refusal, field: "", retry_after_ms: Some(ms), expected: None }
+    }
+
+    /// At fault is `field`, which should have been `expected`.
+    pub const fn expects(refusal: Refusal, field: &'static str, expected: u64) -> Self {
+        Self { refusal, field, retry_after_ms: None, expected: Some(expected) }
     }
 }
 
@@ -104,6 +111,12 @@ refusals! {
     AlreadyResumed = 4233 "already_resumed" "this connection has its client's life already: resume once, first of all";
     ResumeTooLate = 4234 "resume_too_late" "the token names another client and this connection has begun to work: resume before anything else";
     Fenced = 4235 "fenced" "a newer connection has this client: use that one";
+    StreamGap = 4240 "stream_gap" "seq must be the stream's next one, from 0: send what is expected";
+    StreamSeqReused = 4241 "stream_seq_reused" "this seq was used for another delta: go on with what is expected";
+    StreamClosed = 4242 "stream_closed" "the stream is closed: begin another one under another name";
+    UnknownStream = 4243 "unknown_stream" "no stream of this name is open in the session: append first";
+    TooManyStreams = 4244 "too_many_streams" "as many streams are open as may be: close one first";
+    StreamTooLong = 4245 "stream_too_long" "the stream has as much text as it may: close it and begin another one";
     RepeatedField = 4230 "repeated_field" "this field is given twice: give it once";
 }
 
@@ -136,6 +149,11 @@ pub const FIELDS: &[&str] = &[
     "seen",
     "position",
     "attempt",
+    "stream",
+    "seq",
+    "delta",
+    "status",
+    "policy",
     "events[].session",
     "events[].topic",
     "events[].message_id",

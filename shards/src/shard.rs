@@ -15,8 +15,8 @@ use crate::clients::life::Lives;
 use crate::clients::state::CLIENT_STATE_BYTES_MAX;
 use crate::command::{Command, Durability};
 use crate::commands::{
-    Call, Outcome, acknowledge, commit, hello, history, mark, ping, publish, resume, subscribe, subscribe_patterns,
-    unsubscribe,
+    Call, Outcome, acknowledge, commit, hello, history, mark, ping, publish, resume, stream_append, stream_close,
+    subscribe, subscribe_patterns, unsubscribe,
 };
 use crate::delivery::Readers;
 use crate::delivery::patterns::PatternFeed;
@@ -37,6 +37,8 @@ use crate::sessions::interest::Interests;
 use crate::sessions::parked::{Known, ParkedCommands, Work};
 use crate::sessions::waiters::Waiters;
 use crate::sessions::{Asker, Origin};
+use crate::streams::leases::Leases;
+use crate::streams::notices::Notices;
 use crate::volatile::Volatiles;
 use crate::walk::Batch;
 use hashbrown::HashMap;
@@ -110,6 +112,8 @@ pub struct Shard {
     pub(crate) scans: Scans,
     pub(crate) pattern_detach_due: Vec<PatternDetach>,
     pub(crate) volatiles: Volatiles,
+    pub(crate) notices: Notices,
+    pub(crate) leases: Leases,
     pub(crate) homes: Homes,
     pub(crate) lives: Lives,
     /// Every record below was walked.
@@ -141,13 +145,14 @@ pub(crate) enum Opened {
 
 impl Shard {
     /// Takes its log and its mailboxes.
-    pub fn new(config: ShardConfig, log: Log, mail: Mailboxes) -> Self {
+    pub fn new(config: ShardConfig, mut log: Log, mail: Mailboxes) -> Self {
+        let streaming = log.take_streaming();
         let announced = log.committed_seq();
         let announced_slices = (0..SLICES).map(|slice| log.slice_next(SliceId(slice)).saturating_sub(1)).collect();
         let durability = if log.config().sync { Durability::Disk } else { Durability::Memory };
         Self {
             effects: EffectQueue::new(config.limits.effects_max),
-            readers: Readers::new(),
+            readers: Readers::new(config.limits.event_frame_bytes_max()),
             interests: Interests::default(),
             waiters: Waiters::new(durability),
             parked: ParkedCommands::default(),
@@ -159,6 +164,8 @@ impl Shard {
             scans: Scans::default(),
             pattern_detach_due: Vec::new(),
             volatiles: Volatiles::default(),
+            notices: Notices::default(),
+            leases: Leases::recovered(&log, streaming),
             homes: Homes::default(),
             lives: Lives::default(),
             announced,
@@ -243,13 +250,17 @@ impl Shard {
             Command::Open { .. } => {}
             Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
             Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),
-            Command::Subscribe { session, from } => return subscribe::run(self, connection, id, session, from, now),
+            Command::Subscribe { session, from, policy } => {
+                return subscribe::run(self, connection, id, session, from, policy, now);
+            }
             Command::SubscribePatterns { patterns, from } => {
                 return subscribe_patterns::run(self, connection, id, patterns, from);
             }
             Command::Publish { session, .. }
             | Command::Commit { session, .. }
             | Command::Mark { session, .. }
+            | Command::StreamAppend { session, .. }
+            | Command::StreamClose { session, .. }
             | Command::History { session, .. } => {
                 let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
                 let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
@@ -325,6 +336,8 @@ impl Shard {
             Command::Publish { event, durability, .. } => publish::run(self, call, &event, durability),
             Command::Commit { events, markers, .. } => commit::run(self, call, events, markers),
             Command::Mark { marker, .. } => mark::run(self, call, &marker),
+            Command::StreamAppend { delta, durability, .. } => stream_append::run(self, call, &delta, durability),
+            Command::StreamClose { stream, status, .. } => stream_close::run(self, call, stream, status),
             Command::History { from, limit, .. } => history::run(self, call, from, limit),
             Command::Open { claimed, attempt, since_us, .. } => {
                 home::open(self, call, Claimed { generation: claimed, attempt, since_us })
@@ -390,12 +403,14 @@ impl Shard {
         self.readers.settle_attached(self.config.shard, self.announced, out);
         self.readers.pay_gaps(out);
         let mut done = self.announce(now, out);
+        done += self.send_notices(out);
         done += self.send_volatiles(out);
         done += self.tell_missed();
         done += self.send_detaches();
         done += self.serve_behind(now, bytes, out);
         done += self.serve_homes(now);
         done += self.serve_lives(now);
+        done += self.serve_leases(now);
         // Last: a subscription that resumes here is answered before anything is delivered to it.
         done += self.resume_parked(now);
         done
@@ -437,10 +452,13 @@ impl Shard {
             || !self.readers.detach_due.is_empty()
             || !self.pattern_detach_due.is_empty()
             || self.homes.wait()
-            || self.lives.wait();
+            || self.lives.wait()
+            || self.notices.wait()
+            || self.leases.wait();
         let unblock =
             if waits { Some(unblock.map_or(self.retry_at_us, |us| us.min(self.retry_at_us))) } else { unblock };
-        [self.log.next_deadline_us(), unblock, self.lives.next_deadline_us()].into_iter().flatten().min()
+        let leases = self.leases.next_deadline_us();
+        [self.log.next_deadline_us(), unblock, self.lives.next_deadline_us(), leases].into_iter().flatten().min()
     }
 
     /// Does mail wait in a lane for room that something else must make first? Such mail does not keep a shard awake; it

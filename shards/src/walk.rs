@@ -21,6 +21,7 @@ use crate::run::Run;
 use crate::sessions::Origin;
 use crate::sessions::waiters::{Answer, Waiter};
 use crate::shard::Shard;
+use crate::streams::notices::is_control;
 use storage::ids::LogSeq;
 use storage::record::RecordView;
 
@@ -78,6 +79,9 @@ impl Shard {
                 run.begin();
             }
             run.take(record);
+            if record.events().any(|event| is_control(event.topic())) {
+                self.notices.note(record);
+            }
             let tenants = &self.readers.tenants;
             if !tenants.is_empty() && tenants.get(record.tenant()).is_some() {
                 // A client may have a session from its pattern feed up to an offset and from a subscription after it.

@@ -5,7 +5,7 @@
 mod world;
 
 use proptest::prelude::*;
-use shards::command::{Command, Durability, From, NewEvent, PatternFrom};
+use shards::command::{Command, Durability, From, NewEvent, PatternFrom, Policy};
 use shards::limits::Limits;
 use std::collections::BTreeMap;
 use storage::log::LogConfig;
@@ -176,7 +176,8 @@ impl Model {
                 if self.readers[usize::from(reader)].begins.contains_key(&at) {
                     return;
                 }
-                let reply = self.command(reader, Command::Subscribe { session: SESSIONS[at], from });
+                let reply =
+                    self.command(reader, Command::Subscribe { session: SESSIONS[at], from, policy: Policy::Lossless });
                 let next = reply.strip_prefix("subscribed ").unwrap_or_else(|| panic!("{reply}"));
                 self.readers[usize::from(reader)].begins.insert(at, next.parse().expect("an offset"));
             }
@@ -246,7 +247,8 @@ impl Model {
         }
         for (session, offset) in begins {
             let from = From::Offset(offset, None);
-            let reply = self.command(reader, Command::Subscribe { session: SESSIONS[session], from });
+            let reply =
+                self.command(reader, Command::Subscribe { session: SESSIONS[session], from, policy: Policy::Lossless });
             assert_eq!(reply, format!("subscribed {offset}"));
         }
     }

@@ -2,7 +2,7 @@
 
 mod world;
 
-use shards::command::{Command, Durability, From, NewEvent, PatternFrom};
+use shards::command::{Command, Durability, From, NewEvent, PatternFrom, Policy};
 use shards::limits::Limits;
 use storage::log::LogConfig;
 use storage::record::DataKind;
@@ -52,7 +52,7 @@ fn an_event_reaches_every_kind_of_subscriber_once_and_in_order() {
         world.connect(shard, 1, "publisher");
         world.connect(shard, 2, "reader");
         world.connect(shard, 3, "watcher");
-        world.send(shard, 2, Command::Subscribe { session: "demo", from: From::Latest });
+        world.send(shard, 2, Command::Subscribe { session: "demo", from: From::Latest, policy: Policy::Lossless });
         world.send(shard, 3, Command::SubscribePatterns { patterns: &["chat.>"], from: PatternFrom::Latest });
     }
     world.settle();
@@ -91,7 +91,7 @@ fn a_late_subscriber_reads_the_log_and_meets_live() {
     }
     world.settle();
     for shard in 0..2 {
-        world.send(shard, 2, Command::Subscribe { session: "demo", from: From::Earliest });
+        world.send(shard, 2, Command::Subscribe { session: "demo", from: From::Earliest, policy: Policy::Lossless });
         world.send(shard, 3, Command::SubscribePatterns { patterns: &[">"], from: PatternFrom::Earliest });
     }
     for n in 400..500 {
@@ -117,7 +117,7 @@ fn a_slow_reader_keeps_its_cursor_and_gets_everything_when_it_reads_again() {
         world.connect(shard, 1, "publisher");
         world.connect(shard, 2, "reader");
         world.connect(shard, 3, "watcher");
-        world.send(shard, 2, Command::Subscribe { session: "demo", from: From::Latest });
+        world.send(shard, 2, Command::Subscribe { session: "demo", from: From::Latest, policy: Policy::Lossless });
         world.send(shard, 3, Command::SubscribePatterns { patterns: &[">"], from: PatternFrom::Latest });
     }
     world.settle();
@@ -166,7 +166,7 @@ fn an_event_of_two_subscriptions_comes_once() {
         world.connect(shard, 1, "both");
         world.send(shard, 1, Command::SubscribePatterns { patterns: &["a.>", "a.b"], from: PatternFrom::Latest });
         world.settle();
-        world.send(shard, 1, Command::Subscribe { session: "demo", from: From::Latest });
+        world.send(shard, 1, Command::Subscribe { session: "demo", from: From::Latest, policy: Policy::Lossless });
         world.settle();
     }
     for n in 0..20 {
@@ -185,7 +185,7 @@ fn history_pages_and_volatile_events() {
     let mut world = World::new(2, Limits::default(), LogConfig::small());
     for shard in 0..2 {
         world.connect(shard, 1, "c");
-        world.send(shard, 1, Command::Subscribe { session: "demo", from: From::Latest });
+        world.send(shard, 1, Command::Subscribe { session: "demo", from: From::Latest, policy: Policy::Lossless });
     }
     for n in 0..30 {
         let id = format!("m{n}");
@@ -212,7 +212,7 @@ fn a_pattern_feed_and_a_session_that_is_left_share_the_work_exactly() {
         world.connect(0, 2, "publisher");
         world.send(shard, 1, Command::SubscribePatterns { patterns: &[">"], from: PatternFrom::Latest });
         world.settle();
-        world.send(shard, 1, Command::Subscribe { session: "demo", from: From::Latest });
+        world.send(shard, 1, Command::Subscribe { session: "demo", from: From::Latest, policy: Policy::Lossless });
         world.settle();
         // The session's reader is slow from here on; the pattern feed leaves the session to it.
         world.queues[shard].room.insert(1, 2000);

@@ -114,6 +114,12 @@ settings! {
     effects_max: u32 = "4096";
     /// Bytes of commands parked while their partition is read from disk, for each shard.
     parked_bytes_max: u64 = "16MiB";
+    /// A token stream whose producer has not been heard of for so long is closed as `partial`.
+    stream_lease_ms: u64 = "60s";
+    /// Most text of one token stream.
+    stream_text_bytes_max: u32 = "1MiB";
+    /// Token streams that are open at once, for each shard.
+    streams_per_shard_max: u32 = "65536";
     /// A connection that has sent nothing for so long gets a ping.
     ping_interval_ms: u64 = "30s";
     /// A connection that has sent nothing for so long, not even a pong, is closed.
@@ -228,6 +234,9 @@ impl Config {
             mail_per_peer_per_turn_max: size(self.mail_per_peer_per_turn_max),
             effects_max: size(self.effects_max),
             parked_bytes_max: usize::try_from(self.parked_bytes_max).unwrap_or(usize::MAX),
+            stream_lease_ms: self.stream_lease_ms,
+            stream_text_bytes_max: size(self.stream_text_bytes_max),
+            streams_per_shard_max: size(self.streams_per_shard_max),
         }
     }
 

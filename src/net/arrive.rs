@@ -290,6 +290,7 @@ impl Net {
                 self.stats.opened += 1;
                 self.gate.take();
                 self.sends.push(id, &answer, Class::Reply);
+                self.sends.frames_begin(id);
                 self.wheel.set(id.slot, now.mono_us + self.config.ping_interval_us);
                 let mut rest = connection.assembly.split_off(head_bytes.min(connection.assembly.len()));
                 self.spoken(id);

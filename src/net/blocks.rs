@@ -106,6 +106,11 @@ impl Blocks {
         self.region.address(at as usize)
     }
 
+    /// Byte `at` of the region.
+    pub fn byte(&self, at: usize) -> u8 {
+        self.region.byte(at)
+    }
+
     /// Whether two places lie in one block.
     pub fn same(&self, a: u32, b: u32) -> bool {
         block_of(a) == block_of(b)

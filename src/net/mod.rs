@@ -26,6 +26,7 @@ mod send_queue;
 mod service;
 mod table;
 mod transmit;
+mod urgent;
 mod vital;
 pub mod websocket;
 mod wheel;

@@ -11,6 +11,7 @@
 
 use super::blocks::{Blocks, Shared};
 use super::region::Region;
+use super::urgent::Heads;
 use std::io;
 
 /// Bytes of a chunk: a typical turn's output of one connection fits, ten thousand of them are 40 MiB.
@@ -166,6 +167,41 @@ impl PiecePool {
             self.blocks.address(start)
         } else {
             self.region.address(piece as usize * CHUNK_BYTES + start as usize)
+        }
+    }
+
+    /// Bytes from `sent` on to where a frame begins, in the chain from `piece`, whose first frame begins at `from`.
+    pub fn boundary(&self, mut piece: u32, from: usize, sent: usize) -> usize {
+        let mut heads = Heads::behind(from);
+        let (mut total, mut at) = (0, 0);
+        loop {
+            if let Some(begins) = heads.rest().map(|rest| rest.saturating_add(total)).filter(|begins| *begins >= sent) {
+                return begins - sent;
+            }
+            while piece != NONE && at == self.len(piece) {
+                (piece, at) = (self.next(piece), 0);
+            }
+            if piece == NONE {
+                return total.saturating_sub(sent);
+            }
+            let here = match heads.skip(self.len(piece) - at) {
+                0 => {
+                    heads.take(self.byte(piece, at));
+                    1
+                }
+                skipped => skipped,
+            };
+            (total, at) = (total + here, at + here);
+        }
+    }
+
+    /// A byte of it, counted from the first that is not yet sent.
+    fn byte(&self, piece: u32, at: usize) -> u8 {
+        let start = self.nodes[piece as usize].start as usize + at;
+        if self.is_slice(piece) {
+            self.blocks.byte(start)
+        } else {
+            self.region.byte(piece as usize * CHUNK_BYTES + start)
         }
     }
 

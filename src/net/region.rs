@@ -52,6 +52,13 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.place(at), bytes.len()) };
     }
 
+    /// Byte `at`.
+    pub fn byte(&self, at: usize) -> u8 {
+        assert!(at < self.bytes, "a byte lies in its region");
+        // SAFETY: in bounds by the assertion, and zero where nothing was written yet; others only read.
+        unsafe { self.place(at).read() }
+    }
+
     fn place(&self, at: usize) -> *mut u8 {
         assert!(at <= self.bytes, "an address lies in its region");
         // SAFETY: inside the mapping, or one past its end, by the assertion.

@@ -7,11 +7,14 @@
 //!                  │ room > 0, deliveries come    │ replies only        │ beyond: the connection is closed
 //!                  └ falling to low (half, or less if a delivery needs it) says "drained" to a core that was refused
 //! ```
+//! Urgent frames go before all that waits, between two frames: see [`urgent`](super::urgent).
+//!
 //! Everything a turn has for one connection is one send. A reader that does not read costs its bound and no more;
 //! its events wait in the log, where a cursor points at them.
 
 use super::blocks::Shared;
 use super::pieces::{CHUNK_BYTES, NONE, PiecePool};
+use super::urgent::Urgent;
 use shards::ids::ConnectionId;
 use std::cell::{Cell, RefCell};
 
@@ -59,6 +62,9 @@ struct Queue {
     tail: u32,
     queued: u32,
     in_flight: u32,
+    /// Bytes from the head to where the first whole frame begins.
+    boundary: u32,
+    urgent: Option<Box<Urgent>>,
 }
 
 const fn empty() -> Queue {
@@ -73,6 +79,8 @@ const fn empty() -> Queue {
         tail: NONE,
         queued: 0,
         in_flight: 0,
+        boundary: 0,
+        urgent: None,
     }
 }
 
@@ -209,6 +217,25 @@ impl Sends {
         true
     }
 
+    /// Queues a small frame before all that waits. Given up where the connection is closing, or as many wait already as may.
+    pub fn push_urgent(&mut self, id: ConnectionId, frame: &[u8]) {
+        let Some(queue) = self.get_mut(id).filter(|queue| !queue.finished) else { return };
+        if !queue.urgent.get_or_insert_default().push(frame) {
+            return;
+        }
+        if !queue.dirty && queue.in_flight == 0 {
+            queue.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// What is queued is no frame (the answer to an upgrade request): what comes behind it is.
+    pub(super) fn frames_begin(&mut self, id: ConnectionId) {
+        if let Some(queue) = self.get_mut(id) {
+            queue.boundary = queue.queued;
+        }
+    }
+
     /// Queues the last bytes of a connection (a close frame, an HTTP answer): beyond every bound of its own, and
     /// nothing is taken after them.
     pub(super) fn push_last(&mut self, id: ConnectionId, bytes: &[u8]) {
@@ -229,7 +256,7 @@ impl Sends {
 
     /// Nothing waits and nothing is with the kernel.
     pub(super) fn is_empty(&self, id: ConnectionId) -> bool {
-        self.get(id).is_none_or(|q| q.queued == 0)
+        self.get(id).is_none_or(|q| q.queued == 0 && q.urgent.is_none())
     }
 
     /// A send is with the kernel.
@@ -242,7 +269,7 @@ impl Sends {
         while let Some(id) = self.dirty.pop() {
             let Some(queue) = self.get_mut(id) else { continue };
             queue.dirty = false;
-            if queue.queued > 0 && queue.in_flight == 0 {
+            if (queue.queued > 0 || queue.urgent.is_some()) && queue.in_flight == 0 {
                 return Some(id);
             }
         }
@@ -257,9 +284,20 @@ impl Sends {
             return;
         };
         debug_assert!(queue.in_flight == 0, "one send in flight per connection");
-        let (mut piece, mut total) = (queue.head, 0);
-        while piece != NONE && pieces.len() < SEND_PIECES_MAX {
-            let len = self.pool.len(piece);
+        let (mut piece, mut total, mut most) = (queue.head, 0, usize::MAX);
+        if let Some(urgent) = &mut queue.urgent {
+            // In the middle of a frame: up to its end first, then what is urgent, in a send of its own.
+            if queue.boundary == 0 || urgent.is_begun() {
+                let bytes = urgent.begin();
+                pieces.push(Piece { bytes: bytes.as_ptr(), len: bytes.len() });
+                total += bytes.len();
+                piece = NONE;
+            } else {
+                most = queue.boundary as usize;
+            }
+        }
+        while piece != NONE && pieces.len() < SEND_PIECES_MAX && total < most {
+            let len = self.pool.len(piece).min(most - total);
             if len > 0 {
                 pieces.push(Piece { bytes: self.pool.address(piece), len });
                 total += len;
@@ -278,6 +316,20 @@ impl Sends {
         };
         let sent = sent.min(queue.in_flight as usize);
         queue.in_flight = 0;
+        if let Some(urgent) = queue.urgent.as_mut().filter(|urgent| urgent.is_begun()) {
+            if urgent.completed(sent) {
+                queue.urgent = None;
+            }
+            if (queue.queued > 0 || queue.urgent.is_some()) && !queue.dirty {
+                queue.dirty = true;
+                self.dirty.push(id);
+            }
+            return;
+        }
+        queue.boundary = match queue.queued as usize - sent {
+            0 => 0,
+            _ => self.pool.boundary(queue.head, queue.boundary as usize, sent),
+        };
         queue.queued -= sent as u32;
         let mut rest = sent;
         while rest > 0 {
@@ -298,7 +350,7 @@ impl Sends {
         if queue.queued as usize <= low && !queue.finished && queue.refused.take() {
             self.drained.push(id);
         }
-        if queue.queued > 0 && !queue.dirty {
+        if (queue.queued > 0 || queue.urgent.is_some()) && !queue.dirty {
             queue.dirty = true;
             self.dirty.push(id);
         }

@@ -11,7 +11,7 @@ use crate::net::websocket::{Opcode, append_with};
 use crate::net::{Class, Sends, Shared};
 use crate::wire::encode;
 use shards::ids::{CommandId, ConnectionId};
-use shards::outbox::{Gap, HistoryHead, Outbox, PatternGap, VolatileEvent};
+use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PatternGap, StreamFrame, VolatileEvent};
 use storage::record::EventView;
 
 /// Frames kept. Subscribers of one event are served close together, so few suffice.
@@ -94,6 +94,21 @@ impl Outbox for Post<'_> {
         let payload_bytes = append_with(out, Opcode::Text, |out| encode::volatile(out, event));
         self.sends.push(connection, out, Class::Delivery);
         payload_bytes
+    }
+
+    fn streams(&mut self, connection: ConnectionId, frame: &StreamFrame<'_>) -> usize {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        let payload_bytes = append_with(out, Opcode::Text, |out| encode::streams(out, frame));
+        self.sends.push(connection, out, Class::Delivery);
+        payload_bytes
+    }
+
+    fn notice(&mut self, connection: ConnectionId, notice: &Notice<'_>) {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        append_with(out, Opcode::Text, |out| encode::notice(out, notice));
+        self.sends.push_urgent(connection, out);
     }
 
     fn gap(&mut self, connection: ConnectionId, gap: &Gap<'_>) {

@@ -14,7 +14,7 @@ use shards::command::{DataKind, Durability};
 use shards::effect::Reply;
 use shards::ids::{CommandId, Epoch, Offset};
 use shards::limits::{FRAME_COMMANDS_MAX, Limits};
-use shards::outbox::{Gap, GapReason, HistoryHead, PatternGap, VolatileEvent};
+use shards::outbox::{Gap, GapReason, HistoryHead, Notice, PatternGap, StreamFrame, VolatileEvent};
 use shards::refusal::{Refusal, Refused};
 use storage::record::{EventView, NO_OFFSET};
 
@@ -192,7 +192,12 @@ pub fn event(out: &mut Vec<u8>, event: &EventView<'_>) {
     text(out, "\",\"client\":\"");
     text(out, event.client_id());
     let message_id = event.message_id();
-    if !message_id.is_empty() {
+    if let Some((stream, seq)) = event.stream() {
+        text(out, "\",\"seq\":");
+        number(out, seq);
+        text(out, ",\"stream\":\"");
+        text(out, stream);
+    } else if !message_id.is_empty() {
         text(out, "\",\"message_id\":\"");
         text(out, message_id);
     }
@@ -227,6 +232,53 @@ pub fn volatile(out: &mut Vec<u8>, event: &VolatileEvent<'_>) {
     text(out, "\",\"client\":\"");
     text(out, event.client_id);
     payload(out, event.data, event.data_kind);
+}
+
+/// Deltas of streams, merged.
+pub fn streams(out: &mut Vec<u8>, frame: &StreamFrame<'_>) {
+    out.reserve(frame.parts.iter().map(|part| part.text.len() + 256).sum::<usize>() + 256);
+    text(out, "{\"type\":\"stream.delta\",");
+    if frame.offset != Offset::MAX {
+        text(out, "\"event_id\":\"");
+        event_id(out, frame.session, frame.epoch, frame.offset);
+        text(out, "\",");
+    }
+    text(out, "\"session\":\"");
+    text(out, frame.session);
+    text(out, "\",\"streams\":[");
+    for (i, part) in frame.parts.iter().enumerate() {
+        text(out, if i > 0 { ",{\"stream\":\"" } else { "{\"stream\":\"" });
+        text(out, &part.stream);
+        text(out, "\",\"topic\":\"");
+        text(out, &part.topic);
+        text(out, "\"");
+        if !part.seqs.is_empty() {
+            text(out, ",\"from_seq\":");
+            number(out, part.seqs.start);
+            text(out, ",\"to_seq\":");
+            number(out, part.seqs.end - 1);
+            text(out, ",\"delta\":\"");
+            out.extend_from_slice(&part.text);
+            text(out, "\"");
+        }
+        if !part.status.is_empty() {
+            text(out, ",\"status\":");
+            out.extend_from_slice(&part.status);
+        }
+        text(out, "}");
+    }
+    text(out, "]}");
+}
+
+/// A control event was committed; it comes at its place too.
+pub fn notice(out: &mut Vec<u8>, notice: &Notice<'_>) {
+    text(out, "{\"type\":\"notice\",\"event_id\":\"");
+    event_id(out, notice.session, notice.epoch, notice.offset);
+    text(out, "\",\"session\":\"");
+    text(out, notice.session);
+    text(out, "\",\"topic\":\"");
+    text(out, notice.topic);
+    text(out, "\"}");
 }
 
 /// Offsets that will not be delivered.
@@ -341,6 +393,10 @@ fn refused(out: &mut Vec<u8>, refused: &Refused) {
     }
     text(out, "\",\"message\":");
     append_string(out, refused.refusal.cure());
+    if let Some(expected) = refused.expected {
+        text(out, ",\"expected\":");
+        number(out, expected);
+    }
     if let Some(ms) = refused.retry_after_ms {
         text(out, ",\"retry_after_ms\":");
         number(out, u64::from(ms));
@@ -350,8 +406,8 @@ fn refused(out: &mut Vec<u8>, refused: &Refused) {
 /// The last field of an event. Closes the string before it, and the object.
 fn payload(out: &mut Vec<u8>, data: &[u8], kind: DataKind) {
     match kind {
-        DataKind::Json => {
-            text(out, "\",\"data\":");
+        DataKind::Json | DataKind::Delta | DataKind::Close => {
+            text(out, if kind == DataKind::Close { "\",\"status\":" } else { "\",\"data\":" });
             out.extend_from_slice(data);
             text(out, "}");
         }

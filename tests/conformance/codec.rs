@@ -365,6 +365,7 @@ fn refused_of(value: &Value) -> Refused {
             .unwrap_or_else(|| panic!("unknown code: {value}")),
         field: value["field"].as_str().unwrap_or_default().to_owned().leak(),
         retry_after_ms: value.get("retry_after_ms").map(|ms| ms.as_u64().unwrap() as u32),
+        expected: value.get("expected").map(|n| n.as_u64().unwrap()),
     }
 }
 

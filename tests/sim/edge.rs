@@ -7,7 +7,9 @@ use shards::command::Command;
 use shards::effect::Reply;
 use shards::ids::{CommandId, ConnectionId, Now};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
-use shards::outbox::{GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Outbox, PatternGap, VolatileEvent, event_bytes_max};
+use shards::outbox::{
+    GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Notice, Outbox, PatternGap, StreamFrame, VolatileEvent, event_bytes_max,
+};
 use shards::refusal::Refused;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -47,6 +49,8 @@ pub struct Door {
     held_since_us: u64,
     /// Bytes on their way to the client.
     pub out: Vec<u8>,
+    /// Of these, what is left of a frame that is on its way in part.
+    begun: usize,
     /// Nothing more is taken; the connection ends when `out` is empty.
     pub closing: bool,
     /// What comes is thrown away: it is about to be closed.
@@ -68,6 +72,7 @@ impl Door {
             held: None,
             held_since_us: 0,
             out,
+            begun: 0,
             closing: false,
             deaf: false,
             over_half: false,
@@ -139,7 +144,12 @@ impl Door {
 
     /// Takes up to `most` bytes to the client. `true` with them: the queue fell below half, tell the shard.
     pub fn take(&mut self, most: usize, limits: &Limits) -> (Vec<u8>, bool) {
-        let rest = self.out.split_off(most.min(self.out.len()));
+        let most = most.min(self.out.len());
+        while self.begun < most {
+            self.begun += frame_bytes(&self.out[self.begun..]);
+        }
+        self.begun -= most;
+        let rest = self.out.split_off(most);
         let taken = std::mem::replace(&mut self.out, rest);
         let half = limits.connection_send_bytes_max / 2;
         let drained = self.over_half && self.out.len() <= half;
@@ -147,6 +157,14 @@ impl Door {
             self.over_half = false;
         }
         (taken, drained)
+    }
+
+    /// Puts a frame before all that wait.
+    fn push_urgent(&mut self, payload: &[u8]) {
+        let mut frame = Vec::new();
+        append_frame(&mut frame, Opcode::Text, payload);
+        let at = self.begun;
+        self.out.splice(at..at, frame);
     }
 
     fn push(&mut self, payload: &[u8], limits: &Limits) {
@@ -158,6 +176,15 @@ impl Door {
 /// What the node signs with: the same after each crash.
 pub fn tokens() -> Tokens {
     Tokens::new(vec![Key { number: 1, secret: [7; KEY_BYTES] }], TOKEN_LIFE_MS)
+}
+
+/// Length of the frame that begins here; it has no mask.
+fn frame_bytes(bytes: &[u8]) -> usize {
+    match bytes[1] & 0x7f {
+        126 => 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+        127 => 10 + u64::from_be_bytes(bytes[2..10].try_into().expect("eight bytes")) as usize,
+        length => 2 + usize::from(length),
+    }
 }
 
 fn close(close: Close) -> (u16, &'static str) {
@@ -260,6 +287,21 @@ impl Outbox for Doors<'_> {
     fn volatile(&mut self, connection: ConnectionId, event: &VolatileEvent<'_>) -> usize {
         let room = self.room(connection);
         self.deliver(connection, room, |payload| encode::volatile(payload, event))
+    }
+
+    fn streams(&mut self, connection: ConnectionId, frame: &StreamFrame<'_>) -> usize {
+        let room = self.room(connection);
+        self.deliver(connection, room, |payload| encode::streams(payload, frame))
+    }
+
+    fn notice(&mut self, connection: ConnectionId, notice: &Notice<'_>) {
+        // Beyond a bound a notice is given up.
+        let Some(door) = self.doors.get_mut(&connection).filter(|door| !door.closing) else { return };
+        let mut payload = Vec::new();
+        encode::notice(&mut payload, notice);
+        if door.out.len() + payload.len() <= self.limits.connection_send_bytes_max + REPLY_RESERVE_BYTES {
+            door.push_urgent(&payload);
+        }
     }
 
     fn gap(&mut self, connection: ConnectionId, gap: &Gap<'_>) {

@@ -9,7 +9,8 @@
 //! ```
 
 use crate::clients::home::Opening;
-use crate::delivery::{Pushed, Reader, ReaderState, SubscriptionId};
+use crate::command::Policy;
+use crate::delivery::{Pushed, Reader, ReaderState, Subscription, SubscriptionId};
 use crate::effect::Reply;
 use crate::gather::Gather;
 use crate::ids::{ConnectionId, Now};
@@ -20,6 +21,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::scan::BatchFor;
 use crate::sessions::Asker;
 use crate::shard::{Opened, Shard};
+use storage::catalog::PartitionSlot;
 use storage::log::{Read, ReadTicket};
 
 mod pages;
@@ -89,8 +91,13 @@ impl Shard {
         };
         let connection = subscription.connection;
         if !self.can_take(connection, out) {
+            self.readers.forget_gathered(id);
             self.set_state(id, ReaderState::Blocked);
             return 1;
+        }
+        if self.readers.gathering_is_full(id) {
+            self.readers.queued.push_back(Reader::Subscription(id));
+            return 0;
         }
         let Some(subscription) = self.readers.subscription(id) else { return 1 };
         let feed = &self.readers.feeds[subscription.feed as usize];
@@ -99,12 +106,13 @@ impl Shard {
             return self.fetch(id, room);
         }
         let (partition, session) = (feed.partition, feed.session.clone());
+        let latest = subscription.policy == Policy::Latest;
         let Some(client) = self.readers.clients.get(connection) else { return 1 };
         let tenant = client.tenant.clone();
         let slot = match self.open(partition, &tenant, &session, None) {
             Opened::Ready(slot) => slot,
             Opened::Absent => {
-                self.readers.settle(id);
+                self.readers.settle(id, out);
                 return 1;
             }
             Opened::Park | Opened::Refused(_) => {
@@ -113,8 +121,11 @@ impl Shard {
             }
         };
         let mut used = 1;
+        if latest {
+            self.survey_hot(id, slot);
+        }
         for _ in 0..RECORDS_PER_TURN_MAX {
-            let Some(cursor) = self.readers.subscription(id).map(|s| s.cursor) else { return used };
+            let Some(cursor) = self.readers.subscription(id).map(Subscription::reads_from) else { return used };
             match self.log.read(slot, cursor) {
                 Read::Hot(record) => {
                     used += record.bytes().len();
@@ -150,8 +161,22 @@ impl Shard {
                 }
             }
         }
-        self.readers.settle(id);
+        self.readers.settle(id, out);
         used
+    }
+
+    /// Looks through what lies ready in memory for the newest event of each topic.
+    fn survey_hot(&mut self, id: SubscriptionId, slot: PartitionSlot) {
+        self.readers.newest.clear();
+        let Some(mut at) = self.readers.subscription(id).map(Subscription::reads_from) else { return };
+        for _ in 0..RECORDS_PER_TURN_MAX {
+            if !self.log.is_hot(slot, at) {
+                break;
+            }
+            let Read::Hot(record) = self.log.read(slot, at) else { break };
+            self.readers.newest.note(record);
+            at = record.next_offset();
+        }
     }
 
     /// Has the client credit, and room for a small event? If not it is blocked: reading for it would be for nothing.
@@ -169,7 +194,7 @@ impl Shard {
         self.counters.damaged_reads += 1;
         let Some(subscription) = self.readers.subscription(id) else { return false };
         let feed = &self.readers.feeds[subscription.feed as usize];
-        let to = feed.live_next.unwrap_or(subscription.cursor).max(subscription.cursor + 1);
+        let to = feed.live_next.unwrap_or(subscription.cursor).max(subscription.reads_from() + 1);
         self.readers.push_gap(id, to, GapReason::Damaged, out)
     }
 
@@ -182,7 +207,7 @@ impl Shard {
     /// Asks the owner for records, no more than its client has room for: what is not taken is read again.
     fn fetch(&mut self, id: SubscriptionId, room: usize) -> usize {
         let Some(subscription) = self.readers.subscription(id) else { return 1 };
-        let (cursor, feed_slot, connection) = (subscription.cursor, subscription.feed, subscription.connection);
+        let (cursor, feed_slot, connection) = (subscription.reads_from(), subscription.feed, subscription.connection);
         let Some(client) = self.readers.clients.get(connection) else { return 1 };
         let feed = &self.readers.feeds[feed_slot as usize];
         let owner = feed.owner;
@@ -233,6 +258,12 @@ impl Shard {
         out: &mut impl Outbox,
     ) -> (usize, Piece) {
         let (mut bytes, mut piece) = (0, Piece::All);
+        if self.readers.subscription(id).is_some_and(|s| s.policy == Policy::Latest) {
+            self.readers.newest.clear();
+            if let Ok(records) = self.log.read_records(ticket) {
+                records.take(RECORDS_PER_TURN_MAX).for_each(|record| self.readers.newest.note(record));
+            }
+        }
         match self.log.read_records(ticket) {
             Ok(records) => {
                 for (number, record) in records.enumerate() {
@@ -265,7 +296,7 @@ impl Shard {
             Piece::Fault => self.skip_damage(id, out),
         };
         if settles {
-            self.readers.settle(id);
+            self.readers.settle(id, out);
         }
     }
 

@@ -197,7 +197,7 @@ impl Life {
         let (sessions, position) = own.map_or((Vec::new(), None), |own| (own.sessions, own.position));
         for position in sessions {
             match restore.iter_mut().find(|kept| kept.session == position.session) {
-                Some(kept) => *kept = position,
+                Some(kept) => *kept = KeptSession { policy: kept.policy, ..position },
                 None => restore.push_back(position),
             }
         }
@@ -363,7 +363,9 @@ impl Shard {
             }
             if let Some(kept) = life.restore.pop_front() {
                 let from = From::Offset(kept.offset, (kept.epoch != 0).then_some(kept.epoch));
-                if subscribe::run(self, connection, CommandId::None, &kept.session, from, now) == Handled::Later {
+                if subscribe::run(self, connection, CommandId::None, &kept.session, from, kept.policy, now)
+                    == Handled::Later
+                {
                     self.unrestore(connection, kept);
                     return done;
                 }
@@ -414,9 +416,9 @@ impl Shard {
     pub(crate) fn restore_otherwise(&mut self, connection: ConnectionId, kept: KeptSession, refused: Refused) {
         match refused.refusal {
             Refusal::ForeignEpoch | Refusal::OffsetOutOfRange => {
-                let KeptSession { session, epoch, offset } = kept;
+                let KeptSession { session, epoch, offset, policy } = kept;
                 self.readers.owe_gap(connection, session.clone(), epoch, offset, offset, GapReason::Epoch);
-                self.unrestore(connection, KeptSession { session, epoch: 0, offset: 0 });
+                self.unrestore(connection, KeptSession { session, epoch: 0, offset: 0, policy });
             }
             Refusal::Unavailable | Refusal::PartitionsFull => {
                 if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
@@ -482,7 +484,8 @@ impl Shard {
                 let offset = life.ledger.unacknowledged(slot).unwrap_or(subscription.cursor);
                 // Before its first event a crash may still take the epoch back.
                 let epoch = if offset == 0 { 0 } else { feed.epoch };
-                sessions.push(KeptSession { session: feed.session.clone(), epoch, offset });
+                let (session, policy) = (feed.session.clone(), subscription.policy);
+                sessions.push(KeptSession { session, epoch, offset, policy });
             }
             slot = subscription.next_of_client;
         }

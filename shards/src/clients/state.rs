@@ -4,7 +4,7 @@
 //!   session  $client.<client_id>          in the client's tenant, on the shard that owns it: the client's home
 //!   event    $client.opened               its offset + 1 is the generation: each take-over raises it, durably
 //!   event    $client.kept                 subscriptions and acknowledged positions of that generation, the newest counts
-//!   bytes    1 · generation u64 · claimed u64 · attempt u64 · sessions u16 { name, epoch u64, offset u64 }
+//!   bytes    1 · generation u64 · claimed u64 · attempt u64 · sessions u16 { name, epoch u64, offset u64, policy u8 }
 //!            · patterns u16 { text } · position u16 { slice u16, seq u64 }
 //! ```
 //! A `resume` whose answer was lost is said again, with the token that was good then and a higher `attempt`. So the generation that
@@ -13,6 +13,7 @@
 //! Little endian; texts have a u16 length before them. Reading never trusts: a client of another version of this program
 //! may have written it.
 
+use crate::command::Policy;
 use crate::ids::{Epoch, Offset, SLICES, SliceSeq};
 use crate::limits::{CLIENT_PATTERNS_MAX, TOPIC_BYTES_MAX};
 
@@ -35,12 +36,14 @@ pub struct KeptSession {
     pub epoch: Epoch,
     /// First offset that it has not acknowledged.
     pub offset: Offset,
+    /// What it gets where it does not keep up.
+    pub policy: Policy,
 }
 
 impl KeptSession {
     /// Bytes of one in the state.
     pub fn bytes(session: &str) -> usize {
-        session.len() + 18
+        session.len() + 19
     }
 }
 
@@ -73,6 +76,7 @@ impl ClientState {
             put_text(out, &kept.session);
             out.extend_from_slice(&kept.epoch.to_le_bytes());
             out.extend_from_slice(&kept.offset.to_le_bytes());
+            out.push(kept.policy as u8);
         }
         out.extend_from_slice(&(self.patterns.len() as u16).to_le_bytes());
         for pattern in &self.patterns {
@@ -95,7 +99,8 @@ impl ClientState {
         let mut sessions = Vec::new();
         for _ in 0..bytes.u16()? {
             let session = bytes.text()?.into();
-            sessions.push(KeptSession { session, epoch: bytes.u64()?, offset: bytes.u64()? });
+            let (epoch, offset, [policy]) = (bytes.u64()?, bytes.u64()?, bytes.take()?);
+            sessions.push(KeptSession { session, epoch, offset, policy: Policy::from_number(policy) });
         }
         let mut patterns = Vec::new();
         for _ in 0..bytes.u16()? {
@@ -149,7 +154,7 @@ mod tests {
             generation: 7,
             claimed: 5,
             attempt: 77,
-            sessions: vec![KeptSession { session: "demo".into(), epoch: 9, offset: 41 }],
+            sessions: vec![KeptSession { session: "demo".into(), epoch: 9, offset: 41, policy: Policy::Rollup }],
             patterns: vec!["chat.>".into()],
             position: vec![(3, 17), (9, 2)],
         }

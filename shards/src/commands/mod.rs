@@ -17,6 +17,8 @@ pub(crate) mod mark;
 pub(crate) mod ping;
 pub(crate) mod publish;
 pub(crate) mod resume;
+pub(crate) mod stream_append;
+pub(crate) mod stream_close;
 pub(crate) mod subscribe;
 pub(crate) mod subscribe_patterns;
 pub(crate) mod unsubscribe;

@@ -125,7 +125,7 @@ fn append_if_sound(
 }
 
 /// Advice while the disk is full: as long as the log itself waits before it tries again.
-const NO_SPACE_RETRY_MS: u32 = 1000;
+pub(super) const NO_SPACE_RETRY_MS: u32 = 1000;
 
 /// Verdicts over the events of one record so far.
 #[derive(Default)]
@@ -202,13 +202,13 @@ fn check(shard: &mut Shard, call: Call<'_>, slot: PartitionSlot, event: &NewEven
     Verdict::New(New { key, body_hash, prev_offset })
 }
 
-enum Looked {
+pub(super) enum Looked {
     No,
     Yes(Found),
     Park,
 }
 
-fn look(shard: &mut Shard, slot: PartitionSlot, key: u128, known: &Known) -> Looked {
+pub(super) fn look(shard: &mut Shard, slot: PartitionSlot, key: u128, known: &Known) -> Looked {
     let known = known.get(key);
     if let Some(Some(found)) = known {
         return Looked::Yes(found);
@@ -286,7 +286,14 @@ fn check_markers(shard: &Shard, slot: PartitionSlot, markers: &[NewMarker<'_>], 
 }
 
 /// A repeat: answered with the first one's id, once that is committed.
-fn repeat(shard: &mut Shard, call: Call<'_>, slot: PartitionSlot, offset: Offset, count: u32, form: Form) -> Outcome {
+pub(super) fn repeat(
+    shard: &mut Shard,
+    call: Call<'_>,
+    slot: PartitionSlot,
+    offset: Offset,
+    count: u32,
+    form: Form,
+) -> Outcome {
     let Call { asker, session, .. } = call;
     let (epoch, committed) = {
         let p = shard.log.partition(slot);

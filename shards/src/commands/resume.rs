@@ -3,7 +3,7 @@
 use crate::clients::life::Positions;
 use crate::clients::session_of;
 use crate::clients::state::KeptSession;
-use crate::command::{Claim, Command, SeenEvent};
+use crate::command::{Claim, Command, Policy, SeenEvent};
 use crate::commands::subscribe_patterns::parse_position;
 use crate::ids::{CommandId, ConnectionId, Now};
 use crate::input::Handled;
@@ -57,7 +57,12 @@ pub(crate) fn run(
     };
     let sessions = seen
         .iter()
-        .map(|seen| KeptSession { session: seen.session.into(), epoch: seen.epoch, offset: seen.offset + 1 })
+        .map(|seen| KeptSession {
+            session: seen.session.into(),
+            epoch: seen.epoch,
+            offset: seen.offset + 1,
+            policy: Policy::default(),
+        })
         .collect();
     client.opening = Some(Box::new(Positions { id, sessions, position }));
     let session = session_of(&client.client_id);

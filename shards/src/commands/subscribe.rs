@@ -8,7 +8,7 @@
 
 use super::Outcome;
 use crate::clients::state::{CLIENT_SESSIONS_BYTES_MAX, KeptSession};
-use crate::command::From;
+use crate::command::{From, Policy};
 use crate::delivery::SubscriptionId;
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, Epoch, Now, Offset, PartitionId, ShardId};
@@ -19,6 +19,7 @@ use crate::mailbox::message::{put_connection, put_from, put_id, put_refused, rep
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::{Asker, Origin};
 use crate::shard::{Opened, Shard};
+use crate::streams::gathered::Gathered;
 
 /// What the owner found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Attached {
     pub live: Offset,
     /// It was to start from the latest: from wherever the live stream stands when the answer comes.
     pub latest: bool,
+    /// Where the oldest stream begins that is open there; `Offset::MAX`: none.
+    pub join: Offset,
 }
 
 /// On the client's shard.
@@ -41,6 +44,7 @@ pub(crate) fn run(
     id: CommandId,
     session: &str,
     from: From<'_>,
+    policy: Policy,
     now: Now,
 ) -> Handled {
     let Some(client) = shard.readers.clients.get(connection) else { return Handled::Done };
@@ -67,7 +71,7 @@ pub(crate) fn run(
         if let Some(existing) = existing {
             shard.readers.end(existing);
         }
-        let subscription = shard.readers.subscribe(connection, partition, owner, session);
+        let subscription = shard.readers.subscribe(connection, partition, owner, session, policy);
         shard.begin(connection);
         shard.attach_or_park(asker, subscription, session, from, now);
         return Handled::Done;
@@ -85,7 +89,7 @@ pub(crate) fn run(
             if let Some(existing) = existing {
                 shard.readers.end(existing);
             }
-            let subscription = shard.readers.subscribe(connection, partition, owner, session);
+            let subscription = shard.readers.subscribe(connection, partition, owner, session, policy);
             Writer(&mut message).u32(subscription.slot).u32(subscription.generation);
             shard.mail.send_ask(owner, ask, &message);
             shard.wake(owner);
@@ -126,7 +130,8 @@ pub(crate) fn attach_now(
         Opened::Refused(refused) => Err(refused),
         Opened::Absent => match from {
             From::Latest | From::Earliest | From::Offset(0, None) => {
-                Ok(Attached { epoch: 0, next: 0, earliest: 0, live: 0, latest: from == From::Latest })
+                let latest = from == From::Latest;
+                Ok(Attached { epoch: 0, next: 0, earliest: 0, live: 0, latest, join: Offset::MAX })
             }
             From::Offset(0, Some(_)) => Err(Refused::field(Refusal::ForeignEpoch, "from")),
             From::Offset(..) => Err(Refused::field(Refusal::OffsetOutOfRange, "from")),
@@ -155,7 +160,8 @@ pub(crate) fn attach_now(
                 };
                 let epoch = partition.epoch();
                 let latest = from == From::Latest;
-                next.map(|next| Attached { epoch, next, earliest, live: committed, latest })
+                let join = partition.oldest_stream().filter(|_| latest).unwrap_or(Offset::MAX);
+                next.map(|next| Attached { epoch, next, earliest, live: committed, latest, join })
             }
         }
     };
@@ -190,6 +196,7 @@ pub(crate) fn answer_attach(
             match &found {
                 Ok(a) => {
                     w.u8(1).u64(a.epoch).u64(a.next).u64(a.earliest).u64(a.live).u8(u8::from(a.latest));
+                    w.u64(a.join);
                 }
                 Err(refused) => {
                     w.u8(0);
@@ -247,8 +254,11 @@ pub(crate) fn attached(
             // From the latest: what went by while the answer was on its way may have come through the client's patterns.
             let stands = readers.feeds[feed_slot as usize].live_next.unwrap_or(0);
             let next = if a.latest { a.next.max(stands) } else { a.next };
+            // Streams may also have begun in what went by.
+            let join = if next > a.next { a.join.min(a.next) } else { a.join };
             if let Some(s) = readers.subscription_mut(subscription) {
                 (s.start, s.cursor) = (next, next);
+                s.gathered = (join < next).then(|| Box::new(Gathered::joining(join)));
             }
             readers.attached.push(subscription);
             if let Some(life) = readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {

@@ -19,8 +19,10 @@ pub(crate) mod ledger;
 pub(crate) mod patterns;
 
 use crate::clients::state::KeptSession;
+use crate::command::Policy;
 use crate::ids::{ConnectionId, Epoch, Now, Offset, PartitionId, ShardId};
 use crate::outbox::{GAP_FRAME_BYTES_MAX, Gap, GapReason, Outbox, event_bytes_max};
+use crate::streams::gathered::{Gathered, Newest};
 use client::{Client, Clients, NONE};
 use hashbrown::HashMap;
 use patterns::{Delivered, TenantFeeds};
@@ -70,7 +72,27 @@ pub(crate) struct Subscription {
     /// Events below it that the client's patterns match were left to this subscription by its pattern feed.
     pub skipped: Offset,
     pub state: ReaderState,
+    pub policy: Policy,
     pub next_of_client: u32,
+    /// What was read ahead of the cursor.
+    pub gathered: Option<Box<Gathered>>,
+}
+
+impl Subscription {
+    /// Are its events read by a policy?
+    pub fn gathers(&self) -> bool {
+        self.policy != Policy::Lossless || self.gathered.is_some()
+    }
+
+    /// Does it read what streams said before it begins?
+    pub fn is_joining(&self) -> bool {
+        self.gathered.as_ref().is_some_and(|gathered| gathered.is_joining())
+    }
+
+    /// Next offset to be read for it.
+    pub fn reads_from(&self) -> Offset {
+        self.gathered.as_ref().map_or(self.cursor, |gathered| gathered.next())
+    }
 }
 
 /// Where a cursor stands with respect to its source.
@@ -125,6 +147,12 @@ pub(crate) struct Readers {
     pub gaps_owed: Vec<GapOwed>,
     /// Partitions whose last subscriber left and whose remote owner must be told.
     pub detach_due: Vec<(PartitionId, ShardId)>,
+    /// Of the batch that is being read for a subscription with policy `latest`.
+    pub newest: Newest,
+    /// Bytes gathered by all subscriptions.
+    pub gathered_bytes: usize,
+    /// Largest frame of deltas.
+    pub frame_bytes_max: usize,
     generation: u32,
 }
 
@@ -148,7 +176,7 @@ pub(crate) enum Pushed {
 }
 
 impl Readers {
-    pub fn new() -> Self {
+    pub fn new(frame_bytes_max: usize) -> Self {
         Self {
             clients: Clients::default(),
             subscriptions: slab::Slab::new(),
@@ -161,6 +189,9 @@ impl Readers {
             patterns_attached: Vec::new(),
             gaps_owed: Vec::new(),
             detach_due: Vec::new(),
+            newest: Newest::default(),
+            gathered_bytes: 0,
+            frame_bytes_max,
             generation: 0,
         }
     }
@@ -172,6 +203,7 @@ impl Readers {
         partition: PartitionId,
         owner: ShardId,
         session: &str,
+        policy: Policy,
     ) -> SubscriptionId {
         let feed = match self.feed_of.get(&partition) {
             Some(feed) => *feed,
@@ -199,7 +231,9 @@ impl Readers {
             cursor: Offset::MAX,
             skipped: 0,
             state: ReaderState::Attaching,
+            policy,
             next_of_client,
+            gathered: None,
         }) as u32;
         if let Some(client) = self.clients.get_mut(connection) {
             client.subscriptions = slot;
@@ -311,7 +345,8 @@ impl Readers {
     }
 
     fn drop_subscription(&mut self, slot: u32, feed_slot: u32) {
-        self.subscriptions.remove(slot as usize);
+        let gone = self.subscriptions.remove(slot as usize);
+        self.gathered_bytes -= gone.gathered.map_or(0, |gathered| gathered.bytes());
         let feed = &mut self.feeds[feed_slot as usize];
         if let Some(at) = feed.subscriptions.iter().position(|s| *s == slot) {
             feed.subscriptions.swap_remove(at);
@@ -409,6 +444,9 @@ impl Readers {
         out: &mut impl Outbox,
     ) -> Option<Pushed> {
         let subscription = self.subscriptions.get_mut(id.slot as usize).filter(|s| s.generation == id.generation)?;
+        if subscription.gathers() {
+            return self.gather(id, record, now, out);
+        }
         let client = self.clients.get_mut(subscription.connection)?;
         if record.next_offset() <= subscription.cursor {
             return Some(Pushed::Whole);
@@ -423,6 +461,12 @@ impl Readers {
 
     /// Says a gap to one subscription and moves its cursor past it. `false`: no room, it is blocked now.
     pub fn push_gap(&mut self, id: SubscriptionId, to: Offset, reason: GapReason, out: &mut impl Outbox) -> bool {
+        if self.joins_behind(id, to) {
+            return true;
+        }
+        if !self.flush_gathered(id, out) {
+            return false;
+        }
         let Some(subscription) = self.subscriptions.get_mut(id.slot as usize).filter(|s| s.generation == id.generation)
         else {
             return false;
@@ -444,13 +488,16 @@ impl Readers {
     }
 
     /// A cursor that was served: live if it met the live point, else in line again.
-    pub fn settle(&mut self, id: SubscriptionId) {
+    pub fn settle(&mut self, id: SubscriptionId, out: &mut impl Outbox) {
+        if self.subscription(id).is_some_and(|s| s.gathered.is_some()) && !self.settle_gathered(id, out) {
+            return;
+        }
         let Some(subscription) = self.subscriptions.get_mut(id.slot as usize).filter(|s| s.generation == id.generation)
         else {
             return;
         };
         let live = self.feeds[subscription.feed as usize].live_next;
-        if live.is_some_and(|live| subscription.cursor >= live) {
+        if subscription.gathered.is_none() && live.is_some_and(|live| subscription.cursor >= live) {
             subscription.state = ReaderState::Live;
         } else {
             subscription.state = ReaderState::Queued;
@@ -461,7 +508,7 @@ impl Readers {
     /// Cursors whose replies have left begin to move.
     pub fn settle_attached(&mut self, own: ShardId, announced: LogSeq, out: &mut impl Outbox) {
         while let Some(id) = self.attached.pop() {
-            self.settle(id);
+            self.settle(id, out);
         }
         while let Some(connection) = self.patterns_attached.pop() {
             self.settle_patterns(connection, own, announced, out);
@@ -524,27 +571,40 @@ pub(crate) fn push(
         if event.offset() < *cursor {
             continue;
         }
-        if is_expired(&event, now) {
-            let to = event.offset() + 1;
-            if push_skip(client, slot, cursor, record, to, connection, out) == Pushed::Blocked {
-                return Pushed::Blocked;
-            }
-            continue;
-        }
-        if !client.has_credit() || out.room(connection) < event_bytes_max(&event) {
+        if push_event(client, slot, connection, cursor, &event, now, out) == Pushed::Blocked {
             return Pushed::Blocked;
         }
-        client.delivered(out.event(connection, &event));
-        if let Some(life) = &mut client.life {
-            life.ledger.delivered(slot, event.offset());
-            life.seen.passed();
-        }
-        *cursor = event.offset() + 1;
     }
     Pushed::Whole
 }
 
-fn push_skip(
+/// Pushes the event at `cursor`.
+#[inline]
+pub(crate) fn push_event(
+    client: &mut Client,
+    slot: u32,
+    connection: ConnectionId,
+    cursor: &mut Offset,
+    event: &EventView<'_>,
+    now: Now,
+    out: &mut impl Outbox,
+) -> Pushed {
+    if is_expired(event, now) {
+        return push_skip(client, slot, cursor, event.record(), event.offset() + 1, connection, out);
+    }
+    if !client.has_credit() || out.room(connection) < event_bytes_max(event) {
+        return Pushed::Blocked;
+    }
+    client.delivered(out.event(connection, event));
+    if let Some(life) = &mut client.life {
+        life.ledger.delivered(slot, event.offset());
+        life.seen.passed();
+    }
+    *cursor = event.offset() + 1;
+    Pushed::Whole
+}
+
+pub(crate) fn push_skip(
     client: &mut Client,
     slot: u32,
     cursor: &mut Offset,

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
-//!                            KEEP  FENCE
+//!                            KEEP  FENCE  NOTICE
 //! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY
 //! ```
 
 use super::codec::{Reader, Writer};
-use crate::command::{Command, DataKind, Durability, From, NewEvent, NewMarker};
+use crate::command::{Command, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, StreamStatus};
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, InlineText};
 use crate::refusal::{Refusal, Refused};
@@ -38,6 +38,8 @@ pub mod request {
     pub const KEEP: u8 = 11;
     /// A connection's client was taken over.
     pub const FENCE: u8 = 12;
+    /// A control event was committed.
+    pub const NOTICE: u8 = 13;
 }
 
 /// Kinds of reply.
@@ -141,7 +143,7 @@ pub fn get_from<'a>(r: &mut Reader<'a>) -> From<'a> {
     }
 }
 
-/// Writes a command that its session's owner carries out: publish, commit, mark, history, open. Others stay where the
+/// Writes a command that its session's owner carries out: publish, commit, mark, history, open, appends and ends of streams. Others stay where the
 /// client is and are not written.
 pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
     match command {
@@ -165,6 +167,14 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
         }
         Command::Open { session, claimed, attempt, since_us } => {
             w.u8(5).text(session).option(*claimed).u64(*attempt).u64(*since_us);
+        }
+        Command::StreamAppend { session, delta, durability } => {
+            w.u8(6).text(session);
+            put_durability(w, *durability);
+            w.text(delta.stream).u64(delta.seq).bytes(delta.delta).option_text(delta.topic);
+        }
+        Command::StreamClose { session, stream, status } => {
+            w.u8(7).text(session).text(stream).u8(*status as u8);
         }
         _ => {
             w.u8(0);
@@ -194,6 +204,17 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
             let (session, claimed) = (r.text(), r.option());
             then(Command::Open { session, claimed, attempt: r.u64(), since_us: r.u64() })
         }
+        6 => {
+            let session = r.text();
+            let durability = get_durability(r);
+            let delta = NewDelta { stream: r.text(), seq: r.u64(), delta: r.bytes(), topic: r.option_text() };
+            then(Command::StreamAppend { session, delta, durability })
+        }
+        7 => {
+            let (session, stream, status) = (r.text(), r.text(), usize::from(r.u8()));
+            let status = StreamStatus::ALL.get(status).copied().unwrap_or(StreamStatus::Partial);
+            then(Command::StreamClose { session, stream, status })
+        }
         _ => then(Command::Ping),
     }
 }
@@ -201,13 +222,15 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
 /// Writes a refusal.
 pub fn put_refused(w: &mut Writer<'_>, refused: &Refused) {
     w.u16(refused.refusal.code()).text(refused.field).option(refused.retry_after_ms.map(u64::from));
+    w.option(refused.expected);
 }
 
 /// Reads a refusal. A field that is not in the table of refusals reads as none.
 pub fn get_refused(r: &mut Reader<'_>) -> Refused {
     let refusal = Refusal::from_code(r.u16()).unwrap_or(Refusal::Unavailable);
     let field = field_name(r.text());
-    Refused { refusal, field, retry_after_ms: r.option().map(|ms| ms as u32) }
+    let retry_after_ms = r.option().map(|ms| ms as u32);
+    Refused { refusal, field, retry_after_ms, expected: r.option() }
 }
 
 fn field_name(text: &str) -> &'static str {

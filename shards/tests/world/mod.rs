@@ -6,7 +6,7 @@ use shards::ids::{CommandId, ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
 use shards::mailbox::mesh;
-use shards::outbox::{Gap, HistoryHead, Outbox, PatternGap, VolatileEvent};
+use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PatternGap, StreamFrame, StreamPart, VolatileEvent};
 use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
 use std::collections::{BTreeMap, VecDeque};
 use storage::disk::{DiskDone, DiskOp, FileId};
@@ -18,12 +18,38 @@ use storage::record::EventView;
 /// What a client received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Got {
-    Event { session: String, offset: u64, data: String, slice: u16, slice_seq: u64 },
-    Volatile { session: String, counter: u64 },
-    Gap { session: String, from: u64, to: u64 },
+    Event {
+        session: String,
+        offset: u64,
+        data: String,
+        slice: u16,
+        slice_seq: u64,
+    },
+    Volatile {
+        session: String,
+        counter: u64,
+    },
+    Gap {
+        session: String,
+        from: u64,
+        to: u64,
+    },
     PatternGap,
-    History { offsets: Vec<u64>, next: u64, tail: u64 },
+    History {
+        offsets: Vec<u64>,
+        next: u64,
+        tail: u64,
+    },
     Reply(u64, String),
+    /// Streams of one frame: name, numbers, text, status.
+    Streams {
+        offset: u64,
+        parts: Vec<(String, std::ops::Range<u64>, String, String)>,
+    },
+    Notice {
+        offset: u64,
+        topic: String,
+    },
 }
 
 /// Send queues without sockets: each connection has `room` bytes until drained.
@@ -58,6 +84,16 @@ impl Outbox for Queues {
     }
     fn volatile(&mut self, c: ConnectionId, e: &VolatileEvent<'_>) -> usize {
         self.put(c, 400, Got::Volatile { session: e.session.into(), counter: e.counter })
+    }
+    fn streams(&mut self, c: ConnectionId, frame: &StreamFrame<'_>) -> usize {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let part = |p: &StreamPart| (p.stream.to_string(), p.seqs.clone(), text(&p.text), text(&p.status));
+        let parts: Vec<_> = frame.parts.iter().map(part).collect();
+        let bytes = frame.parts.iter().map(|p| p.text.len() + 160).sum::<usize>() + 160;
+        self.put(c, bytes, Got::Streams { offset: frame.offset, parts })
+    }
+    fn notice(&mut self, c: ConnectionId, n: &Notice<'_>) {
+        self.put(c, 0, Got::Notice { offset: n.offset, topic: n.topic.into() });
     }
     fn gap(&mut self, c: ConnectionId, g: &Gap<'_>) {
         self.put(c, 200, Got::Gap { session: g.session.into(), from: g.from, to: g.to });

@@ -6,7 +6,7 @@ use super::{HISTORY_EVENTS_MAX, Reader};
 use crate::wire::json::{Kind, Scanner, Span, Value};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use shards::command::{Command, DataKind, Durability, NewEvent};
+use shards::command::{Command, DataKind, Durability, NewEvent, Policy};
 use shards::ids::{CommandId, InlineText, SLICES};
 use shards::limits::{CLIENT_PATTERNS_MAX, COMMIT_MARKERS_MAX, DATA_DEPTH_MAX, RESUME_SEEN_MAX, WIRE_INTEGER_MAX};
 use shards::names::{is_name, is_pattern, is_topic, is_traceparent};
@@ -81,6 +81,8 @@ impl Reader<'_, '_> {
                 let bytes = self.optional_integer(fields, Field::Bytes)?;
                 Ok(Plan::Acknowledge { events, bytes })
             }
+            "stream.append" => self.stream_append(fields),
+            "stream.close" => self.stream_close(fields),
             "commit" => self.commit(fields),
             "subscribe" if fields.has(Field::Patterns) => self.subscribe_patterns(fields),
             "subscribe" => self.subscribe(fields),
@@ -328,7 +330,7 @@ impl Reader<'_, '_> {
             FromPlan::Position(_) => return Err(fields.refused(Refusal::WrongType, Field::From)),
             from => from,
         };
-        Ok(Plan::Subscribe { session, from })
+        Ok(Plan::Subscribe { session, from, policy: self.policy(fields)? })
     }
 
     pub(super) fn subscribe_patterns(&mut self, fields: &Fields) -> Result<Plan, Refused> {
@@ -357,6 +359,10 @@ impl Reader<'_, '_> {
         }
         if first {
             return Err(fields.refused(Refusal::MissingField, Field::Patterns));
+        }
+        // A pattern feed leaves nothing out.
+        if self.policy(fields)? != Policy::Lossless {
+            return Err(fields.refused(Refusal::WrongType, Field::Policy));
         }
         match self.from(fields)? {
             FromPlan::Offset(..) | FromPlan::Marker(_) => Err(fields.refused(Refusal::WrongType, Field::From)),

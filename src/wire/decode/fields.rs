@@ -31,7 +31,8 @@ fields! {
     Durability "durability" ProducerEpoch "producer_epoch" ProducerSeq "producer_seq" Traceparent "traceparent"
     Events "events" Markers "markers" From "from" Patterns "patterns" Offset "offset" Name "name" Limit "limit"
     Credit "credit" Bytes "bytes" Epoch "epoch" Marker "marker" Position "position"
-    Token "token" Seen "seen" Attempt "attempt"
+    Token "token" Seen "seen" Attempt "attempt" Stream "stream" Seq "seq" Delta "delta" Status "status"
+    Policy "policy"
 }
 
 /// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.

@@ -16,6 +16,7 @@ mod plan;
 mod reader;
 #[cfg(test)]
 mod reference;
+mod streams;
 #[cfg(test)]
 mod tests;
 

@@ -2,7 +2,10 @@
 
 use super::{Reader, Scratch};
 use crate::wire::json::Span;
-use shards::command::{Claim, Command, DataKind, Durability, From, NewEvent, NewMarker, PatternFrom, SeenEvent};
+use shards::command::{
+    Claim, Command, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, SeenEvent,
+    StreamStatus,
+};
 use std::ops::ControlFlow;
 
 /// Bytes of the frame or of scratch.
@@ -68,7 +71,9 @@ pub(super) enum Plan {
     UnsubscribePatterns,
     Publish { session: Place, durability: Durability },
     Commit { session: Place },
-    Subscribe { session: Place, from: FromPlan },
+    Subscribe { session: Place, from: FromPlan, policy: Policy },
+    StreamAppend { session: Place, stream: Place, seq: u64, delta: Place, topic: Option<Place>, durability: Durability },
+    StreamClose { session: Place, stream: Place, status: StreamStatus },
     SubscribePatterns { from: FromPlan },
     Unsubscribe { session: Place },
     Mark { session: Place, name: Place, offset: u64 },
@@ -129,14 +134,22 @@ impl Reader<'_, '_> {
                 *markers = recycled(some_markers);
                 flow
             }
-            Plan::Subscribe { session, from } => {
+            Plan::StreamAppend { session, stream, seq, delta, topic, durability } => {
+                let delta =
+                    NewDelta { stream: text(stream), seq, delta: delta.bytes(frame, bytes), topic: topic.map(text) };
+                each(Command::StreamAppend { session: text(session), delta, durability })
+            }
+            Plan::StreamClose { session, stream, status } => {
+                each(Command::StreamClose { session: text(session), stream: text(stream), status })
+            }
+            Plan::Subscribe { session, from, policy } => {
                 let from = match from {
                     FromPlan::Earliest => From::Earliest,
                     FromPlan::Offset(offset, epoch) => From::Offset(offset, epoch),
                     FromPlan::Marker(name) => From::Marker(text(name)),
                     FromPlan::Latest | FromPlan::Position(_) => From::Latest,
                 };
-                each(Command::Subscribe { session: text(session), from })
+                each(Command::Subscribe { session: text(session), from, policy })
             }
             Plan::SubscribePatterns { from } => {
                 let from = match from {

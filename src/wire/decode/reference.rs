@@ -6,7 +6,9 @@ use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
-use shards::command::{Claim, DataKind, Durability, From, NewEvent, NewMarker, PatternFrom, SeenEvent};
+use shards::command::{
+    Claim, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, SeenEvent, StreamStatus,
+};
 use shards::ids::{InlineText, SLICES};
 
 /// The bound that [`decoded`] sets.
@@ -391,6 +393,15 @@ fn from<'a>(fields: &Object<'a>) -> Result<(From<'a>, Option<&'a str>), No> {
     })
 }
 
+fn policy(fields: &Object<'_>) -> Result<Policy, No> {
+    match fields.optional("policy", Object::text)? {
+        None | Some("lossless") => Ok(Policy::Lossless),
+        Some("rollup") => Ok(Policy::Rollup),
+        Some("latest") => Ok(Policy::Latest),
+        Some(_) => Err(fields.no(Refusal::WrongType, "policy")),
+    }
+}
+
 fn commit(fields: &Object<'_>) -> Result<String, No> {
     let session = fields.name("session")?;
     let mut events = Vec::new();
@@ -446,6 +457,9 @@ fn subscribe_patterns(fields: &Object<'_>) -> Result<String, No> {
     if patterns.is_empty() {
         return Err(fields.no(Refusal::MissingField, "patterns"));
     }
+    if policy(fields)? != Policy::Lossless {
+        return Err(fields.no(Refusal::WrongType, "policy"));
+    }
     let from = match from(fields)? {
         (_, Some(position)) => PatternFrom::Position(position),
         (From::Latest, None) => PatternFrom::Latest,
@@ -497,8 +511,36 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
             let session = fields.name("session")?;
             match from(fields)? {
                 (_, Some(_)) => return Err(fields.no(Refusal::WrongType, "from")),
-                (from, None) => Command::Subscribe { session, from },
+                (from, None) => Command::Subscribe { session, from, policy: policy(fields)? },
             }
+        }
+        "stream.append" => {
+            let (session, stream) = (fields.name("session")?, fields.name("stream")?);
+            let seq = fields.integer("seq")?;
+            let node = fields.get("delta").ok_or_else(|| fields.no(Refusal::MissingField, "delta"))?;
+            let Tree::Text(_) = node.tree else { return Err(fields.no(Refusal::WrongType, "delta")) };
+            if node.raw.len() > EVENT_BYTES_MAX {
+                return Err(fields.no(Refusal::EventTooLarge, "delta"));
+            }
+            let topic = fields.optional("topic", |f, at| f.held(at, is_topic, Refusal::BadTopic))?;
+            let durability = match fields.optional("durability", Object::text)? {
+                None | Some("disk") => Durability::Disk,
+                Some("memory") => Durability::Memory,
+                Some(_) => return Err(fields.no(Refusal::WrongType, "durability")),
+            };
+            let delta = NewDelta { stream, seq, delta: node.raw.as_bytes(), topic };
+            Command::StreamAppend { session, delta, durability }
+        }
+        "stream.close" => {
+            let (session, stream) = (fields.name("session")?, fields.name("stream")?);
+            let status = match fields.text("status")? {
+                "complete" => StreamStatus::Complete,
+                "partial" => StreamStatus::Partial,
+                "cancelled" => StreamStatus::Cancelled,
+                "failed" => StreamStatus::Failed,
+                _ => return Err(fields.no(Refusal::WrongType, "status")),
+            };
+            Command::StreamClose { session, stream, status }
         }
         "unsubscribe" => match fields.get("patterns").map(|node| &node.tree) {
             None => Command::Unsubscribe { session: fields.name("session")? },
@@ -600,6 +642,9 @@ const FRAMES: &[&str] = &[
     r#"{"type":"hello","id":"h","credit":{"events":1000,"bytes":1048576}}"#,
     r#"{"type":"resume","id":1,"token":"AQEAAAAAZ-_","attempt":2,"seen":["a:b:00f1e2d3c4b5a697:12","s:00f1e2d3c4b5a698:0"],"position":"1.2"}"#,
     r#"[{"type":"resume"},{"type":"resume","seen":[]}]"#,
+    r#"{"type":"stream.append","id":1,"session":"s","stream":"answer","seq":7,"delta":"a \"b\" \u00e9","topic":"t.u"}"#,
+    r#"{"type":"stream.close","session":"s","stream":"answer","status":"cancelled"}"#,
+    r#"{"type":"subscribe","session":"s","policy":"rollup"}"#,
 ];
 
 /// What is put into frames: bytes that mean something, and fields that mean something in the wrong place.

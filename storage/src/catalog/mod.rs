@@ -19,12 +19,16 @@
 mod collect;
 mod partition;
 mod replay;
+mod streams;
 
+pub(crate) use partition::ENTRY_STREAMS_AT;
 pub use partition::{
     ENTRY_BYTES_MAX, MARKERS_MAX, Marker, NAME_BYTES_MAX, PRODUCERS_MAX, Partition, Place, Producer, ProducerStep,
     RUNS_MAX, Run,
 };
 pub use replay::{REPLAY_RESIDENT_MAX, Replay, ReplayFault, Replayed};
+pub(crate) use streams::streaming;
+pub use streams::{OpenStream, STREAM_RECENT_MAX, STREAMS_MAX, StreamStep, Streaming};
 
 use crate::checkpoint::{self, CheckpointIndex, PageAt};
 use crate::disk::FileId;

@@ -14,14 +14,17 @@
 //! 36  u64  first_offset
 //! 44  u32  changed.log      place in the folder's history of the last record that is in this state
 //! 48  u64  changed.log_seq
-//! 56  u8   tenant bytes     57 u8 session bytes   58 u16 runs   60 u8 markers   61 u8 producers   62 u16 zero
+//! 56  u8   tenant bytes     57 u8 session bytes   58 u16 runs   60 u8 markers   61 u8 producers
+//! 62  u8   open streams     63 u8 zero
 //! 64  tenant, session
 //!     runs:      u32 log, u32 number, u64 first offset
 //!     markers:   u64 offset, u8 name bytes, name
 //!     producers: u64 epoch, u64 seq, u64 offset, u8 client bytes, client
+//!     streams:   see [`streams`](super::streams)
 //! ```
 //! `committed` is not stored: a checkpoint is installed only when all it holds is committed, so it equals `tail`.
 
+use super::streams::{STREAMS_BYTES_MAX, STREAMS_MAX, Streams};
 use crate::bytes::{Put, Take};
 use crate::ids::{COUNTER_MAX, Epoch, LogId, LogSeq, Offset, PartitionId, SegmentId};
 
@@ -38,12 +41,16 @@ pub const RUNS_MAX: usize = 2048;
 /// Bytes of an entry before its names.
 const ENTRY_HEAD_BYTES: usize = 64;
 
+/// Where an entry says how many streams are open.
+pub(crate) const ENTRY_STREAMS_AT: usize = 62;
+
 /// Largest entry: what a page of a checkpoint must be able to hold.
 pub const ENTRY_BYTES_MAX: usize = ENTRY_HEAD_BYTES
     + 2 * NAME_BYTES_MAX
     + RUNS_MAX * 16
     + MARKERS_MAX * (9 + NAME_BYTES_MAX)
-    + PRODUCERS_MAX * (25 + NAME_BYTES_MAX);
+    + PRODUCERS_MAX * (25 + NAME_BYTES_MAX)
+    + STREAMS_BYTES_MAX;
 
 /// A place in the folder's history: logs are numbered in the order of their making and a partition only ever moves to a
 /// newer one, so places of one partition compare.
@@ -116,6 +123,8 @@ pub struct Partition {
     pub(super) runs: Vec<Run>,
     markers: Vec<Marker>,
     producers: Vec<Producer>,
+    /// Open streams; most sessions have none.
+    pub(super) streams: Option<Box<Streams>>,
 }
 
 impl Partition {
@@ -137,6 +146,7 @@ impl Partition {
             runs: Vec::new(),
             markers: Vec::new(),
             producers: Vec::new(),
+            streams: None,
         }
     }
 
@@ -240,6 +250,7 @@ impl Partition {
             + self.runs.capacity() * size_of::<Run>()
             + self.markers.iter().map(|m| size_of::<Marker>() + m.name.len()).sum::<usize>()
             + self.producers.iter().map(|p| size_of::<Producer>() + p.client_id.len()).sum::<usize>()
+            + self.streams.as_ref().map_or(0, |streams| streams.memory_bytes())
     }
 
     /// Numbering begins again at `tail`: nothing of the earlier epoch remains.
@@ -251,6 +262,7 @@ impl Partition {
         self.runs.clear();
         self.markers.clear();
         self.producers.clear();
+        self.streams = None;
     }
 
     /// The next `count` offsets go to `segment`.
@@ -312,7 +324,8 @@ impl Partition {
         out.put_u16(self.runs.len() as u16);
         out.put_u8(self.markers.len() as u8);
         out.put_u8(self.producers.len() as u8);
-        out.put_u16(0);
+        out.put_u8(self.open_streams().count() as u8);
+        out.put_u8(0);
         out.put(self.names.as_bytes());
         for run in &self.runs {
             out.put_u32(run.segment.log.0);
@@ -331,6 +344,9 @@ impl Partition {
             out.put_u8(producer.client_id.len() as u8);
             out.put(producer.client_id.as_bytes());
         }
+        if let Some(streams) = &self.streams {
+            streams.encode(out);
+        }
         let length = (out.len() - start) as u32;
         out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     }
@@ -343,12 +359,14 @@ impl Partition {
         let (epoch, tail, first) = (take.u64()?, take.u64()?, take.u64()?);
         let changed = Place { log: LogId(take.u32()?), log_seq: take.u64()? };
         let (tenant_bytes, session_bytes) = (take.u8()?, take.u8()?);
-        let (runs, markers, producers, zero) = (take.u16()?, take.u8()?, take.u8()?, take.u16()?);
+        let (runs, markers, producers) = (take.u16()?, take.u8()?, take.u8()?);
+        let (streams, zero) = (usize::from(take.u8()?), take.u8()?);
         let tenant = take.str(tenant_bytes.into())?;
         let session = take.str(session_bytes.into())?;
         let bounds = usize::from(runs) <= RUNS_MAX
             && usize::from(markers) <= MARKERS_MAX
-            && usize::from(producers) <= PRODUCERS_MAX;
+            && usize::from(producers) <= PRODUCERS_MAX
+            && streams <= STREAMS_MAX;
         if length != entry.len() || zero != 0 || !bounds || first > tail || tail > COUNTER_MAX {
             return None;
         }
@@ -371,6 +389,9 @@ impl Partition {
             let (epoch, seq, offset) = (take.u64()?, take.u64()?, take.u64()?);
             let bytes = take.u8()?;
             partition.producers.push(Producer { client_id: take.str(bytes.into())?.into(), epoch, seq, offset });
+        }
+        if streams > 0 {
+            partition.streams = Some(Box::new(Streams::decode(&mut take, streams, tail)?));
         }
         if !take.0.is_empty() {
             return None;

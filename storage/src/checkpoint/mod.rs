@@ -3,7 +3,8 @@
 //! ```text
 //!   block 0   header     magic "TGCKPT01", version, log, number                          crc
 //!   block 1…  pages      sorted entries; one block each, more only for one large entry   crc each
-//!             tables     page index · filter · next slice_seq of every slice             crc together
+//!             tables     page index · filter · next slice_seq of every slice
+//!                        · partitions with open streams                                 crc together
 //!   last      footer     magic "TGCKEND1", sizes, counts, log position, clean stop       crc
 //! ```
 //! In memory stay the tables ([`CheckpointIndex`]): the filter says "surely new" without a read, the page index says which
@@ -41,9 +42,10 @@ const HEADER_MAGIC: [u8; 8] = *b"TGCKPT01";
 const FOOTER_MAGIC: [u8; 8] = *b"TGCKEND1";
 const PAGE_REF_BYTES: usize = 24;
 const SLICE_TABLE_BYTES: usize = SLICES as usize * 8;
+const PARTITION_BYTES: usize = 16;
 
-// A chunk must hold the largest page, or a merge would wait for bytes that never come. FORMAT names the 17.
-const _: () = assert!(PAGE_BYTES_MAX <= CHUNK_BYTES && PAGE_BYTES_MAX == 17 * BLOCK_BYTES);
+// A chunk must hold the largest page, or a merge would wait for bytes that never come. FORMAT names the 22.
+const _: () = assert!(PAGE_BYTES_MAX <= CHUNK_BYTES && PAGE_BYTES_MAX == 22 * BLOCK_BYTES);
 
 /// A place in one log from which replay can start: the beginning of a CommitGroup.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -89,6 +91,8 @@ pub struct CheckpointIndex {
     pages: Vec<PageRef>,
     filter: Filter,
     slice_next: Vec<SliceSeq>,
+    /// Partitions with open streams, ascending.
+    streaming: Vec<PartitionId>,
 }
 
 /// A page: where it is and the first partition in it.
@@ -131,12 +135,18 @@ impl CheckpointIndex {
         &self.slice_next
     }
 
+    /// Partitions with open streams, ascending.
+    pub fn streaming(&self) -> &[PartitionId] {
+        &self.streaming
+    }
+
     /// User memory in bytes: 24 a page (about 30 partitions), 12 bits a partition, 8 KiB of slices.
     pub fn memory_bytes(&self) -> usize {
         size_of::<CheckpointIndex>()
             + self.pages.capacity() * size_of::<PageRef>()
             + self.filter.as_bytes().len()
             + self.slice_next.capacity() * 8
+            + self.streaming.capacity() * PARTITION_BYTES
     }
 
     /// Bytes of the header and all pages.
@@ -155,7 +165,7 @@ impl CheckpointIndex {
         let footer_at = bytes.len().checked_sub(BLOCK_BYTES).filter(|at| *at >= BLOCK_BYTES).ok_or(corrupt(0))?;
         let (tables, footer) = bytes.split_at(footer_at);
         let footer = Footer::parse(footer).ok_or(corrupt(footer_at))?;
-        let sizes = [footer.pages_bytes, footer.index_bytes, footer.filter_bytes];
+        let sizes = [footer.pages_bytes, footer.index_bytes, footer.filter_bytes, footer.streaming_bytes];
         let total = sizes.iter().try_fold(BLOCK_BYTES as u64 + SLICE_TABLE_BYTES as u64, |sum, n| sum.checked_add(*n));
         let padded = total.and_then(|total| total.checked_next_multiple_of(BLOCK_BYTES as u64));
         if padded != Some(footer_at as u64) || !footer.pages_bytes.is_multiple_of(BLOCK_BYTES as u64) {
@@ -174,13 +184,15 @@ impl CheckpointIndex {
         let (filter, rest) = rest.split_at(footer.filter_bytes as usize);
         let pages = parse_pages(index, (tables_at / BLOCK_BYTES) as u64).ok_or(corrupt(tables_at))?;
         let filter = Filter::from_bytes(filter).ok_or(corrupt(tables_at + index.len()))?;
-        let (slices, _) = rest.as_chunks::<8>();
-        let slice_next: Vec<SliceSeq> = slices.iter().take(SLICES.into()).map(|seq| u64::from_le_bytes(*seq)).collect();
-        if slice_next.iter().any(|seq| *seq > COUNTER_MAX) {
+        let (slices, streaming) = rest.split_at(SLICE_TABLE_BYTES);
+        let slice_next: Vec<SliceSeq> = slices.as_chunks().0.iter().map(|seq| u64::from_le_bytes(*seq)).collect();
+        let (streaming, odd) = streaming[..footer.streaming_bytes as usize].as_chunks();
+        let streaming: Vec<PartitionId> = streaming.iter().map(|id| PartitionId(u128::from_le_bytes(*id))).collect();
+        if slice_next.iter().any(|seq| *seq > COUNTER_MAX) || !odd.is_empty() {
             return Err(corrupt(tables_at + tables.len() - rest.len()));
         }
         let (position, clean_stop, entries) = (footer.position, footer.clean_stop, footer.entries);
-        Ok(CheckpointIndex { log, number, position, clean_stop, entries, pages, filter, slice_next })
+        Ok(CheckpointIndex { log, number, position, clean_stop, entries, pages, filter, slice_next, streaming })
     }
 }
 
@@ -240,6 +252,7 @@ struct Footer {
     entries: u64,
     position: LogPosition,
     clean_stop: bool,
+    streaming_bytes: u64,
 }
 
 impl Footer {
@@ -257,6 +270,7 @@ impl Footer {
         out.put_u64(self.position.at);
         out.put_u64(self.position.group);
         out.put_u64(self.position.log_seq);
+        out.put_u64(self.streaming_bytes);
         out.resize(start + BLOCK_BYTES, 0);
         let crc = header_crc(&out[start..], 8);
         out[start + 8..start + 12].copy_from_slice(&crc.to_le_bytes());
@@ -271,8 +285,19 @@ impl Footer {
         let (pages_bytes, index_bytes, filter_bytes, entries) = (take.u64()?, take.u64()?, take.u64()?, take.u64()?);
         let (segment, clean_stop) = (take.u32()?, take.u32()? != 0);
         let position = LogPosition { segment, at: take.u64()?, group: take.u64()?, log_seq: take.u64()? };
+        // Absent where streams were not known yet: zero.
+        let streaming_bytes = take.u64()?;
         let sound = position.segment < SEGMENTS_END && position.group.max(position.log_seq) <= COUNTER_MAX;
-        sound.then_some(Footer { tables_crc, pages_bytes, index_bytes, filter_bytes, entries, position, clean_stop })
+        sound.then_some(Footer {
+            tables_crc,
+            pages_bytes,
+            index_bytes,
+            filter_bytes,
+            entries,
+            position,
+            clean_stop,
+            streaming_bytes,
+        })
     }
 }
 

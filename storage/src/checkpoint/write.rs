@@ -2,10 +2,11 @@
 
 use super::page::{Entry, PAGE_HEAD_BYTES, PAGE_MAGIC};
 use super::{
-    CHECKPOINT_VERSION, CheckpointIndex, Footer, HEADER_MAGIC, LogPosition, PAGE_BYTES_MAX, PAGE_REF_BYTES, PageRef,
-    header_crc,
+    CHECKPOINT_VERSION, CheckpointIndex, Footer, HEADER_MAGIC, LogPosition, PAGE_BYTES_MAX, PAGE_REF_BYTES,
+    PARTITION_BYTES, PageRef, header_crc,
 };
 use crate::bytes::Put;
+use crate::catalog::ENTRY_STREAMS_AT;
 use crate::filter::Filter;
 use crate::group::BLOCK_BYTES;
 use crate::ids::{LogId, PartitionId, SLICES, SliceSeq};
@@ -25,6 +26,8 @@ pub(super) struct Writer {
     next_block: u32,
     filter: Filter,
     entries: u64,
+    /// Partitions with open streams.
+    streaming: Vec<PartitionId>,
 }
 
 impl Writer {
@@ -48,6 +51,7 @@ impl Writer {
             next_block: 1,
             filter: Filter::for_keys(entries_max as usize),
             entries: 0,
+            streaming: Vec::new(),
         }
     }
 
@@ -61,6 +65,9 @@ impl Writer {
         self.page.put(entry.bytes);
         self.filter.insert(entry.id.0);
         self.entries += 1;
+        if entry.bytes[ENTRY_STREAMS_AT] > 0 {
+            self.streaming.push(entry.id);
+        }
     }
 
     fn close_page(&mut self) {
@@ -97,6 +104,7 @@ impl Writer {
         }
         self.out.put(self.filter.as_bytes());
         slice_next.iter().for_each(|seq| self.out.put_u64(*seq));
+        self.streaming.iter().for_each(|id| self.out.put_u128(id.0));
         // `start` is block aligned in the file, but `out` may have been drained at any multiple of a block: same thing.
         let tables = (self.out.len() - start).next_multiple_of(BLOCK_BYTES);
         self.out.resize(start + tables, 0);
@@ -108,6 +116,7 @@ impl Writer {
             entries: self.entries,
             position,
             clean_stop,
+            streaming_bytes: (self.streaming.len() * PARTITION_BYTES) as u64,
         };
         footer.encode(&mut self.out);
         CheckpointIndex {
@@ -119,6 +128,7 @@ impl Writer {
             pages: std::mem::take(&mut self.pages),
             filter: std::mem::replace(&mut self.filter, Filter::for_keys(0)),
             slice_next,
+            streaming: std::mem::take(&mut self.streaming),
         }
     }
 }

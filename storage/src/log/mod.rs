@@ -27,9 +27,9 @@ pub use read::Read;
 pub use reader::{ReadFault, ReadTicket};
 pub use scan::{Scan, ScanCursor};
 
-pub use crate::catalog::{Partition, PartitionSlot};
+pub use crate::catalog::{Partition, PartitionSlot, Streaming};
 
-use crate::catalog::{Catalog, Change, ProducerStep, REPLAY_RESIDENT_MAX};
+use crate::catalog::{Catalog, Change, ProducerStep, REPLAY_RESIDENT_MAX, StreamStep};
 use crate::commit::{CommitEvent, CommitStart, Filled, Pipeline};
 use crate::dedupe::{HotKeys, SeenEvent};
 use crate::disk::{DiskDone, DiskFault, DiskOp, OpId};
@@ -37,8 +37,8 @@ use crate::ids::{Epoch, HashKey, LogId, LogSeq, Offset, PartitionId, SliceId, Sl
 use crate::live::LiveIndex;
 use crate::recluster::CLUSTERED;
 use crate::record::{
-    CommitBody, EventBody, Kind, MarkerBody, NO_OFFSET, RECORD_EVENTS_MAX, RecordHead, RecordView, commit_bytes_max,
-    encode_commit,
+    CommitBody, DataKind, EventBody, Kind, MarkerBody, NO_OFFSET, RECORD_EVENTS_MAX, RecordHead, RecordView,
+    commit_bytes_max, encode_commit, text_bytes,
 };
 use crate::shelf::Shelf;
 use crate::sidecar::{Contents, SidecarIndex};
@@ -171,6 +171,8 @@ pub struct RecoveredLog {
     /// Sealed segments the shard reads: its own, and those of old logs that hold slices it owns now or that it manages; by
     /// log and number.
     pub segments: Vec<SidecarIndex>,
+    /// Sessions of the checkpoint in which streams are open.
+    pub streaming: Vec<Streaming>,
 }
 
 impl RecoveredLog {
@@ -186,6 +188,7 @@ impl RecoveredLog {
             next_clustered: CLUSTERED,
             manages: Vec::new(),
             segments: Vec::new(),
+            streaming: Vec::new(),
         }
     }
 }
@@ -211,6 +214,7 @@ pub struct Log {
     shards: u16,
     ops: VecDeque<DiskOp>,
     events: VecDeque<LogEvent>,
+    streaming: Vec<Streaming>,
     next_op: u64,
     stats: LogStats,
 }
@@ -219,6 +223,11 @@ pub struct Log {
 const COMMIT: u64 = 1;
 const READ: u64 = 2;
 const JOB: u64 = 3;
+
+/// Is the event one of a numbering producer? The numbers of a stream are its own.
+fn numbers(event: &EventBody<'_>) -> bool {
+    event.producer_seq != NO_OFFSET && event.data_kind < DataKind::Delta as u8
+}
 
 fn op_id(kind: u64, slot: u16, number: u64) -> OpId {
     OpId(kind << 56 | u64::from(slot) << 40 | number & ((1 << 40) - 1))
@@ -233,8 +242,21 @@ impl Log {
         if let Err(fault) = config.check() {
             panic!("{fault}");
         }
-        let RecoveredLog { key, shard, shards, start, mut catalog, next_checkpoint, next_clustered, manages, segments } =
-            recovered;
+        let RecoveredLog {
+            key,
+            shard,
+            shards,
+            start,
+            mut catalog,
+            next_checkpoint,
+            next_clustered,
+            manages,
+            segments,
+            mut streaming,
+        } = recovered;
+        // Before residents beyond the bound go: what replay brought back is newer than what the checkpoint says.
+        streaming.retain(|known| catalog.slot_of(key.partition(&known.tenant, &known.session)).is_none());
+        streaming.extend(catalog.residents().filter_map(Streaming::of));
         catalog.recovered(start.log, config.partitions_resident_max);
         catalog.reserve();
         let shelf = Shelf::new(key, start.log, config.shelf(), manages, segments, next_clustered);
@@ -256,6 +278,7 @@ impl Log {
             shards,
             ops: VecDeque::with_capacity(config.read_buffers + 8),
             events: VecDeque::with_capacity(64),
+            streaming,
             next_op: 0,
             stats: LogStats::default(),
         }
@@ -292,6 +315,11 @@ impl Log {
         self.seen(slot, key)
     }
 
+    /// Sessions in which streams were open at the start; once.
+    pub fn take_streaming(&mut self) -> Vec<Streaming> {
+        std::mem::take(&mut self.streaming)
+    }
+
     // ---- commands: append ------------------------------------------------------------------------------------------------
 
     /// Bytes to ask [`Log::room`] for before appending this body.
@@ -325,17 +353,26 @@ impl Log {
         let partition = self.partition(slot);
         let (id, epoch, tail) = (partition.id(), partition.epoch(), partition.tail());
         let change = Change { segment: place.segment, log_seq, count: events.len() as u32 };
-        let producers =
-            (tail..).zip(events).filter(|(_, event)| event.producer_seq != NO_OFFSET).map(|(offset, event)| {
-                ProducerStep {
-                    client_id: event.client_id,
-                    epoch: event.producer_epoch,
-                    seq: event.producer_seq,
-                    offset,
-                }
-            });
+        let producers = (tail..).zip(events).filter(|(_, event)| numbers(event)).map(|(offset, event)| ProducerStep {
+            client_id: event.client_id,
+            epoch: event.producer_epoch,
+            seq: event.producer_seq,
+            offset,
+        });
         let numbers =
             self.catalog.append(slot, change, markers.iter().map(|marker| (marker.name, marker.offset)), producers);
+        for (offset, event) in (tail..).zip(events).filter(|(_, event)| event.data_kind >= DataKind::Delta as u8) {
+            let step = StreamStep {
+                name: event.message_id,
+                topic: event.topic,
+                seq: event.producer_seq,
+                offset,
+                text_bytes: text_bytes(event.data),
+                body_hash: event.body_hash,
+                closes: event.data_kind == DataKind::Close as u8,
+            };
+            self.catalog.streamed(slot, step);
+        }
         let partition = self.catalog.get(slot).expect("appended to above");
         let body = CommitBody { tenant: partition.tenant(), session: partition.session(), events, markers };
         let bytes = commit_bytes_max(&body);

@@ -82,6 +82,11 @@ impl Log {
         }
     }
 
+    /// Is the record that covers the offset in memory? Then [`Log::read`] gives it, and those behind it, at once.
+    pub fn is_hot(&self, slot: PartitionSlot, from: Offset) -> bool {
+        matches!(self.place(slot, from), Place::Hot(..))
+    }
+
     fn place(&self, slot: PartitionSlot, from: Offset) -> Place {
         let partition = self.partition(slot);
         if from >= partition.committed() {

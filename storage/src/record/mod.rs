@@ -22,6 +22,7 @@
 
 mod view;
 
+pub(crate) use view::text_bytes;
 pub use view::{EventView, Events, RecordFault, RecordView};
 
 use crate::archived;
@@ -57,6 +58,17 @@ pub enum DataKind {
     Json = 0,
     /// Anything; base64 on a JSON wire.
     Bytes = 1,
+    /// The next text of a token stream, as a JSON string. The message id names the stream, the producer seq numbers it.
+    Delta = 2,
+    /// The end of a token stream: its status as a JSON string, its name and how many deltas it had likewise.
+    Close = 3,
+}
+
+impl DataKind {
+    /// Is the event one of a token stream?
+    pub const fn is_stream(self) -> bool {
+        matches!(self, DataKind::Delta | DataKind::Close)
+    }
 }
 
 /// Decoded head of a record.

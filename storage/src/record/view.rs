@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::archived;
+use crate::catalog::StreamStep;
 use crate::ids::COUNTER_MAX;
 use std::fmt;
 
@@ -86,7 +87,7 @@ impl<'a> RecordView<'a> {
                 commit.events.len() == view.count() as usize
                     && commit.events.len() <= RECORD_EVENTS_MAX
                     && commit.markers.len() <= RECORD_MARKERS_MAX
-                    && commit.events.iter().all(|event| event.data_kind <= DataKind::Bytes as u8)
+                    && commit.events.iter().all(|event| event.data_kind <= DataKind::Close as u8)
             }),
             Kind::Span => archived::check_span(body).is_some(),
         };
@@ -349,7 +350,8 @@ impl<'a> EventView<'a> {
 
     /// How the payload is to be read.
     pub fn data_kind(self) -> DataKind {
-        if self.event.data_kind == DataKind::Bytes as u8 { DataKind::Bytes } else { DataKind::Json }
+        const KINDS: [DataKind; 4] = [DataKind::Json, DataKind::Bytes, DataKind::Delta, DataKind::Close];
+        KINDS.get(usize::from(self.event.data_kind)).copied().unwrap_or(DataKind::Json)
     }
 
     /// Offset of the causing event in the same session.
@@ -367,7 +369,27 @@ impl<'a> EventView<'a> {
     /// Producer epoch and number, where the producer numbers its messages.
     pub fn producer(self) -> Option<(u64, u64)> {
         let seq = self.event.producer_seq.to_native();
-        (seq != NO_OFFSET).then_some((self.event.producer_epoch.to_native(), seq))
+        let numbered = seq != NO_OFFSET && !self.data_kind().is_stream();
+        numbered.then_some((self.event.producer_epoch.to_native(), seq))
+    }
+
+    /// The stream that it belongs to and its number there (of the end: how many deltas there were), if it is of a stream.
+    pub fn stream(self) -> Option<(&'a str, u64)> {
+        self.data_kind().is_stream().then(|| (&*self.event.message_id, self.event.producer_seq.to_native()))
+    }
+
+    /// What a catalog keeps of it, if it is of a stream.
+    pub(crate) fn stream_step(self) -> Option<StreamStep<'a>> {
+        let (name, seq) = self.stream()?;
+        Some(StreamStep {
+            name,
+            topic: self.topic(),
+            seq,
+            offset: self.offset(),
+            text_bytes: text_bytes(self.data()),
+            body_hash: self.body_hash(),
+            closes: self.data_kind() == DataKind::Close,
+        })
     }
 
     /// Key under which a repeat is found; none where the producer numbers its messages.
@@ -380,6 +402,11 @@ impl<'a> EventView<'a> {
     pub fn body_hash(self) -> u64 {
         self.event.body_hash.to_native()
     }
+}
+
+/// Bytes of text in a delta: what stands between the quotes.
+pub(crate) fn text_bytes(data: &[u8]) -> u64 {
+    data.len().saturating_sub(2) as u64
 }
 
 impl fmt::Debug for EventView<'_> {

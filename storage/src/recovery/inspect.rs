@@ -1,7 +1,7 @@
 //! One log: what is in its files, decided without changing any.
 
 use super::{Finding, Folder, RecoverError, Report, Role, read, remove, write};
-use crate::catalog::{Catalog, ProducerStep, REPLAY_RESIDENT_MAX, ReplayFault, Replayed};
+use crate::catalog::{Catalog, ProducerStep, REPLAY_RESIDENT_MAX, Replay, ReplayFault, Replayed};
 use crate::checkpoint::{self, CheckpointIndex, LogPosition};
 use crate::commit::CommitStart;
 use crate::disk::FileId;
@@ -9,7 +9,7 @@ use crate::group::{BLOCK_BYTES, GroupFault, GroupHeader};
 use crate::ids::{LogId, SegmentId};
 use crate::manifest::Manifest;
 use crate::recluster::{CLUSTERED, SEGMENTS_END, SegmentMap, covers, is_clustered};
-use crate::record::RecordView;
+use crate::record::{EventView, RecordView};
 use crate::segment::{
     Damage, HeaderFault, SegmentExpect, SegmentHeader, SegmentKind, SegmentScan, Verdict, scan_segment,
 };
@@ -508,7 +508,10 @@ fn replay_record(
         let from = usize::try_from(at.at).unwrap_or(usize::MAX);
         pages.get(from..).map_or(&[][..], |rest| &rest[..at.len.min(rest.len())])
     };
-    catalog.replay(replayed, record.markers(), producers, page).map(|_| ())
+    if let Replay::Applied(slot) = catalog.replay(replayed, record.markers(), producers, page)? {
+        record.events().filter_map(EventView::stream_step).for_each(|step| catalog.streamed(slot, step));
+    }
+    Ok(())
 }
 
 /// Where the first group begins that nobody knows to be durable; the whole segment if not even its first is.

@@ -2,7 +2,7 @@
 
 use super::inspect::Found;
 use super::{Folder, RecoverError, Report, remove, write};
-use crate::catalog::{Catalog, REPLAY_RESIDENT_MAX};
+use crate::catalog::{self, Catalog, REPLAY_RESIDENT_MAX};
 use crate::checkpoint::{self, CheckpointIndex, CheckpointJob, LogPosition, Previous};
 use crate::commit::CommitStart;
 use crate::disk::FileId;
@@ -25,6 +25,10 @@ pub(super) fn adopt<B: Deref<Target = [u8]>>(
     let mut logs: Vec<RecoveredLog> = (0..shards)
         .zip(current)
         .map(|(shard, found)| RecoveredLog {
+            streaming: match (found.catalog.checkpoint(), found.checkpoint.as_deref()) {
+                (Some(index), Some(bytes)) => catalog::streaming(index, bytes),
+                _ => Vec::new(),
+            },
             key: manifest.key,
             shard,
             shards,
@@ -106,7 +110,8 @@ pub(super) fn reshard<F: Folder>(
     sidecars.sort_by_key(|index| (index.contents.segment.log, index.contents.covers));
     Ok((0..shards)
         .zip(made)
-        .map(|(shard, (_, index))| RecoveredLog {
+        .map(|(shard, (bytes, index))| RecoveredLog {
+            streaming: catalog::streaming(&index, &bytes),
             key: manifest.key,
             shard,
             shards,
