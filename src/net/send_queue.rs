@@ -328,7 +328,7 @@ impl Sends {
         }
         queue.boundary = match queue.queued as usize - sent {
             0 => 0,
-            _ => self.pool.boundary(queue.head, queue.boundary as usize, sent),
+            _ => self.pool.boundary(queue.head, queue.boundary as usize, sent) as u32,
         };
         queue.queued -= sent as u32;
         let mut rest = sent;

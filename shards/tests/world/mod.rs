@@ -24,6 +24,8 @@ pub enum Got {
         data: String,
         slice: u16,
         slice_seq: u64,
+        /// Stream and number.
+        stream: Option<(String, u64)>,
     },
     Volatile {
         session: String,
@@ -79,6 +81,7 @@ impl Outbox for Queues {
             data: String::from_utf8_lossy(e.data()).into(),
             slice: e.slice().0,
             slice_seq: e.slice_seq(),
+            stream: e.stream().map(|(stream, seq)| (stream.to_owned(), seq)),
         };
         self.put(c, e.data().len() + 400, got)
     }
@@ -198,7 +201,10 @@ impl World {
         while let Some(effect) = shard.poll_effect() {
             if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
                 let text = match reply {
-                    Reply::Refused(refused) => format!("refused {} {}", refused.refusal.name(), refused.field),
+                    Reply::Refused(refused) => {
+                        let expected = refused.expected.map_or(String::new(), |n| format!(" {n}"));
+                        format!("refused {} {}{expected}", refused.refusal.name(), refused.field)
+                    }
                     Reply::Published { offset, duplicate, .. } => format!("published {offset} {duplicate}"),
                     Reply::Subscribed { next, .. } => format!("subscribed {next}"),
                     other => format!("{other:?}"),
