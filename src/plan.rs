@@ -13,6 +13,7 @@
 //! Terms are worst cases. Untouched pages cost nothing, so a fresh server is far below its plan.
 
 use crate::config::Config;
+use shards::limits::GATHERED_BYTES_MAX;
 use std::fmt;
 
 /// User memory of an idle connection: its slot, its client, an index entry. DESIGN holds it under 1 KiB.
@@ -23,6 +24,8 @@ const SUBSCRIPTION_BYTES: u64 = 192;
 const MAIL_SLOT_BYTES: u64 = 128;
 /// An effect that waits for the reactor.
 const EFFECT_BYTES: u64 = 256;
+/// An open stream's lease: names, table, the time to look at it.
+const STREAM_BYTES: u64 = 384;
 /// Lanes between two shards in one direction: requests and replies.
 const LANES: u64 = 2;
 /// Binary, allocator slack, background executor with its rings.
@@ -119,6 +122,11 @@ impl Plan {
             term("pages being read", shards, parts.page_bytes),
             term("connection and subscription tables", shards, tables),
             term("parked commands", shards, config.parked_bytes_max),
+            term(
+                "open streams, and deltas being merged",
+                shards,
+                u64::from(config.streams_per_shard_max) * STREAM_BYTES + GATHERED_BYTES_MAX as u64,
+            ),
             term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
             term("messages that have come in part", shards, config.assembly_bytes_max + parts.echo_bytes),
             term("input that waits for room", shards, config.held_bytes_max),

@@ -81,6 +81,8 @@ pub enum Reply<'a> {
         next: Offset,
         /// First offset still retained.
         earliest: Offset,
+        /// What streams that are open there have said so far comes first.
+        joins: bool,
     },
     /// To `subscribe` of patterns.
     SubscribedPatterns {

@@ -13,6 +13,9 @@ pub const TOPIC_TOKENS_MAX: usize = 16;
 pub const TRACEPARENT_BYTES_MAX: usize = 64;
 /// Pages read for somebody else that one shard has under way or waiting for room.
 pub const PAGES_MAX: usize = 256;
+/// Bytes of token streams that all readers of a shard gather into merged frames, about; beyond it one more waits, or gets its
+/// frame early.
+pub const GATHERED_BYTES_MAX: usize = 8 << 20;
 /// Commands in one frame.
 pub const FRAME_COMMANDS_MAX: usize = 256;
 /// Events in one commit.

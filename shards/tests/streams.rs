@@ -85,7 +85,7 @@ fn frames(got: &[Got]) -> usize {
 }
 
 fn world(shards: u16) -> World {
-    let limits = Limits { stream_lease_ms: 1000, stream_text_bytes_max: 100_000, ..Limits::default() };
+    let limits = Limits { stream_lease_ms: 1000, stream_text_bytes_max: 3000, ..Limits::default() };
     let mut world = World::new(shards, limits, LogConfig::small());
     for shard in 0..usize::from(shards) {
         for slot in 1..4 {
@@ -124,7 +124,7 @@ fn bounds_are_refusals() {
     assert_eq!(says(&mut world, 0, append("more", 0, "\"x\"")), "refused too_many_streams stream");
     says(&mut world, 0, close("s0", StreamStatus::Complete));
     assert!(says(&mut world, 0, append("more", 0, "\"x\"")).starts_with("published"));
-    let long = format!("\"{}\"", "x".repeat(60_000));
+    let long = format!("\"{}\"", "x".repeat(2000));
     assert!(says(&mut world, 0, append("s1", 1, &long)).starts_with("published"));
     assert_eq!(says(&mut world, 0, append("s1", 2, &long)), "refused stream_too_long delta");
 }

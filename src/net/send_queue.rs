@@ -428,8 +428,33 @@ impl Sends {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::websocket::{Opcode, append_frame};
     use proptest::prelude::*;
     use std::collections::VecDeque;
+
+    /// What waits longest has the least to wait for: of a full queue only the frame that is begun goes before it.
+    #[test]
+    fn what_is_urgent_overtakes_a_full_queue() {
+        let mut sends = Sends::new(1, LIMITS).unwrap();
+        sends.open(id(0));
+        let mut frame = Vec::new();
+        append_frame(&mut frame, Opcode::Text, &[b'd'; 1000]);
+        for _ in 0..60 {
+            assert!(sends.push(id(0), &frame, Class::Delivery));
+        }
+        let mut pieces = Vec::new();
+        sends.begin(id(0), &mut pieces);
+        sends.completed(id(0), frame.len() * 3 + 10);
+        sends.push_urgent(id(0), &[0x81, 1, b'u']);
+        let mut out = Vec::new();
+        for _ in 0..2 {
+            let dirty = sends.next_dirty().unwrap();
+            sends.begin(dirty, &mut pieces);
+            out.extend(bytes(&pieces));
+            sends.completed(dirty, pieces.iter().map(|piece| piece.len).sum());
+        }
+        assert_eq!(out, [&frame[10..], &[0x81, 1, b'u']].concat());
+    }
 
     const LIMITS: SendLimits = SendLimits {
         connection_send_bytes_max: 64 << 10,
@@ -544,6 +569,80 @@ mod tests {
             }
             sends.close(id(0));
             prop_assert_eq!(sends.chunks_used(), 0);
+        }
+
+        /// An urgent frame goes before all that waits, never inside a frame, however sends are cut: what comes out is whole frames,
+        /// the ordinary ones in order.
+        #[test]
+        fn urgent_frames_go_between_frames(
+            steps in proptest::collection::vec((0u8..5, 0usize..3000, 0usize..9000), 1..80),
+        ) {
+            let mut sends = Sends::new(2, LIMITS).unwrap();
+            sends.open(id(0));
+            let mut out = Vec::new();
+            let mut pieces = Vec::new();
+            let (mut pushed, mut urgent) = (0u32, 0u32);
+            let head = b"HTTP/1.1 101\r\n\r\n";
+            sends.push(id(0), head, Class::Reply);
+            sends.frames_begin(id(0));
+            let frame = |mark: u8, n: u32, len: usize| {
+                let mut payload = vec![mark];
+                payload.extend_from_slice(&n.to_be_bytes());
+                payload.resize(5 + len, 0xff);
+                let mut frame = Vec::new();
+                append_frame(&mut frame, Opcode::Binary, &payload);
+                frame
+            };
+            for (kind, len, send) in steps.into_iter().chain([(4, 0, 0); 3].into_iter().cycle().take(300)) {
+                match kind {
+                    0 | 1 => {
+                        let bytes = frame(b'd', pushed, len);
+                        if sends.room(id(0)) < bytes.len() {
+                            continue;
+                        }
+                        let shared = (kind == 1).then(|| sends.share(&bytes)).flatten();
+                        if !shared.is_some_and(|frame| sends.push_shared(id(0), frame)) {
+                            prop_assert!(sends.push(id(0), &bytes, Class::Delivery));
+                        }
+                        pushed += 1;
+                    }
+                    2 => {
+                        let before = sends.get(id(0)).unwrap().urgent.as_ref().map_or(0, |u| u.waiting_bytes());
+                        sends.push_urgent(id(0), &frame(b'u', urgent, 20));
+                        let after = sends.get(id(0)).unwrap().urgent.as_ref().map_or(0, |u| u.waiting_bytes());
+                        urgent += u32::from(after > before);
+                    }
+                    _ => {
+                        let Some(dirty) = sends.next_dirty() else { continue };
+                        sends.begin(dirty, &mut pieces);
+                        let bytes = bytes(&pieces);
+                        let all = kind == 4 || send > bytes.len();
+                        let sent = if all { bytes.len() } else { send };
+                        out.extend_from_slice(&bytes[..sent]);
+                        sends.completed(dirty, sent);
+                    }
+                }
+            }
+            prop_assert!(sends.is_empty(id(0)));
+            prop_assert_eq!(&out[..head.len()], &head[..]);
+            let mut rest = &out[head.len()..];
+            let (mut data, mut notices) = (0, 0);
+            while !rest.is_empty() {
+                let (start, len) = match rest[1] {
+                    126 => (4, usize::from(u16::from_be_bytes([rest[2], rest[3]]))),
+                    len => (2, usize::from(len)),
+                };
+                prop_assert_eq!(rest[0], 0x82);
+                let payload = &rest[start..start + len];
+                let number = u32::from_be_bytes(payload[1..5].try_into().unwrap());
+                let count = if payload[0] == b'u' { &mut notices } else { &mut data };
+                prop_assert_eq!(number, *count);
+                *count += 1;
+                rest = &rest[start + len..];
+            }
+            prop_assert_eq!((data, notices), (pushed, urgent));
+            sends.close(id(0));
+            prop_assert_eq!((sends.chunks_used(), sends.pool.blocks_used()), (0, 0));
         }
 
         /// Two queues that send the same frames and their own bytes, cut anywhere: each gets all of it once, in order, and no

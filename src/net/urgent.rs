@@ -30,6 +30,12 @@ impl Urgent {
         fits
     }
 
+    /// Bytes that no send has taken yet.
+    #[cfg(test)]
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Is some of it with the kernel, or sent in part?
     pub fn is_begun(&self) -> bool {
         !self.begun.is_empty()

@@ -99,7 +99,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             text(out, "\"");
             earned(out, *durability, *duplicate);
         }
-        Reply::Subscribed { session, epoch, next, earliest } => {
+        Reply::Subscribed { session, epoch, next, earliest, joins } => {
             begin(out, "subscribed", id);
             text(out, ",\"session\":\"");
             text(out, session);
@@ -111,6 +111,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             number(out, *next);
             text(out, ",\"earliest\":");
             number(out, *earliest);
+            text(out, if *joins { ",\"joins\":true" } else { "" });
         }
         Reply::SubscribedPatterns { position } => {
             begin(out, "subscribed", id);

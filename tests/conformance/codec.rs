@@ -8,7 +8,9 @@ use shards::command::{Command, DataKind, Durability};
 use shards::effect::Reply;
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
-use shards::outbox::{Gap, GapReason, HistoryHead, PatternGap, VolatileEvent, event_bytes_max};
+use shards::outbox::{
+    Gap, GapReason, HistoryHead, Notice, PatternGap, StreamFrame, StreamPart, VolatileEvent, event_bytes_max,
+};
 use shards::refusal::{Refusal, Refused};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -199,6 +201,8 @@ const COMMANDS: &[&str] = &[
     "history",
     "resume",
     "ping",
+    "stream.append",
+    "stream.close",
 ];
 
 /// Fails to compile when a command joins: then it needs an example.
@@ -218,6 +222,8 @@ fn command_name(command: &Command<'_>) -> &'static str {
         // Between shards only.
         Command::Open { .. } => "open",
         Command::Ping => "ping",
+        Command::StreamAppend { .. } => "stream.append",
+        Command::StreamClose { .. } => "stream.close",
     }
 }
 
@@ -233,6 +239,8 @@ const FRAMES: &[&str] = &[
     "pong",
     "history",
     "event",
+    "stream.delta",
+    "notice",
     "volatile",
     "gap",
     "refused",
@@ -300,6 +308,24 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             let views = records.iter().flat_map(|record| RecordView::checked(record).unwrap().events());
             return encode::history(out, &id, &head, views);
         }
+        "stream.delta" => {
+            let streams = value["streams"].as_array().unwrap();
+            let raw = |part: &Value, key: &str| part.get(key).map_or(Vec::new(), |v| v.to_string().into_bytes());
+            let part = |part: &Value| StreamPart {
+                stream: part["stream"].as_str().unwrap().into(),
+                topic: part["topic"].as_str().unwrap().into(),
+                seqs: part["from_seq"].as_u64().unwrap()..part["to_seq"].as_u64().unwrap() + 1,
+                text: raw(part, "delta").strip_prefix(b"\"").unwrap().strip_suffix(b"\"").unwrap().to_vec(),
+                status: raw(part, "status"),
+            };
+            let parts: Vec<StreamPart> = streams.iter().map(part).collect();
+            let (session, offset) = (str("session"), event_offset);
+            return encode::streams(out, &StreamFrame { session, epoch: event_epoch, offset, parts: &parts });
+        }
+        "notice" => {
+            let (session, topic) = (str("session"), str("topic"));
+            return encode::notice(out, &Notice { session, epoch: event_epoch, offset: event_offset, topic });
+        }
         "volatile" => {
             let data = value["data"].to_string();
             let event = VolatileEvent {
@@ -346,7 +372,8 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
         },
         "subscribed" if value.get("patterns").is_some() => Reply::SubscribedPatterns { position: str("position") },
         "subscribed" => {
-            Reply::Subscribed { session: str("session"), epoch, next: int("next"), earliest: int("earliest") }
+            let joins = value.get("joins").is_some();
+            Reply::Subscribed { session: str("session"), epoch, next: int("next"), earliest: int("earliest"), joins }
         }
         "unsubscribed" => Reply::Unsubscribed,
         "acked" => Reply::Acknowledged,
@@ -389,8 +416,12 @@ struct EventFrame<'a> {
     #[serde(default)]
     traceparent: &'a str,
     data_kind: Option<&'a str>,
+    stream: Option<&'a str>,
+    seq: Option<u64>,
     #[serde(borrow)]
-    data: &'a RawValue,
+    status: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
 /// The record an event frame was made from.
@@ -399,21 +430,28 @@ fn record_of(text: &str) -> Vec<u8> {
     let frame: EventFrame<'_> = serde_json::from_str(text).unwrap();
     let (epoch, offset) = event_id(frame.event_id);
     let (slice, slice_seq) = frame.at.split_once('.').unwrap();
+    let data = frame.status.or(frame.data).unwrap().get();
     let bytes = match frame.data_kind {
-        None => frame.data.get().as_bytes().to_vec(),
-        Some(_) => base64::engine::general_purpose::STANDARD.decode(frame.data.get().trim_matches('"')).unwrap(),
+        None => data.as_bytes().to_vec(),
+        Some(_) => base64::engine::general_purpose::STANDARD.decode(data.trim_matches('"')).unwrap(),
+    };
+    let data_kind = match (frame.stream, frame.status, frame.data_kind) {
+        (Some(_), Some(_), _) => DataKind::Close,
+        (Some(_), None, _) => DataKind::Delta,
+        (None, _, Some(_)) => DataKind::Bytes,
+        (None, _, None) => DataKind::Json,
     };
     let event = EventBody {
         topic: frame.topic,
         client_id: frame.client,
-        message_id: frame.message_id,
+        message_id: frame.stream.unwrap_or(frame.message_id),
         traceparent: frame.traceparent,
         data: &bytes,
-        data_kind: if frame.data_kind.is_some() { DataKind::Bytes as u8 } else { DataKind::Json as u8 },
+        data_kind: data_kind as u8,
         prev_offset: frame.prev_event_id.map_or(NO_OFFSET, |id| event_id(id).1),
         expires_ms: 0,
         producer_epoch: 0,
-        producer_seq: NO_OFFSET,
+        producer_seq: frame.seq.unwrap_or(NO_OFFSET),
         dedupe_low: 1,
         dedupe_high: 1,
         body_hash: 0,

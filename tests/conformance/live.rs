@@ -253,7 +253,7 @@ impl Player<'_> {
 }
 
 fn is_delivery(frame: &Value) -> bool {
-    matches!(frame["type"].as_str(), Some("event" | "volatile" | "gap"))
+    matches!(frame["type"].as_str(), Some("event" | "volatile" | "gap" | "stream.delta" | "notice"))
 }
 
 /// Puts fixed values where a server's own stand, if they are of the right form.

@@ -71,8 +71,9 @@ impl Door {
             backlog: Vec::new(),
             held: None,
             held_since_us: 0,
+            // Nothing goes before the welcome.
+            begun: out.len(),
             out,
-            begun: 0,
             closing: false,
             deaf: false,
             over_half: false,

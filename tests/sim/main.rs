@@ -18,6 +18,7 @@ mod edge;
 mod options;
 mod oracle;
 mod random;
+mod streams;
 mod trace;
 mod world;
 

@@ -149,12 +149,46 @@ impl Options {
                 role.feed_from = *mixed.pick(&[Start::Earliest, Start::Latest]);
             }
         }
+        // Streams are told where nothing is removed or damaged: a text that is not whole is a fault.
+        let tells = &mut Random::new(seed, "streams");
+        let mut limits = limits;
+        limits.stream_lease_ms = *tells.pick(&[3, 20, 80]);
+        limits.streams_per_shard_max = *tells.pick(&[4, 1000]);
+        limits.stream_text_bytes_max = *tells.pick(&[500, 20_000]);
+        let kept = log.retention_ms == 0 && log.retention_bytes == 0;
+        let telling = kept && tells.chance(500);
+        if telling {
+            let sessions: Vec<String> = (0..tells.between(1, 2)).map(|n| format!("t{n}")).collect();
+            for _ in 0..tells.between(1, 2) {
+                let role = Role { tells: sessions.clone(), data_bytes_max, ..Role::default() };
+                roles.push(Role {
+                    subscriptions_max: limits.client_subscriptions_max,
+                    frame_bytes_max: limits.frame_bytes_max,
+                    ..role
+                });
+            }
+            for _ in 0..tells.between(1, 3) {
+                let role = Role {
+                    listens: sessions.clone(),
+                    from: if tells.chance(600) { Start::Latest } else { Start::Earliest },
+                    credit: tells.chance(400).then(|| tells.between(1, 10)),
+                    slow: tells.chance(500),
+                    data_bytes_max,
+                    ..Role::default()
+                };
+                roles.push(Role {
+                    subscriptions_max: limits.client_subscriptions_max,
+                    frame_bytes_max: limits.frame_bytes_max,
+                    ..role
+                });
+            }
+        }
         let lives = &mut Random::new(seed, "lives");
         for role in &mut roles {
             let reads = !role.follows.is_empty() || !role.patterns.is_empty();
             role.resumes = reads && !role.crowd && !role.rude && lives.chance(400);
         }
-        let damaged = swarm.chance(200);
+        let damaged = swarm.chance(200) && !telling;
         let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
         let stop_every = often(250, &[1500, 5000]);
         let stall_every = often(300, &[300, 2000]);
@@ -233,6 +267,7 @@ fn limits(r: &mut Random) -> Limits {
         mail_per_peer_per_turn_max: pick(r, &[1, 4], 64),
         effects_max: pick(r, &[64, 512], 4096),
         parked_bytes_max: pick(r, &[32 << 10], 1 << 20),
+        ..Limits::default()
     }
 }
 

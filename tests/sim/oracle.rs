@@ -106,6 +106,8 @@ pub struct Oracle {
     pub sync_off: bool,
     /// The disk may be full: what clients want kept is not, then.
     pub fills: bool,
+    /// Token streams.
+    pub streams: super::streams::Streams,
     /// How far the wall clock has jumped back so far: the server may have decided by the time before.
     pub clock_slack_ms: u64,
 }

@@ -481,7 +481,9 @@ impl Shard {
             let subscription = &self.readers.subscriptions[slot as usize];
             let feed = &self.readers.feeds[subscription.feed as usize];
             if subscription.cursor != u64::MAX {
-                let offset = life.ledger.unacknowledged(slot).unwrap_or(subscription.cursor);
+                let wants = subscription.gathered.as_ref().and_then(|gathered| gathered.join());
+                let wants = wants.unwrap_or(subscription.cursor);
+                let offset = life.ledger.unacknowledged(slot).unwrap_or(wants);
                 // Before its first event a crash may still take the epoch back.
                 let epoch = if offset == 0 { 0 } else { feed.epoch };
                 let (session, policy) = (feed.session.clone(), subscription.policy);

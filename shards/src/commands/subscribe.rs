@@ -267,7 +267,7 @@ pub(crate) fn attached(
             let session = readers.feeds[feed_slot as usize].session.clone();
             // Before anything is committed a crash may still take the epoch back: nobody is told of it.
             let epoch = if a.live == 0 { 0 } else { a.epoch };
-            let reply = Reply::Subscribed { session: &session, epoch, next, earliest: a.earliest };
+            let reply = Reply::Subscribed { session: &session, epoch, next, earliest: a.earliest, joins: join < next };
             shard.answer(Origin::Local(connection), id, &reply);
             shard.life_changed(connection);
         }

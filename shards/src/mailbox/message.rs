@@ -258,8 +258,8 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
             w.u8(5);
             put_refused(w, refused);
         }
-        Reply::Subscribed { session, epoch, next, earliest } => {
-            w.u8(6).text(session).u64(*epoch).u64(*next).u64(*earliest);
+        Reply::Subscribed { session, epoch, next, earliest, joins } => {
+            w.u8(6).text(session).u64(*epoch).u64(*next).u64(*earliest).u8(u8::from(*joins));
         }
         Reply::SubscribedPatterns { position } => {
             w.u8(7).text(position);
@@ -302,7 +302,10 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
             Reply::Committed { session, epoch, offset, count, duplicate, durability: get_durability(r) }
         }
         4 => Reply::Marked { session: r.text(), name: r.text(), offset: r.u64() },
-        6 => Reply::Subscribed { session: r.text(), epoch: r.u64(), next: r.u64(), earliest: r.u64() },
+        6 => {
+            let (session, epoch, next, earliest) = (r.text(), r.u64(), r.u64(), r.u64());
+            Reply::Subscribed { session, epoch, next, earliest, joins: r.u8() == 1 }
+        }
         7 => Reply::SubscribedPatterns { position: r.text() },
         8 => Reply::Pong { time_ms: r.u64() },
         9 => Reply::Hello,

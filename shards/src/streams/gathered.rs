@@ -18,6 +18,7 @@ use crate::command::{DataKind, Policy};
 use crate::delivery::client::Client;
 use crate::delivery::{Pushed, Readers, Subscription, SubscriptionId, block, is_expired, push_event, push_skip};
 use crate::ids::{Now, Offset};
+use crate::limits::GATHERED_BYTES_MAX;
 use crate::names::pattern_matches;
 use crate::outbox::{GAP_FRAME_BYTES_MAX, Gap, GapReason, Outbox, StreamFrame, StreamPart};
 use crate::streams::notices::is_control;
@@ -25,9 +26,6 @@ use hashbrown::HashMap;
 use std::hash::BuildHasherDefault;
 use storage::record::{EventView, Kind, RecordView};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
-
-/// Bytes that all readers of a shard have gathered, about; beyond it one more waits, or gets its frame early.
-pub(crate) const GATHERED_BYTES_MAX: usize = 8 << 20;
 
 /// A frame of deltas without sessions and parts.
 const FRAME_BYTES: usize = 160;
@@ -60,6 +58,11 @@ impl Gathered {
     /// Does it lie before the cursor?
     pub fn is_joining(&self) -> bool {
         self.join.is_some()
+    }
+
+    /// Where what lies before the cursor begins.
+    pub fn join(&self) -> Option<Offset> {
+        self.join
     }
 
     /// Next offset to be read.
@@ -175,7 +178,8 @@ impl<O: Outbox> Reach<'_, O> {
             let frame = StreamFrame { session, epoch, offset: next - 1, parts: &gathered.parts };
             self.client.delivered(self.out.streams(connection, &frame));
             if let Some(life) = &mut self.client.life {
-                life.ledger.delivered(self.slot, cursor);
+                // Not acknowledged, it has to be had again: from where it began.
+                life.ledger.delivered(self.slot, gathered.join.unwrap_or(cursor));
                 life.seen.passed();
             }
         } else if gathered.skips {

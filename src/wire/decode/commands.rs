@@ -265,7 +265,9 @@ impl Reader<'_, '_> {
                 let digits = self.place(value);
                 self.base64(digits).ok_or_else(|| fields.refused(Refusal::BadData, Field::Data))?
             }
-            (DataKind::Bytes | DataKind::Delta | DataKind::Close, _) => return Err(fields.refused(Refusal::BadData, Field::Data)),
+            (DataKind::Bytes | DataKind::Delta | DataKind::Close, _) => {
+                return Err(fields.refused(Refusal::BadData, Field::Data));
+            }
         };
         if place.span.bytes() > self.scratch.event_bytes_max {
             return Err(fields.refused(Refusal::EventTooLarge, Field::Data));

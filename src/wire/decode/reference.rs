@@ -344,7 +344,7 @@ fn event<'a>(fields: &Object<'a>, volatile: bool) -> Result<Event<'a>, No> {
             }
             Some(STANDARD.decode(digits).map_err(|_| bad)?)
         }
-        (DataKind::Bytes, _) => return Err(bad),
+        (DataKind::Bytes | DataKind::Delta | DataKind::Close, _) => return Err(bad),
     };
     if data.as_ref().map_or(node.raw.len(), Vec::len) > EVENT_BYTES_MAX {
         return Err(too_large);

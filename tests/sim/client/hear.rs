@@ -59,6 +59,11 @@ impl Client {
                 if named != self.name() { Err(format!("welcomed as {named}")) } else { Ok(()) }
             }
             "event" => self.event(&frame, payload.len() as u64, oracle),
+            "stream.delta" => {
+                self.event_frame(payload.len() as u64)?;
+                self.heard_merged(&frame, oracle)
+            }
+            "notice" => self.notice(&frame),
             "gap" => self.gap(&frame, oracle, wall_ms),
             "volatile" => match self.follows.get(Frame::text(&frame.session, "session")?) {
                 None if self.feed.is_none() => Err("volatile event of a session that is not followed".to_owned()),
@@ -69,8 +74,8 @@ impl Client {
         }
     }
 
-    fn event(&mut self, frame: &Frame<'_>, bytes: u64, oracle: &mut Oracle) -> Checked {
-        self.counts.add("frame", "event");
+    /// A frame that costs credit.
+    fn event_frame(&mut self, bytes: u64) -> Checked {
         self.event_frames += 1;
         // The window is open while anything is left of it.
         if let Some(credit) = self.role.credit_bytes
@@ -85,6 +90,29 @@ impl Client {
             && self.event_frames > self.event_frames_acknowledged + credit
         {
             return Err(format!("more than the {credit} events lent"));
+        }
+        Ok(())
+    }
+
+    /// A control event was committed: of a session it listens to, of a topic that is one of control.
+    fn notice(&mut self, frame: &Frame<'_>) -> Checked {
+        self.counts.add("frame", "notice");
+        let (session, topic) = (Frame::text(&frame.session, "session")?, Frame::text(&frame.topic, "topic")?);
+        let (named, ..) = crate::oracle::parse_event_id(Frame::text(&frame.event_id, "event_id")?)?;
+        let listens = self.follows.contains_key(session) || self.feed.is_some();
+        if named != session || !topic.starts_with("control.") || !listens {
+            return Err("a notice of nothing".to_owned());
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, frame: &Frame<'_>, bytes: u64, oracle: &mut Oracle) -> Checked {
+        self.counts.add("frame", "event");
+        self.event_frame(bytes)?;
+        if frame.stream.is_some() {
+            let (listens, offset) = self.heard(frame, oracle)?;
+            let at = parse_place(Frame::text(&frame.at, "at")?)?;
+            return if listens { Ok(()) } else { self.fed(frame, offset, at) };
         }
         let (key, epoch, offset, at) = oracle.seen(&seen_of(frame)?)?;
         let session = Frame::text(&frame.session, "session")?;
@@ -103,6 +131,12 @@ impl Client {
             follow.events.push((offset, key));
             return Ok(());
         }
+        self.fed(frame, offset, at)
+    }
+
+    /// An event of the pattern feed.
+    fn fed(&mut self, frame: &Frame<'_>, offset: u64, at: (u64, u64)) -> Checked {
+        let session = Frame::text(&frame.session, "session")?;
         let topic = Frame::text(&frame.topic, "topic")?;
         let patterns = &self.role.patterns;
         let Some(feed) = self.feed.as_mut().filter(|feed| feed.state == State::Live) else {
@@ -235,6 +269,9 @@ impl Client {
                 self.page(&session, from, limit, frame, oracle, wall_ms)
             }
             (Pending::Volatile, "published") if frame.durability.as_deref() == Some("volatile") => Ok(()),
+            (Pending::Tell(at, seq), "published") => self.told(at, Some(seq), frame, oracle),
+            (Pending::TellEnd(at), "published") => self.told(at, None, frame, oracle),
+            (Pending::Listen(session), "subscribed") => self.listening(&session, frame),
             (Pending::Other, _) => Ok(()),
             (pending, other) => Err(format!("{pending:?} answered by {other}")),
         }
@@ -439,6 +476,12 @@ impl Client {
                     return Ok(());
                 }
                 Err("a good command was refused for ever".to_owned())
+            }
+            Pending::Tell(at, seq) => self.not_told(at, Some(seq), refusal, frame),
+            Pending::TellEnd(at) => self.not_told(at, None, refusal, frame),
+            Pending::Listen(session) if retry || refusal == "no_credit" => {
+                self.unlisten(&session);
+                Ok(())
             }
             Pending::Resume(claim) => self.resume_refused(claim, refusal, retry, oracle),
             Pending::Provoked(expected) if retry || refusal == expected.refusal || !expected.sure => Ok(()),

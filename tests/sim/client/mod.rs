@@ -13,6 +13,7 @@ mod life;
 mod mixed;
 mod provoke;
 mod say;
+mod tell;
 
 use crate::counts::{CLOSE, Counts, REFUSAL};
 use crate::oracle::{Checked, Key, Oracle, Seen, Submission, parse_place};
@@ -53,6 +54,10 @@ pub struct Role {
     pub crowd: bool,
     /// Its subscriptions outlive its connections.
     pub resumes: bool,
+    /// Sessions it tells streams into.
+    pub tells: Vec<String>,
+    /// Sessions whose streams it listens to.
+    pub listens: Vec<String>,
     /// Subscriptions that a client may hold, of the server's limits.
     pub subscriptions_max: usize,
     /// Largest frame, likewise.
@@ -100,6 +105,7 @@ pub struct Client {
     /// Pattern feed.
     pub feed: Option<Feed>,
     life: life::Life,
+    tells: tell::Tells,
     event_frames: u64,
     event_frames_acknowledged: u64,
     /// Payload bytes of event frames: acknowledged, and of each frame that is not.
@@ -215,6 +221,11 @@ enum Pending {
     Ping,
     Hello,
     Resume(life::Claim),
+    /// A delta of a tale.
+    Tell(usize, u64),
+    /// The end of a tale.
+    TellEnd(usize),
+    Listen(String),
     Other,
 }
 
@@ -236,6 +247,9 @@ impl Pending {
             Pending::Ping => "ping",
             Pending::Hello => "hello",
             Pending::Resume(_) => "resume",
+            Pending::Tell(..) => "stream.append",
+            Pending::TellEnd(_) => "stream.close",
+            Pending::Listen(_) => "subscribe by a policy",
             Pending::Other => "other",
         }
     }
@@ -277,6 +291,14 @@ struct Frame<'a> {
     generation: Option<u64>,
     sessions: Option<u64>,
     patterns: Option<bool>,
+    stream: Option<Cow<'a, str>>,
+    seq: Option<u64>,
+    status: Option<Cow<'a, str>>,
+    expected: Option<u64>,
+    #[serde(default)]
+    joins: bool,
+    #[serde(borrow, default)]
+    streams: Vec<tell::Part<'a>>,
     #[serde(borrow, default)]
     events: Vec<Frame<'a>>,
 }
@@ -297,6 +319,7 @@ impl Client {
     pub fn new(index: u32, role: Role) -> Self {
         let follows = role.follows.iter().map(|session| (session.clone(), Follow::default())).collect();
         let feed = (!role.patterns.is_empty()).then(Feed::default);
+        let tells = tell::Tells::new(&role);
         Self {
             index,
             incarnation: 0,
@@ -314,6 +337,7 @@ impl Client {
             follows,
             feed,
             life: life::Life::default(),
+            tells,
             event_frames: 0,
             event_frames_acknowledged: 0,
             event_bytes_acknowledged: 0,
@@ -391,6 +415,7 @@ impl Client {
         self.nameless.clear();
         self.doomed = None;
         self.life.cut_off();
+        self.tells.cut_off();
         self.follows.values_mut().for_each(Follow::cut_off);
         if let Some(feed) = &mut self.feed {
             feed.state = State::Idle;
@@ -411,6 +436,9 @@ impl Client {
         }
         if let Some((refusal, _)) = self.nameless.iter().find(|(_, due)| **due > 0) {
             return Some(format!("{refusal} is due"));
+        }
+        if let Some(why) = self.tells.unrest(oracle) {
+            return Some(why);
         }
         for (session, follow) in &self.follows {
             if follow.state == State::Left {
@@ -476,6 +504,9 @@ impl Client {
             if self.next_number <= u64::from(self.incarnation) && !calm {
                 self.publish(workload, net, oracle, wall_ms);
             }
+            return;
+        }
+        if self.tell(workload, net, oracle, calm) {
             return;
         }
         if self.role.rude && !calm && workload.chance(500) {

@@ -88,7 +88,8 @@ impl Client {
         let topics = ["chat.message", "chat.typing.note", "tool.call", "job.llm", "chat"];
         let cause = oracle.tail(session).checked_sub(1).filter(|_| prev_message.is_none() && workload.chance(100));
         Submission {
-            topic: (*workload.pick(&topics)).to_owned(),
+            // By its number, so that dice keep their meaning.
+            topic: if number % 37 == 5 { "control.cancel" } else { *workload.pick(&topics) }.to_owned(),
             message_id: if producer.is_some() { String::new() } else { format!("m{number}") },
             client: self.name(),
             data,

@@ -74,6 +74,7 @@ impl World {
             let checked = self.oracle.audit(session, follow.first, &follow.events, &follow.gaps);
             checked.map_err(|why| format!("{why}\n{}", self.oracle.describe(session)))?;
         }
+        self.counts.add_many(WORLD, "streams ended", self.oracle.streams.ends());
         self.counts.add_many(WORLD, "events audited", follows.values().map(|f| f.events.len() as u64).sum());
         for client in &self.clients[..index] {
             for (session, follow) in &client.follows {

@@ -218,6 +218,8 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::Resume { claim: Claim::New, .. } => "resume: a new life",
         Command::Resume { .. } => "resume: a token",
         Command::Open { .. } => "open, which is on no wire",
+        Command::StreamAppend { .. } => "append to a stream",
+        Command::StreamClose { .. } => "close a stream",
         Command::Ping => "ping",
     }
 }
