@@ -25,8 +25,8 @@ struct Story {
     sent: Vec<String>,
     /// Status its client sent.
     closing: Option<String>,
-    /// Status, offset, how many deltas there were.
-    end: Option<(String, u64, u64)>,
+    /// Status, offset where it is known, how many deltas there were.
+    end: Option<(String, Option<u64>, u64)>,
 }
 
 impl Streams {
@@ -48,7 +48,7 @@ impl Streams {
         }
         self.stands(session, offset, stream, seq)?;
         let story = self.story(session, stream);
-        if story.end.as_ref().is_some_and(|(_, end, count)| seq >= *count || offset > *end) {
+        if story.end.as_ref().is_some_and(|(_, end, count)| seq >= *count || end.is_some_and(|end| offset > end)) {
             return Err(format!("{event_id}: {stream} ended before its delta {seq}"));
         }
         match (story.sent.get(seq as usize), delta) {
@@ -88,16 +88,17 @@ impl Streams {
         count: Option<u64>,
     ) -> Checked {
         let story = self.story(session, stream);
-        if let Some((known, at, deltas)) = &story.end {
+        if let Some((known, at, deltas)) = &mut story.end {
             let same = known == status
-                && offset.is_none_or(|offset| offset == *at)
+                && (offset.is_none() || at.is_none() || offset == *at)
                 && count.is_none_or(|count| count == *deltas);
+            *at = at.or(offset);
             return if same { Ok(()) } else { Err(format!("{stream} ended {:?}, and again {status}", story.end)) };
         }
         if status != "partial" && story.closing.as_deref() != Some(status) {
             return Err(format!("{stream} ended {status}, which nobody said"));
         }
-        if let (Some(offset), Some(count)) = (offset, count) {
+        if let Some(count) = count {
             if count > story.sent.len() as u64 {
                 return Err(format!("{stream} ended with {count} deltas of {}", story.sent.len()));
             }
@@ -113,13 +114,10 @@ impl Streams {
         last.map_or(0, |((_, offset), _)| offset + 1)
     }
 
-    /// A stream of the session with deltas of which nobody has seen the end.
-    pub fn open(&self, session: &str) -> Option<&str> {
-        let told: std::collections::BTreeSet<&str> =
-            self.facts.iter().filter(|((of, _), _)| of == session).map(|(_, (stream, _))| stream.as_str()).collect();
-        self.stories.iter().find_map(|((of, stream), story)| {
-            (of == session && story.end.is_none() && told.contains(stream.as_str())).then_some(stream.as_str())
-        })
+    /// Sessions in which anything was told.
+    pub fn sessions(&self) -> Vec<String> {
+        let all: std::collections::BTreeSet<&String> = self.facts.keys().map(|(session, _)| session).collect();
+        all.into_iter().cloned().collect()
     }
 
     /// Streams that ended.

@@ -506,7 +506,7 @@ impl Client {
             }
             return;
         }
-        if self.tell(workload, net, oracle, calm) {
+        if self.tell(workload, net, oracle, calm) && self.follows.is_empty() {
             return;
         }
         if self.role.rude && !calm && workload.chance(500) {

@@ -93,9 +93,6 @@ impl Tells {
             if heard.state != State::Live || heard.joins {
                 return Some(format!("{session} is {:?}", heard.state));
             }
-            if let Some(stream) = oracle.streams.open(session) {
-                return Some(format!("{stream} in {session} is open"));
-            }
             let tail = oracle.streams.tail(session);
             if heard.next < Some(tail) {
                 return Some(format!("{session} is heard up to {:?} of {tail}", heard.next));
@@ -355,10 +352,12 @@ impl Client {
                 (None, None, None) => 0..0,
                 _ => return Err("a part with half of its fields".to_owned()),
             };
-            if let Some(status) = &part.status {
-                oracle.streams.end(session, &part.stream, status, None, None)?;
-            }
             let heard = self.tells.heard.get_mut(session).expect("looked up above");
+            if let Some(status) = &part.status {
+                let stood = heard.streams.get(&*part.stream).copied().flatten().unwrap_or(0);
+                let count = if numbers.is_empty() { stood } else { numbers.end };
+                oracle.streams.end(session, &part.stream, status, None, Some(count))?;
+            }
             heard.goes_on(&part.stream, numbers, part.status.is_some())?;
         }
         let heard = self.tells.heard.get_mut(session).expect("looked up above");

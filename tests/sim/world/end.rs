@@ -54,7 +54,8 @@ impl World {
     pub(super) fn audit(&mut self) -> Checked {
         let sessions = self.oracle.names();
         let index = self.clients.len();
-        let role = Role { follows: sessions.clone(), ..Role::default() };
+        // Of streams too: each must have ended, whoever told it, and be there as a whole.
+        let role = Role { follows: sessions.clone(), listens: self.oracle.streams.sessions(), ..Role::default() };
         self.clients.push(Client::new(index as u32, role));
         self.links.push(None);
         self.come_to_rest("at the audit")?;
