@@ -222,6 +222,7 @@ fn command_name(command: &Command<'_>) -> &'static str {
         // Between shards only.
         Command::Open { .. } => "open",
         Command::Ping => "ping",
+        Command::Resume { .. } | Command::Open { .. } => "resume",
         Command::StreamAppend { .. } => "stream.append",
         Command::StreamClose { .. } => "stream.close",
     }
@@ -430,7 +431,7 @@ fn record_of(text: &str) -> Vec<u8> {
     let frame: EventFrame<'_> = serde_json::from_str(text).unwrap();
     let (epoch, offset) = event_id(frame.event_id);
     let (slice, slice_seq) = frame.at.split_once('.').unwrap();
-    let data = frame.status.or(frame.data).unwrap().get();
+    let data = frame.status.or(frame.data).map_or("null", RawValue::get);
     let bytes = match frame.data_kind {
         None => data.as_bytes().to_vec(),
         Some(_) => base64::engine::general_purpose::STANDARD.decode(data.trim_matches('"')).unwrap(),

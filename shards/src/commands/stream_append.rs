@@ -17,7 +17,8 @@ use crate::refusal::{Refusal, Refused};
 use crate::sessions::waiters::{Answer, Waiter};
 use crate::shard::{Opened, Shard};
 use crate::streams::{STREAM_TOPIC, StreamKey, closing_key};
-use storage::catalog::{PartitionSlot, STREAMS_MAX};
+use arrayvec::ArrayString;
+use storage::catalog::{NAME_BYTES_MAX, PartitionSlot, STREAMS_MAX};
 use storage::record::{EventBody, NO_OFFSET};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -116,9 +117,13 @@ fn append(
     durability: Durability,
 ) {
     let Call { asker, partition, session, now, .. } = call;
-    let open = shard.log.partition(slot).open_stream(delta.stream).map(|stream| stream.topic.clone());
+    // On the stack: the steady path allocates nothing.
+    let stream = shard.log.partition(slot).open_stream(delta.stream);
+    let topic: ArrayString<NAME_BYTES_MAX> =
+        ArrayString::from(stream.map_or(delta.topic.unwrap_or(STREAM_TOPIC), |stream| &stream.topic))
+            .unwrap_or_default();
     let event = EventBody {
-        topic: open.as_deref().or(delta.topic).unwrap_or(STREAM_TOPIC),
+        topic: &topic,
         client_id: &asker.client_id,
         message_id: delta.stream,
         traceparent: "",
