@@ -94,7 +94,7 @@ impl Default for Limits {
             parked_bytes_max: 16 << 20,
             stream_lease_ms: 60_000,
             stream_text_bytes_max: 1 << 20,
-            streams_per_shard_max: 65_536,
+            streams_per_shard_max: 16_384,
         }
     }
 }

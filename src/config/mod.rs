@@ -119,7 +119,7 @@ settings! {
     /// Most text of one token stream.
     stream_text_bytes_max: u32 = "1MiB";
     /// Token streams that are open at once, for each shard.
-    streams_per_shard_max: u32 = "65536";
+    streams_per_shard_max: u32 = "16384";
     /// A connection that has sent nothing for so long gets a ping.
     ping_interval_ms: u64 = "30s";
     /// A connection that has sent nothing for so long, not even a pong, is closed.

@@ -222,7 +222,6 @@ fn command_name(command: &Command<'_>) -> &'static str {
         // Between shards only.
         Command::Open { .. } => "open",
         Command::Ping => "ping",
-        Command::Resume { .. } | Command::Open { .. } => "resume",
         Command::StreamAppend { .. } => "stream.append",
         Command::StreamClose { .. } => "stream.close",
     }
