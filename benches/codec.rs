@@ -292,7 +292,7 @@ fn framer(bench: &Bench, bytes: usize) {
 fn record(kind: DataKind, bytes: usize) -> Vec<u8> {
     let data = match kind {
         DataKind::Json => format!(r#"{{"text":"{}"}}"#, "x".repeat(bytes)).into_bytes(),
-        DataKind::Bytes => data(bytes),
+        DataKind::Bytes | DataKind::Delta | DataKind::Close => data(bytes),
     };
     let event = EventBody {
         topic: "chat.message",

@@ -24,6 +24,9 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_128_with_seed};
 /// Ends of streams that one turn appends.
 const CLOSES_PER_TURN_MAX: usize = 64;
 
+/// Times to look at streams that have ended, beyond which they are swept out.
+const STALE_LOOKS_MAX: usize = 1024;
+
 /// Room for the record of an end.
 const RECORD_BYTES_MAX: usize = HEAD_BYTES + size_of::<EventBody<'static>>() + 5 * 256 + 128;
 
@@ -100,6 +103,11 @@ impl Leases {
     /// The stream is closed.
     pub fn end(&mut self, key: StreamKey) {
         self.by_stream.remove(&key);
+        // Of streams that ended the times to look are left behind: no more of them than of those that live.
+        if self.looks.len() > 2 * self.by_stream.len() + STALE_LOOKS_MAX {
+            let streams = &self.by_stream;
+            self.looks.retain(|Reverse((_, key))| streams.contains_key(key));
+        }
     }
 
     /// Looks at leases whose time has come.
@@ -207,6 +215,19 @@ mod tests {
         leases.end(key);
         leases.expire(1000, 50);
         assert!(!leases.wait() && leases.len() == 0 && leases.next_deadline_us().is_none());
+    }
+
+    #[test]
+    fn streams_that_come_and_go_leave_nothing_behind() {
+        let (mut leases, kept) = leases();
+        for n in 0..10_000 {
+            let key = StreamKey::of(PartitionId(9), &n.to_string());
+            leases.renew(key, &"t".into(), "demo", "s", 100, 50);
+            leases.end(key);
+        }
+        assert!(leases.looks.len() <= STALE_LOOKS_MAX + 4);
+        leases.expire(150, 50);
+        assert_eq!(leases.due, [kept]);
     }
 
     #[test]
