@@ -47,6 +47,10 @@ pub(crate) struct Gathered {
     skips: bool,
     /// A part of what was said before the cursor was delivered already: how its streams ended must be told too.
     spilled: bool,
+    /// Joining: streams that began in what was read. Others that are met in it are over before its end.
+    begun: Vec<Box<str>>,
+    /// Joining: something is gone, so beginnings may be.
+    has_hole: bool,
 }
 
 impl Gathered {
@@ -68,6 +72,23 @@ impl Gathered {
     /// Next offset to be read.
     pub fn next(&self) -> Offset {
         self.next
+    }
+
+    /// The same joining, begun anew; what was delivered of it stays so.
+    fn again(self) -> Option<Box<Gathered>> {
+        let Gathered { join, spilled, begun, has_hole, .. } = self;
+        Some(Box::new(Gathered { spilled, begun, has_hole, ..Gathered::joining(join?) }))
+    }
+
+    /// Does a joining want this event of a stream?
+    fn wants(&mut self, event: &EventView<'_>) -> bool {
+        let Some((stream, seq)) = event.stream() else { return false };
+        let known = self.begun.iter().any(|begun| **begun == *stream);
+        let begins = event.data_kind() == DataKind::Delta && (seq == 0 || self.has_hole);
+        if begins && !known {
+            self.begun.push(stream.into());
+        }
+        known || begins
     }
 
     /// What its parts take of the shard's bound.
@@ -169,9 +190,7 @@ impl<O: Outbox> Reach<'_, O> {
             !gathered.skips || self.out.room(connection) >= GAP_FRAME_BYTES_MAX + session.len()
         };
         if !fits {
-            let spilled = gathered.spilled;
-            let again = gathered.join.map(|join| Box::new(Gathered { spilled, ..Gathered::joining(join) }));
-            self.subscription.gathered = again;
+            self.subscription.gathered = gathered.again();
             return Pushed::Blocked;
         }
         if !gathered.parts.is_empty() {
@@ -228,11 +247,12 @@ impl<O: Outbox> Reach<'_, O> {
                 let stream = event.stream().map_or("", |(stream, _)| stream);
                 let before = gathered.parts.len();
                 gathered.parts.retain(|part| *part.stream != *stream);
+                gathered.begun.retain(|begun| **begun != *stream);
                 if gathered.parts.len() < before && gathered.parts.is_empty() {
                     *self.gathered_bytes -= gathered.bytes;
                     gathered.bytes = 0;
                 }
-            } else if event.data_kind().is_stream() {
+            } else if gathered.wants(&event) {
                 let cost = gathered.cost(&event);
                 if !gathered.parts.is_empty() && gathered.bytes + cost > room && self.spill(event.epoch()).is_none() {
                     return Pushed::Blocked;
@@ -400,6 +420,7 @@ impl Readers {
         let until = subscription.cursor;
         if let Some(gathered) = &mut subscription.gathered {
             gathered.next = to.min(until);
+            gathered.has_hole = true;
         }
         true
     }
@@ -408,9 +429,9 @@ impl Readers {
     pub fn forget_gathered(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscription_mut(id) else { return };
         let Some(gathered) = subscription.gathered.take() else { return };
-        let spilled = gathered.spilled;
-        subscription.gathered = gathered.join.map(|join| Box::new(Gathered { spilled, ..Gathered::joining(join) }));
-        self.gathered_bytes -= gathered.bytes;
+        let bytes = gathered.bytes;
+        subscription.gathered = gathered.again();
+        self.gathered_bytes -= bytes;
     }
 
     /// Must the subscription wait until others have delivered what they gathered?
