@@ -40,6 +40,9 @@ impl Shard {
                 if let Reply::ClientOpened { tenant, client_id, generation, state } = *reply {
                     return self.lives.open(connection, id, &Life { tenant, client_id, generation, state });
                 }
+                if let Reply::Presence { session, reply } = reply {
+                    self.presence_answered(connection, session, reply);
+                }
                 if let Some(client) = self.readers.clients.get_mut(connection) {
                     // A refused `resume` may be tried again.
                     if matches!(reply, Reply::Refused(_)) && client.opening.as_ref().is_some_and(|own| own.id == id) {

@@ -1,6 +1,9 @@
 //! What a client may ask of a session: the decoded form of a frame, borrowed from the socket's bytes.
 //! Each command is carried out by the file of its name in `commands/`.
 
+pub mod presence;
+
+pub use presence::{PresenceAct, PresenceState, RosterKind};
 pub use storage::record::DataKind;
 
 /// Which promise an acknowledgement carries.
@@ -257,6 +260,13 @@ pub enum Command<'a> {
         /// When the connection was made, microseconds of the process's clock: the newest one has the client.
         since_us: u64,
     },
+    /// Who is in a session, and how far they are.
+    Presence {
+        /// Session.
+        session: &'a str,
+        /// What is asked.
+        act: PresenceAct<'a>,
+    },
     /// Answered at once.
     Ping,
 }
@@ -298,7 +308,8 @@ impl<'a> Command<'a> {
             | Command::StreamAppend { session, .. }
             | Command::StreamClose { session, .. }
             | Command::History { session, .. }
-            | Command::Open { session, .. } => Some(session),
+            | Command::Open { session, .. }
+            | Command::Presence { session, .. } => Some(session),
             _ => None,
         }
     }

@@ -1,5 +1,9 @@
 //! What leaves the core besides deliveries: answers, closes, wake-ups. Deliveries go through the outbox.
 
+pub mod presence;
+
+pub use presence::PresenceReply;
+
 use crate::command::Durability;
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, ShardId};
 use crate::refusal::Refused;
@@ -130,6 +134,13 @@ pub enum Reply<'a> {
         generation: u64,
         /// What was kept, as bytes.
         state: &'a [u8],
+    },
+    /// To commands about presence and receipts.
+    Presence {
+        /// Session.
+        session: &'a str,
+        /// What became of it.
+        reply: PresenceReply<'a>,
     },
     /// To `ping`.
     Pong {

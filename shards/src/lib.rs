@@ -31,6 +31,7 @@ mod models;
 mod packed;
 mod parking;
 mod patience;
+mod presence;
 mod run;
 mod scan;
 mod sessions;

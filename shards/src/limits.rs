@@ -1,6 +1,10 @@
 //! Every bound of the core, with its unit in its name. Relations between constants are asserted at compile time, those
 //! between an operator's bounds by [`Limits::check`].
 
+mod presence;
+
+pub use presence::{CLIENT_PRESENCES_BYTES_MAX, PRESENCE_FRAME_BYTES_MAX, PresenceLimits};
+
 use crate::outbox::EVENT_FRAME_OVERHEAD_BYTES_MAX;
 
 /// Largest name: tenant, session, client, marker, message id. Bytes.
@@ -74,6 +78,8 @@ pub struct Limits {
     pub stream_text_bytes_max: usize,
     /// Streams of one shard that are open at once.
     pub streams_per_shard_max: usize,
+    /// Presence and receipts.
+    pub presence: PresenceLimits,
 }
 
 impl Default for Limits {
@@ -95,6 +101,7 @@ impl Default for Limits {
             stream_lease_ms: 60_000,
             stream_text_bytes_max: 1 << 20,
             streams_per_shard_max: 16_384,
+            presence: PresenceLimits::default(),
         }
     }
 }
@@ -165,7 +172,8 @@ impl Limits {
                 "client_subscriptions_max must be at least 1 and at most subscriptions_per_shard_max: lower the one or raise the other",
             ),
         ];
-        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, cure)| Err(cure))
+        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, cure)| Err(*cure))?;
+        self.presence.check(self.connection_send_bytes_max, self.mailbox_bytes)
     }
 }
 

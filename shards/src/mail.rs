@@ -9,7 +9,9 @@ use crate::gather::{Gather, GatherFor, Page, PageEnd};
 use crate::ids::{Now, PartitionId, ShardId};
 use crate::mailbox::LaneKind;
 use crate::mailbox::codec::Reader;
-use crate::mailbox::message::{get_connection, get_from, get_id, get_refused, get_reply, reply, request, with_command};
+use crate::mailbox::message::{
+    get_connection, get_from, get_id, get_refused, get_reply, presence, reply, request, with_command,
+};
 use crate::outbox::{GapReason, Outbox};
 use crate::packed::Records;
 use crate::run::Run;
@@ -123,6 +125,11 @@ impl Shard {
             request::SCAN => self.handle_scan(peer, &mut r),
             request::EVENTS => {
                 self.take_events(&mut r, now, out);
+                true
+            }
+            _ if presence::is_kind(kind) => {
+                self.presence.look(now);
+                self.handle_presence(kind, peer, &mut r);
                 true
             }
             request::KEEP => self.handle_keep(peer, &mut r, now),

@@ -1,6 +1,10 @@
 //! Where deliveries go: the edge's send queues, seen from the core. The core asks for room and pushes; it never
 //! queues a delivery itself, so a slow reader costs a cursor and nothing else.
 
+pub mod roster;
+
+pub use roster::{CHANGE_BYTES_MAX, Happened, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue};
+
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, SliceId, SliceSeq};
 use storage::record::{DataKind, EventView};
 
@@ -140,6 +144,10 @@ pub trait Outbox {
 
     /// Queues a gap frame of a pattern feed.
     fn pattern_gap(&mut self, connection: ConnectionId, gap: &PatternGap);
+
+    /// Queues a frame about a roster. The caller has seen `room` ≥ [`RosterFrame::bytes_max`]. `again`: it is the frame of the call
+    /// before, for another connection.
+    fn roster(&mut self, connection: ConnectionId, frame: &RosterFrame<'_>, again: bool);
 
     /// Queues the reply to `history`: one frame of events.
     fn history(

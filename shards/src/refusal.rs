@@ -76,6 +76,8 @@ refusals! {
     PartitionsFull = 4103 "partitions_full" "too many sessions are in use at once: retry later or raise partitions_resident_max";
     Unavailable = 4104 "unavailable" "the server cannot serve this now: retry after the given time";
     TooManyConnections = 4105 "too_many_connections" "this shard holds as many connections as it may: retry later";
+    PresenceFlood = 4120 "presence_flood" "this connection changes its presence or receipts too often: send the latest after the given time";
+    RoomFull = 4121 "room_full" "the session, or the server, holds as many members as it may: retry after the given time";
     BadFrame = 4200 "bad_frame" "the frame is no JSON object or array of at most 256 objects: send one";
     UnknownCommand = 4201 "unknown_command" "the type names no command: see PROTOCOL.md";
     MissingField = 4202 "missing_field" "this field is required: give it";
@@ -117,6 +119,11 @@ refusals! {
     UnknownStream = 4243 "unknown_stream" "no stream of this name is open in the session: append first";
     TooManyStreams = 4244 "too_many_streams" "as many streams are open as may be: close one first";
     StreamTooLong = 4245 "stream_too_long" "the stream has as much text as it may: close it and begin another one";
+    NotPresent = 4260 "not_present" "this client is not in the session: enter it first";
+    NotWatching = 4261 "not_watching" "this connection does not watch that: watch it first";
+    TooManyPresences = 4262 "too_many_presences" "this connection is in, or watches, as many sessions as it may: leave or unwatch one";
+    PresenceTooLarge = 4263 "presence_too_large" "data of presence is larger than presence_data_bytes_max: publish an event and name it here";
+    ReadBackwards = 4264 "read_backwards" "what was read stays read: send an offset at or beyond the last one";
     RepeatedField = 4230 "repeated_field" "this field is given twice: give it once";
 }
 
@@ -154,6 +161,8 @@ pub const FIELDS: &[&str] = &[
     "delta",
     "status",
     "policy",
+    "state",
+    "lease_ms",
     "events[].session",
     "events[].topic",
     "events[].message_id",

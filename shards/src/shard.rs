@@ -15,8 +15,8 @@ use crate::clients::life::Lives;
 use crate::clients::state::CLIENT_STATE_BYTES_MAX;
 use crate::command::{Command, Durability};
 use crate::commands::{
-    Call, Outcome, acknowledge, commit, hello, history, mark, ping, publish, resume, stream_append, stream_close,
-    subscribe, subscribe_patterns, unsubscribe,
+    Call, Outcome, acknowledge, commit, hello, history, mark, ping, presence, publish, resume, stream_append,
+    stream_close, subscribe, subscribe_patterns, unsubscribe,
 };
 use crate::delivery::Readers;
 use crate::delivery::patterns::PatternFeed;
@@ -31,6 +31,7 @@ use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::{put_command, put_connection, put_id, request};
 use crate::outbox::Outbox;
 use crate::patience::is_local;
+use crate::presence::Presence;
 use crate::refusal::{Refusal, Refused};
 use crate::scan::Scans;
 use crate::sessions::interest::Interests;
@@ -116,6 +117,7 @@ pub struct Shard {
     pub(crate) leases: Leases,
     pub(crate) homes: Homes,
     pub(crate) lives: Lives,
+    pub(crate) presence: Presence,
     /// Every record below was walked.
     pub(crate) announced: LogSeq,
     /// Last walked slice sequence of each slice.
@@ -168,6 +170,7 @@ impl Shard {
             leases: Leases::recovered(&log, streaming),
             homes: Homes::default(),
             lives: Lives::default(),
+            presence: Presence::new(&config.limits),
             announced,
             announced_slices,
             batches: (0..config.shards).map(|_| Batch::default()).collect(),
@@ -242,6 +245,9 @@ impl Shard {
                 hello::run(self, connection, id, credit_events, credit_bytes);
             }
             Command::Ping => ping::run(self, connection, id, now),
+            Command::Presence { session, ref act } => {
+                return presence::begin(self, connection, id, session, act, now);
+            }
             Command::Acknowledge { events, bytes } => acknowledge::run(self, connection, id, events, bytes, now),
             Command::Resume { claim, seen, position, attempt } => {
                 return resume::run(self, connection, id, (claim, attempt), (seen, position), now);
@@ -299,6 +305,7 @@ impl Shard {
         let reply_bytes = match command {
             Command::History { .. } => self.page_reply_bytes(),
             Command::Open { .. } => CLIENT_STATE_BYTES_MAX + REPLY_BYTES_MAX,
+            Command::Presence { .. } => self.config.limits.presence.data_bytes_max + REPLY_BYTES_MAX,
             _ => REPLY_BYTES_MAX,
         };
         self.scratch.clear();
@@ -342,12 +349,14 @@ impl Shard {
             Command::Open { claimed, attempt, since_us, .. } => {
                 home::open(self, call, Claimed { generation: claimed, attempt, since_us })
             }
+            Command::Presence { ref act, .. } => presence::run(self, call, act),
             _ => Outcome::Done,
         }
     }
 
     fn disconnect(&mut self, connection: ConnectionId) {
         self.end_life(connection);
+        self.presence_disconnected(connection);
         if let Some(client) = self.readers.remove_client(connection)
             && let Some(feed) = &client.patterns
         {
@@ -411,6 +420,7 @@ impl Shard {
         done += self.serve_homes(now);
         done += self.serve_lives(now);
         done += self.serve_leases(now);
+        done += self.serve_presence(now, out);
         // Last: a subscription that resumes here is answered before anything is delivered to it.
         done += self.resume_parked(now);
         done
@@ -457,8 +467,14 @@ impl Shard {
             || self.leases.wait();
         let unblock =
             if waits { Some(unblock.map_or(self.retry_at_us, |us| us.min(self.retry_at_us))) } else { unblock };
-        let leases = self.leases.next_deadline_us();
-        [self.log.next_deadline_us(), unblock, self.lives.next_deadline_us(), leases].into_iter().flatten().min()
+        let deadlines = [
+            self.log.next_deadline_us(),
+            unblock,
+            self.lives.next_deadline_us(),
+            self.leases.next_deadline_us(),
+            self.presence_deadline_us(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Does mail wait in a lane for room that something else must make first? Such mail does not keep a shard awake; it

@@ -263,9 +263,17 @@ impl Shard {
             }
             life.ledger.acknowledged(frames);
             life.seen.acknowledge(frames);
+            self.presence.acknowledged(connection);
+            self.life_changed_later(connection, now.mono_us);
+        }
+    }
+
+    /// Something changed that changes often: it is kept by and by.
+    pub(crate) fn life_changed_later(&mut self, connection: ConnectionId, now_us: u64) {
+        if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
             life.changed = true;
             if !std::mem::replace(&mut life.later, true) {
-                self.lives.later.push_back((now.mono_us + KEEP_EVERY_US, connection));
+                self.lives.later.push_back((now_us + KEEP_EVERY_US, connection));
             }
         }
     }
@@ -324,6 +332,7 @@ impl Shard {
         };
         client.in_flight = client.in_flight.saturating_sub(1);
         let own = client.opening.take().map(|own| *own);
+        let presence = (kept.presences.clone(), kept.reads.clone());
         let mut life = Life::begin(generation, kept, state, own);
         // What it subscribed to before it had a life, and was sent: frames are counted from the connection's first.
         let (frames, acknowledged) = client.event_frames();
@@ -341,6 +350,7 @@ impl Shard {
         let (sessions, patterns) = (life.restore.len() as u32, life.restore_patterns.is_some());
         client.life = Some(Box::new(life));
         self.lives.restoring.push(connection);
+        self.presence_restore(connection, &presence.0, &presence.1);
         let reply = Reply::Resumed { client_id: &client_id, generation, sessions, patterns };
         self.effects.reply(connection, id, &reply);
     }
@@ -492,7 +502,10 @@ impl Shard {
             slot = subscription.next_of_client;
         }
         let patterns = client.patterns.as_ref().filter(|feed| feed.attaching == 0);
+        let (presences, reads) = self.presence_kept(connection);
         ClientState {
+            presences,
+            reads,
             generation: life.generation,
             claimed: life.claimed,
             attempt: life.attempt,

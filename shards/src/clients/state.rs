@@ -6,6 +6,7 @@
 //!   event    $client.kept                 subscriptions and acknowledged positions of that generation, the newest counts
 //!   bytes    1 · generation u64 · claimed u64 · attempt u64 · sessions u16 { name, epoch u64, offset u64, policy u8 }
 //!            · patterns u16 { text } · position u16 { slice u16, seq u64 }
+//!            · presences u16 { name, lease_ms u64, value } · reads u16 { name, offset u64 }
 //! ```
 //! A `resume` whose answer was lost is said again, with the token that was good then and a higher `attempt`. So the generation that
 //! was claimed and the attempt are kept, until the client has shown that it has the answer.
@@ -15,7 +16,7 @@
 
 use crate::command::Policy;
 use crate::ids::{Epoch, Offset, SLICES, SliceSeq};
-use crate::limits::{CLIENT_PATTERNS_MAX, TOPIC_BYTES_MAX};
+use crate::limits::{CLIENT_PATTERNS_MAX, CLIENT_PRESENCES_BYTES_MAX, TOPIC_BYTES_MAX};
 
 /// First byte.
 const VERSION: u8 = 1;
@@ -24,8 +25,11 @@ const VERSION: u8 = 1;
 pub const CLIENT_SESSIONS_BYTES_MAX: usize = 12 << 10;
 
 /// Largest state, bytes.
-pub const CLIENT_STATE_BYTES_MAX: usize =
-    48 + CLIENT_SESSIONS_BYTES_MAX + CLIENT_PATTERNS_MAX * (TOPIC_BYTES_MAX + 2) + SLICES as usize * 10;
+pub const CLIENT_STATE_BYTES_MAX: usize = 48
+    + CLIENT_SESSIONS_BYTES_MAX
+    + CLIENT_PATTERNS_MAX * (TOPIC_BYTES_MAX + 2)
+    + SLICES as usize * 10
+    + CLIENT_PRESENCES_BYTES_MAX;
 
 /// Where a client stands in a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +51,26 @@ impl KeptSession {
     }
 }
 
+/// A session that a client is in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptPresence {
+    /// Session.
+    pub session: Box<str>,
+    /// How long it stays when its connection is gone.
+    pub lease_ms: u64,
+    /// State and data, as rooms keep them.
+    pub value: Box<[u8]>,
+}
+
+/// How far a client has read a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptRead {
+    /// Session.
+    pub session: Box<str>,
+    /// First offset that it has not read.
+    pub offset: Offset,
+}
+
 /// What is kept of one client.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClientState {
@@ -62,6 +86,10 @@ pub struct ClientState {
     pub patterns: Vec<Box<str>>,
     /// Last event of each slice that the feed delivered and that was acknowledged.
     pub position: Vec<(u16, SliceSeq)>,
+    /// Sessions that it is in.
+    pub presences: Vec<KeptPresence>,
+    /// What it has read.
+    pub reads: Vec<KeptRead>,
 }
 
 impl ClientState {
@@ -87,6 +115,17 @@ impl ClientState {
             out.extend_from_slice(&slice.to_le_bytes());
             out.extend_from_slice(&seq.to_le_bytes());
         }
+        out.extend_from_slice(&(self.presences.len() as u16).to_le_bytes());
+        for KeptPresence { session, lease_ms, value } in &self.presences {
+            put_text(out, session);
+            out.extend_from_slice(&lease_ms.to_le_bytes());
+            put_bytes(out, value);
+        }
+        out.extend_from_slice(&(self.reads.len() as u16).to_le_bytes());
+        for KeptRead { session, offset } in &self.reads {
+            put_text(out, session);
+            out.extend_from_slice(&offset.to_le_bytes());
+        }
     }
 
     /// Reads what [`ClientState::put`] wrote. `None`: it is not that.
@@ -110,13 +149,35 @@ impl ClientState {
         for _ in 0..bytes.u16()? {
             position.push((bytes.u16().filter(|slice| *slice < SLICES)?, bytes.u64()?));
         }
-        bytes.0.is_empty().then_some(ClientState { generation, claimed, attempt, sessions, patterns, position })
+        let (mut presences, mut reads) = (Vec::new(), Vec::new());
+        for _ in 0..bytes.u16()? {
+            let session = bytes.text()?.into();
+            presences.push(KeptPresence { session, lease_ms: bytes.u64()?, value: bytes.bytes()?.into() });
+        }
+        for _ in 0..bytes.u16()? {
+            let session = bytes.text()?.into();
+            reads.push(KeptRead { session, offset: bytes.u64()? });
+        }
+        bytes.0.is_empty().then_some(ClientState {
+            presences,
+            reads,
+            generation,
+            claimed,
+            attempt,
+            sessions,
+            patterns,
+            position,
+        })
     }
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+    put_bytes(out, text.as_bytes());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+    out.extend_from_slice(bytes);
 }
 
 struct Bytes<'a>(&'a [u8]);
@@ -136,11 +197,15 @@ impl<'a> Bytes<'a> {
         self.take().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = usize::from(self.u16()?);
         let (head, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
-        std::str::from_utf8(head).ok()
+        Some(head)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
     }
 }
 
@@ -157,6 +222,12 @@ mod tests {
             sessions: vec![KeptSession { session: "demo".into(), epoch: 9, offset: 41, policy: Policy::Rollup }],
             patterns: vec!["chat.>".into()],
             position: vec![(3, 17), (9, 2)],
+            presences: vec![KeptPresence {
+                session: "room".into(),
+                lease_ms: 30_000,
+                value: b"\x01{}".as_slice().into(),
+            }],
+            reads: vec![KeptRead { session: "demo".into(), offset: 40 }],
         }
     }
 

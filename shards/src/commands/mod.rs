@@ -15,6 +15,7 @@ pub(crate) mod hello;
 pub(crate) mod history;
 pub(crate) mod mark;
 pub(crate) mod ping;
+pub(crate) mod presence;
 pub(crate) mod publish;
 pub(crate) mod resume;
 pub(crate) mod stream_append;

@@ -41,7 +41,10 @@ pub(crate) fn run(
         Claim::Token(_) => return refuse(shard, Refused::field(Refusal::BadToken, "token")),
         Claim::Life { client_id, generation } => {
             if *client.client_id != *client_id {
-                let untouched = client.subscription_count == 0 && client.patterns.is_none() && client.in_flight == 0;
+                let untouched = client.subscription_count == 0
+                    && client.patterns.is_none()
+                    && client.in_flight == 0
+                    && !shard.presence.knows(connection);
                 if !untouched {
                     return refuse(shard, Refused::field(Refusal::ResumeTooLate, "type"));
                 }

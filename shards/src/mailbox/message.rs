@@ -6,6 +6,8 @@
 //! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY
 //! ```
 
+pub mod presence;
+
 use super::codec::{Reader, Writer};
 use crate::command::{Command, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, StreamStatus};
 use crate::effect::Reply;
@@ -176,6 +178,7 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
         Command::StreamClose { session, stream, status } => {
             w.u8(7).text(session).text(stream).u8(*status as u8);
         }
+        Command::Presence { session, act } => presence::put_act(w.u8(8), session, act),
         _ => {
             w.u8(0);
         }
@@ -215,6 +218,7 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
             let status = StreamStatus::ALL.get(status).copied().unwrap_or(StreamStatus::Partial);
             then(Command::StreamClose { session, stream, status })
         }
+        8 => then(presence::get_act(r)),
         _ => then(Command::Ping),
     }
 }
@@ -283,6 +287,7 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
             w.u8(14).text(session);
             put_refused(w, refused);
         }
+        Reply::Presence { session, reply } => presence::put_presence_reply(w.u8(20), session, reply),
         Reply::ClientOpened { tenant, client_id, generation, state } => {
             w.u8(13).text(tenant).text(client_id).u64(*generation).bytes(state);
         }
@@ -317,6 +322,7 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
             let (tenant, client_id) = (r.text(), r.text());
             Reply::ClientOpened { tenant, client_id, generation: r.u64(), state: r.bytes() }
         }
+        20 => presence::get_presence_reply(r),
         _ => Reply::Refused(get_refused(r)),
     }
 }

@@ -6,7 +6,10 @@ use shards::ids::{CommandId, ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
 use shards::mailbox::mesh;
-use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PatternGap, StreamFrame, StreamPart, VolatileEvent};
+use shards::outbox::{
+    Gap, Happened, HistoryHead, Notice, Outbox, PatternGap, RosterFrame, RosterValue, StreamFrame, StreamPart,
+    VolatileEvent,
+};
 use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
 use std::collections::{BTreeMap, VecDeque};
 use storage::disk::{DiskDone, DiskOp, FileId};
@@ -42,6 +45,7 @@ pub enum Got {
         next: u64,
         tail: u64,
     },
+    Roster(Roster),
     Reply(u64, String),
     /// Streams of one frame: name, numbers, text, status.
     Streams {
@@ -54,11 +58,26 @@ pub enum Got {
     },
 }
 
+/// A frame about a roster, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roster {
+    pub snapshot: bool,
+    pub after: u64,
+    pub version: u64,
+    pub more: bool,
+    pub complete: bool,
+    /// Client, what happened, value.
+    pub changes: Vec<(String, Happened, String)>,
+    /// Count, delivered, read.
+    pub all: Option<(u64, u64, u64)>,
+}
+
 /// Send queues without sockets: each connection has `room` bytes until drained.
 #[derive(Default)]
 pub struct Queues {
     pub got: BTreeMap<u32, Vec<Got>>,
     pub room: BTreeMap<u32, usize>,
+    last: Option<Roster>,
 }
 
 impl Queues {
@@ -103,6 +122,22 @@ impl Outbox for Queues {
     }
     fn pattern_gap(&mut self, c: ConnectionId, _: &PatternGap) {
         self.put(c, 100, Got::PatternGap);
+    }
+    fn roster(&mut self, c: ConnectionId, frame: &RosterFrame<'_>, again: bool) {
+        let words = |value| match value {
+            RosterValue::Presence { state, data } => {
+                format!("{} {}", state.name(), String::from_utf8_lossy(data.unwrap_or_default()))
+            }
+            RosterValue::Receipt { delivered, read } => format!("{delivered} {read}"),
+        };
+        let changes = frame.changes.iter().map(|c| (c.client.to_owned(), c.happened, words(c.value))).collect();
+        let RosterFrame { snapshot, after, version, more, complete, all, .. } = *frame;
+        let all = all.map(|all| (all.count, all.delivered, all.read));
+        if !again {
+            self.last = Some(Roster { snapshot, after, version, more, complete, changes, all });
+        }
+        let got = self.last.clone().expect("the frame of the call before");
+        self.put(c, 400, Got::Roster(got));
     }
     fn history(
         &mut self,
