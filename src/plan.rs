@@ -22,6 +22,8 @@ const CONNECTION_BYTES: u64 = 1024;
 const SUBSCRIPTION_BYTES: u64 = 192;
 /// A mailbox slot beside its payload bytes.
 const MAIL_SLOT_BYTES: u64 = 128;
+/// A watcher of presence or receipts: where it stands, its places in two lists.
+const WATCH_BYTES: u64 = 160;
 /// An effect that waits for the reactor.
 const EFFECT_BYTES: u64 = 256;
 /// An open stream's lease: names, table, the time to look at it.
@@ -127,6 +129,11 @@ impl Plan {
                 shards,
                 u64::from(config.streams_per_shard_max) * STREAM_BYTES + GATHERED_BYTES_MAX as u64,
             ),
+                "presence: rooms, holds, copies of watched rooms",
+                shards * (shards + 1),
+                config.presence_bytes_per_shard_max,
+            ),
+            term("presence: watchers", shards, u64::from(config.watches_per_shard_max) * WATCH_BYTES),
             term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
             term("messages that have come in part", shards, config.assembly_bytes_max + parts.echo_bytes),
             term("input that waits for room", shards, config.held_bytes_max),

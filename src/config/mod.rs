@@ -9,7 +9,7 @@
 //! ```
 //!
 //! All layers hand over text and share one parser per type, so `"256KiB"` means the same wherever it is written.
-//! Keys carry their unit: `…_bytes…` takes an integer or a number with `B KiB MiB GiB TiB`, `…_ms` an integer of milliseconds
+//! Keys carry their unit: `…_bytes…` takes an integer or a number with `B KiB MiB GiB TiB`, `…_ms…` an integer of milliseconds
 //! or a number with `ms s m h d`. An unknown key is refused with the nearest known one; see [`ConfigError`].
 
 mod layers;
@@ -18,7 +18,7 @@ mod value;
 pub use layers::{ConfigError, Layers, Origin, Row};
 pub use value::{Setting, Switch};
 
-use shards::limits::Limits;
+use shards::limits::{Limits, PresenceLimits};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use storage::log::LogConfig;
@@ -120,6 +120,32 @@ settings! {
     stream_text_bytes_max: u32 = "1MiB";
     /// Token streams that are open at once, for each shard.
     streams_per_shard_max: u32 = "16384";
+    /// Biggest `data` of a member's presence.
+    presence_data_bytes_max: u32 = "1KiB";
+    /// Members of one session, and clients with a receipt in it.
+    session_members_max: u32 = "16384";
+    /// Sessions that one connection is in, or has receipts of.
+    client_presences_max: u32 = "64";
+    /// What one connection says of itself in all of them; it is kept with the client.
+    client_presence_bytes_max: u32 = "4KiB";
+    /// Presence and receipts that one connection watches.
+    client_watches_max: u32 = "64";
+    /// Changes of presence and receipts that one connection may make in a second, on average; one more is refused.
+    client_changes_per_second_max: u32 = "50";
+    /// Presence and receipts that the connections of a shard watch.
+    watches_per_shard_max: u32 = "65536";
+    /// Members that a shard owns, and likewise what its connections hold.
+    presence_bytes_per_shard_max: u64 = "8MiB";
+    /// Changes of presence and receipts are told together, this often.
+    presence_tick_ms: u64 = "100ms";
+    /// How long a member stays whose connection is gone, where it does not say.
+    presence_lease_ms: u64 = "30s";
+    /// Shortest lease that a client may ask for.
+    presence_lease_ms_min: u64 = "1s";
+    /// Longest.
+    presence_lease_ms_max: u64 = "10m";
+    /// After a start members may not have come back yet: so long presence says that it is not complete.
+    presence_unknown_ms: u64 = "2m";
     /// A connection that has sent nothing for so long gets a ping.
     ping_interval_ms: u64 = "30s";
     /// A connection that has sent nothing for so long, not even a pong, is closed.
@@ -237,6 +263,21 @@ impl Config {
             stream_lease_ms: self.stream_lease_ms,
             stream_text_bytes_max: size(self.stream_text_bytes_max),
             streams_per_shard_max: size(self.streams_per_shard_max),
+            presence: PresenceLimits {
+                data_bytes_max: size(self.presence_data_bytes_max),
+                session_members_max: size(self.session_members_max),
+                client_presences_max: size(self.client_presences_max),
+                client_presence_bytes_max: size(self.client_presence_bytes_max),
+                client_watches_max: size(self.client_watches_max),
+                client_changes_per_second_max: self.client_changes_per_second_max,
+                watches_per_shard_max: size(self.watches_per_shard_max),
+                shard_bytes_max: usize::try_from(self.presence_bytes_per_shard_max).unwrap_or(usize::MAX),
+                tick_ms: self.presence_tick_ms,
+                lease_ms: self.presence_lease_ms,
+                lease_ms_min: self.presence_lease_ms_min,
+                lease_ms_max: self.presence_lease_ms_max,
+                unknown_ms: self.presence_unknown_ms,
+            },
         }
     }
 

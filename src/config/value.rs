@@ -1,7 +1,7 @@
 //! How one value is read from text and shown again: `"256KiB"` ⇄ 262144.
 //!
-//! The unit of a number follows from its key: `bytes` anywhere in the name, `_ms` or `_ms_max` at its end, otherwise a plain
-//! count.
+//! The unit of a number follows from its key: `bytes` anywhere in the name, `_ms` at its end or before its bound, otherwise a
+//! plain count.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ const BYTE_UNITS: &[(&str, u64)] = &[("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB",
 const TIME_UNITS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1_000)];
 
 fn units(key: &str) -> &'static [(&'static str, u64)] {
-    if key.ends_with("_ms") || key.ends_with("_ms_max") {
+    if ["_ms", "_ms_min", "_ms_max"].iter().any(|end| key.ends_with(end)) {
         TIME_UNITS
     } else if key.contains("bytes") {
         BYTE_UNITS
@@ -143,7 +143,8 @@ mod tests {
             ("x_ms", "90s", 90_000),
             ("x_ms", "250ms", 250),
             ("x_ms", "7d", 604_800_000),
-            ("x_ms_max", "10s", 10_000),
+            ("x_ms_min", "1s", 1000),
+            ("x_ms_max", "10m", 600_000),
             ("x_max", "65_536", 65_536),
             ("x_bytes", "0", 0),
         ] {

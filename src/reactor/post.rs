@@ -11,7 +11,7 @@ use crate::net::websocket::{Opcode, append_with};
 use crate::net::{Class, Sends, Shared};
 use crate::wire::encode;
 use shards::ids::{CommandId, ConnectionId};
-use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PatternGap, StreamFrame, VolatileEvent};
+use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
 use storage::record::EventView;
 
 /// Frames kept. Subscribers of one event are served close together, so few suffice.
@@ -23,6 +23,9 @@ const FRAME_BYTES_MAX: usize = 128 << 10;
 pub struct Frames {
     slots: Vec<Frame>,
     scratch: Vec<u8>,
+    /// The last frame about a roster, and where it is shared.
+    roster: Vec<u8>,
+    roster_shared: Option<Shared>,
 }
 
 #[derive(Default)]
@@ -38,7 +41,12 @@ struct Frame {
 impl Frames {
     /// An empty cache.
     pub fn new() -> Self {
-        Self { slots: (0..FRAMES).map(|_| Frame::default()).collect(), scratch: Vec::new() }
+        Self {
+            slots: (0..FRAMES).map(|_| Frame::default()).collect(),
+            scratch: Vec::new(),
+            roster: Vec::new(),
+            roster_shared: None,
+        }
     }
 
     /// Most bytes the cache holds.
@@ -123,6 +131,23 @@ impl Outbox for Post<'_> {
         out.clear();
         append_with(out, Opcode::Text, |out| encode::pattern_gap(out, gap));
         self.sends.push(connection, out, Class::Delivery);
+    }
+
+    fn roster(&mut self, connection: ConnectionId, frame: &RosterFrame<'_>, again: bool) {
+        let Frames { roster: bytes, roster_shared: shared, .. } = &mut *self.frames;
+        if !again {
+            bytes.clear();
+            append_with(bytes, Opcode::Text, |out| encode::roster(out, frame));
+            *shared = None;
+            self.sends.push(connection, bytes, Class::Delivery);
+            return;
+        }
+        if shared.is_none_or(|shared| !self.sends.holds(shared)) {
+            *shared = self.sends.share(bytes);
+        }
+        if !shared.is_some_and(|shared| self.sends.push_shared(connection, shared)) {
+            self.sends.push(connection, bytes, Class::Delivery);
+        }
     }
 
     fn history(

@@ -7,6 +7,10 @@
 //! ```
 //! Numbers are decimal, epochs sixteen hex digits, times Unix ms. An event's bytes are the same for every client.
 
+mod presence;
+
+pub use presence::roster;
+
 use super::json::append_string;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -130,6 +134,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             text(out, "\",\"offset\":");
             number(out, *offset);
         }
+        Reply::Presence { session, reply } => presence::reply(out, id, session, reply),
         Reply::Pong { time_ms } => {
             begin(out, "pong", id);
             text(out, ",\"time\":");

@@ -63,7 +63,7 @@ impl<'f> Reader<'f, '_> {
 
 /// Where a value's own JSON stands: the quotes belong to it.
 #[inline(always)]
-fn json_range(value: Value) -> std::ops::Range<usize> {
+pub(super) fn json_range(value: Value) -> std::ops::Range<usize> {
     let quote = usize::from(value.kind.is_string());
     value.span.start as usize - quote..value.span.end as usize + quote
 }
@@ -108,7 +108,9 @@ impl Reader<'_, '_> {
             "ping" => Ok(Plan::Ping),
             "resume" => self.resume(fields),
             "hello" => self.hello(fields),
-            _ => Err(fields.refused(Refusal::UnknownCommand, Field::Type)),
+            _ => {
+                self.presence(kind, fields).unwrap_or_else(|| Err(fields.refused(Refusal::UnknownCommand, Field::Type)))
+            }
         }
     }
 

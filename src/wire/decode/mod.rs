@@ -13,6 +13,7 @@
 mod commands;
 mod fields;
 mod plan;
+mod presence;
 mod reader;
 #[cfg(test)]
 mod reference;
@@ -36,6 +37,7 @@ pub const HISTORY_EVENTS_MAX: u32 = 256;
 #[derive(Debug)]
 pub struct Scratch {
     event_bytes_max: usize,
+    presence_bytes_max: usize,
     /// Unescaped text and decoded base64 of the command at hand.
     bytes: Vec<u8>,
     event_plans: Vec<EventPlan>,
@@ -54,6 +56,7 @@ impl Scratch {
     pub fn new(limits: &Limits) -> Self {
         Self {
             event_bytes_max: limits.event_bytes_max,
+            presence_bytes_max: limits.presence.data_bytes_max,
             bytes: Vec::new(),
             event_plans: Vec::new(),
             pattern_places: Vec::new(),

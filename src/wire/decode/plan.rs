@@ -1,5 +1,6 @@
 //! Checked commands as ranges of frame and scratch, and the commands made of them.
 
+use super::presence::ActPlan;
 use super::{Reader, Scratch};
 use crate::wire::json::Span;
 use shards::command::{
@@ -78,6 +79,7 @@ pub(super) enum Plan {
     Unsubscribe { session: Place },
     Mark { session: Place, name: Place, offset: u64 },
     History { session: Place, from: Option<u64>, limit: u32 },
+    Presence { session: Place, act: ActPlan },
     Resume { token: Option<Place>, position: Option<Place>, attempt: u64 },
 }
 
@@ -115,6 +117,9 @@ impl Reader<'_, '_> {
             Plan::Hello { credit_events, credit_bytes } => each(Command::Hello { credit_events, credit_bytes }),
             Plan::Acknowledge { events, bytes } => each(Command::Acknowledge { events, bytes }),
             Plan::Ping => each(Command::Ping),
+            Plan::Presence { session, act } => {
+                each(Command::Presence { session: text(session), act: act.act(frame, bytes) })
+            }
             Plan::UnsubscribePatterns => each(Command::UnsubscribePatterns),
             Plan::Publish { session, durability } => match event_plans.first() {
                 Some(plan) => {

@@ -7,12 +7,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use shards::command::{
-    Claim, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, SeenEvent, StreamStatus,
+    Claim, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceAct, PresenceState,
+    RosterKind, SeenEvent, StreamStatus,
 };
 use shards::ids::{InlineText, SLICES};
 
 /// The bound that [`decoded`] sets.
 const EVENT_BYTES_MAX: usize = 128;
+const PRESENCE_BYTES_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Tree {
@@ -489,6 +491,35 @@ fn resume(fields: &Object<'_>) -> Result<String, No> {
     Ok(format!("{:?}", Command::Resume { claim, seen: &seen, position, attempt }))
 }
 
+fn presence<'a>(kind: &str, fields: &Object<'a>) -> Result<PresenceAct<'a>, No> {
+    let of = if kind.starts_with("receipts") { RosterKind::Receipts } else { RosterKind::Presence };
+    match kind {
+        "presence.leave" => return Ok(PresenceAct::Leave),
+        "presence.watch" | "receipts.watch" => return Ok(PresenceAct::Watch(of)),
+        "presence.unwatch" | "receipts.unwatch" => return Ok(PresenceAct::Unwatch(of)),
+        "read" => return Ok(PresenceAct::Read { offset: fields.integer("offset")? }),
+        _ => {}
+    }
+    let state = match fields.optional("state", Object::text)? {
+        None => None,
+        Some("idle") => Some(PresenceState::Idle),
+        Some("thinking") => Some(PresenceState::Thinking),
+        Some("tool") => Some(PresenceState::Tool),
+        Some("blocked") => Some(PresenceState::Blocked),
+        Some(_) => return Err(fields.no(Refusal::WrongType, "state")),
+    };
+    let data = match fields.node("data") {
+        Some(node) if node.depth > 64 => return Err(fields.no(Refusal::BadData, "data")),
+        Some(node) if node.raw.len() > PRESENCE_BYTES_MAX => return Err(fields.no(Refusal::PresenceTooLarge, "data")),
+        node => node.map(|node| node.raw.as_bytes()),
+    };
+    if kind == "presence.update" {
+        return Ok(PresenceAct::Update { state, data });
+    }
+    let lease_ms = fields.optional("lease_ms", Object::integer)?;
+    Ok(PresenceAct::Enter { state: state.unwrap_or(PresenceState::Idle), data, lease_ms })
+}
+
 fn command(fields: &Object<'_>) -> Result<String, No> {
     let kind = fields.text("type")?;
     fields.once()?;
@@ -564,6 +595,11 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
             }
         }
         "ping" => Command::Ping,
+        "presence.enter" | "presence.update" | "presence.leave" | "presence.watch" | "presence.unwatch" | "read"
+        | "receipts.watch" | "receipts.unwatch" => {
+            let session = fields.name("session")?;
+            Command::Presence { session, act: presence(kind, fields)? }
+        }
         "hello" => {
             let credit = fields.get("credit");
             let bounds = credit.map(|node| {
@@ -639,6 +675,10 @@ const FRAMES: &[&str] = &[
     r#"{"type":"ack","id":16,"events":123456789,"bytes":640}"#,
     r#"{"type":"mark","id":17,"session":"demo","name":"worker:1","offset":2}"#,
     r#"{"type":"history","id":18,"session":"demo","from":1,"limit":2}"#,
+    r#"{"type":"presence.enter","id":19,"session":"demo","state":"thinking","data":{"step":[1]},"lease_ms":60000}"#,
+    r#"{"type":"presence.update","session":"demo","data":null,"state":"blocked"}"#,
+    r#"[{"type":"presence.leave","session":"demo"},{"type":"presence.watch","session":"a"},{"type":"receipts.unwatch","session":"b"}]"#,
+    r#"{"type":"read","id":20,"session":"demo","offset":41}"#,
     r#"{"type":"hello","id":"h","credit":{"events":1000,"bytes":1048576}}"#,
     r#"{"type":"resume","id":1,"token":"AQEAAAAAZ-_","attempt":2,"seen":["a:b:00f1e2d3c4b5a697:12","s:00f1e2d3c4b5a698:0"],"position":"1.2"}"#,
     r#"[{"type":"resume"},{"type":"resume","seen":[]}]"#,
@@ -685,6 +725,8 @@ const PIECES: &[&str] = &[
     ",\"session\":\"s\"",
     ",\"data\":[[1]]",
     "\"from\":\"latest\",",
+    "\"state\":\"tool\",",
+    "\"lease_ms\":7,",
     "9007199254740992",
     "1.5",
     "..",

@@ -5,11 +5,16 @@ use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
+use shards::limits::PresenceLimits;
 
 /// Every command of a frame, in words.
 pub(super) fn decoded(frame: &str) -> Vec<String> {
     let mut out = Vec::new();
-    let mut scratch = Scratch::new(&Limits { event_bytes_max: 128, ..Limits::default() });
+    let mut scratch = Scratch::new(&Limits {
+        event_bytes_max: 128,
+        presence: PresenceLimits { data_bytes_max: 64, ..PresenceLimits::default() },
+        ..Limits::default()
+    });
     let rest = decode(frame, Resume::default(), &mut scratch, |id, result| {
         out.push(match result {
             Ok(command) => format!("{id:?} {command:?}"),
