@@ -4,12 +4,13 @@ use crate::transcript::{self, Step, Transcript};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use shards::command::{Command, DataKind, Durability};
-use shards::effect::Reply;
+use shards::command::{Command, DataKind, Durability, PresenceAct, PresenceState, RosterKind};
+use shards::effect::{PresenceReply, Reply};
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{
-    Gap, GapReason, HistoryHead, Notice, PatternGap, StreamFrame, StreamPart, VolatileEvent, event_bytes_max,
+    Gap, GapReason, Happened, HistoryHead, Notice, PatternGap, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue,
+    StreamFrame, StreamPart, VolatileEvent, event_bytes_max,
 };
 use shards::refusal::{Refusal, Refused};
 use std::collections::HashSet;
@@ -92,6 +93,7 @@ fn is_decoders(frame: &str) -> bool {
         "command_too_large",
         "out_of_range",
         "repeated_field",
+        "presence_too_large",
     ]
     .contains(&name)
 }
@@ -203,6 +205,12 @@ const COMMANDS: &[&str] = &[
     "ping",
     "stream.append",
     "stream.close",
+    "presence.enter",
+    "presence.update",
+    "presence.leave",
+    "presence.watch",
+    "presence.unwatch",
+    "read",
 ];
 
 /// Fails to compile when a command joins: then it needs an example.
@@ -224,6 +232,14 @@ fn command_name(command: &Command<'_>) -> &'static str {
         Command::Ping => "ping",
         Command::StreamAppend { .. } => "stream.append",
         Command::StreamClose { .. } => "stream.close",
+        Command::Presence { act, .. } => match act {
+            PresenceAct::Enter { .. } => "presence.enter",
+            PresenceAct::Update { .. } => "presence.update",
+            PresenceAct::Leave => "presence.leave",
+            PresenceAct::Read { .. } => "read",
+            PresenceAct::Watch(_) => "presence.watch",
+            PresenceAct::Unwatch(_) => "presence.unwatch",
+        },
     }
 }
 
@@ -248,6 +264,14 @@ const FRAMES: &[&str] = &[
     "slow_down",
     "resumed",
     "lost",
+    "entered",
+    "updated",
+    "left",
+    "read",
+    "watching",
+    "unwatched",
+    "presence",
+    "receipts",
     "gap retention",
     "gap expired",
     "gap policy",
@@ -354,6 +378,20 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             let gap = Gap { session: str("session"), epoch, from: int("from"), to: int("to"), reason };
             return encode::gap(out, &gap);
         }
+        "presence" | "receipts" => return roster_again(&value, out),
+        "entered" | "updated" | "left" | "read" | "watching" | "unwatched" => {
+            let (state, data, lease_ms) = (PresenceState::Idle, None, int("lease_ms"));
+            let of = if str("of") == "receipts" { RosterKind::Receipts } else { RosterKind::Presence };
+            let reply = match str("type") {
+                "entered" => PresenceReply::Entered { state, data, lease_ms },
+                "updated" => PresenceReply::Updated { state, data, lease_ms },
+                "left" => PresenceReply::Left,
+                "read" => PresenceReply::Read { delivered: 0, read: int("offset"), lease_ms },
+                "watching" => PresenceReply::Watching(of),
+                _ => PresenceReply::Unwatched(of),
+            };
+            Reply::Presence { session: str("session"), reply }
+        }
         "hello" => Reply::Hello,
         "published" if durability == Durability::Volatile => {
             Reply::PublishedVolatile { after_offset: int("after_offset") }
@@ -394,6 +432,50 @@ fn refused_of(value: &Value) -> Refused {
         retry_after_ms: value.get("retry_after_ms").map(|ms| ms.as_u64().unwrap() as u32),
         expected: value.get("expected").map(|n| n.as_u64().unwrap()),
     }
+}
+
+/// A frame about a roster.
+fn roster_again(value: &Value, out: &mut Vec<u8>) {
+    let int = |value: &Value, key: &str| value[key].as_u64().unwrap_or_default();
+    let flag = |key: &str| value[key].as_bool().unwrap_or_default();
+    let lists = [("joined", Happened::Joined), ("updated", Happened::Updated), ("left", Happened::Left)];
+    let mut entries = Vec::new();
+    for (key, happened) in lists {
+        for one in value[key].as_array().into_iter().flatten() {
+            let client = one["client"].as_str().or(one.as_str()).unwrap().to_owned();
+            let data = one.get("data").map(|data| data.to_string());
+            let state = PresenceState::ALL.into_iter().find(|state| Some(state.name()) == one["state"].as_str());
+            entries.push((client, happened, state, data, int(one, "delivered"), int(one, "read")));
+        }
+    }
+    let changes: Vec<RosterChange<'_>> = entries
+        .iter()
+        .map(|(client, happened, state, data, delivered, read)| {
+            let value = match state {
+                Some(state) => RosterValue::Presence { state: *state, data: data.as_ref().map(String::as_bytes) },
+                None => RosterValue::Receipt { delivered: *delivered, read: *read },
+            };
+            RosterChange { client, happened: *happened, value }
+        })
+        .collect();
+    let all = value.get("all").map(|all| ReceiptsOfAll {
+        count: int(all, "count"),
+        delivered: int(all, "delivered"),
+        read: int(all, "read"),
+    });
+    let frame = RosterFrame {
+        kind: if value["type"] == "receipts" { RosterKind::Receipts } else { RosterKind::Presence },
+        session: value["session"].as_str().unwrap(),
+        snapshot: flag("snapshot"),
+        after: int(value, "after"),
+        version: int(value, "version"),
+        more: flag("more"),
+        complete: flag("complete"),
+        changes: &changes,
+        all,
+    };
+    encode::roster(out, &frame);
+    assert!(out.len() + 10 <= frame.bytes_max(), "the outbox is promised room for any frame");
 }
 
 #[derive(Deserialize)]

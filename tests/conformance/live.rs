@@ -253,7 +253,8 @@ impl Player<'_> {
 }
 
 fn is_delivery(frame: &Value) -> bool {
-    matches!(frame["type"].as_str(), Some("event" | "volatile" | "gap" | "stream.delta" | "notice"))
+    const DELIVERIES: &[&str] = &["event", "volatile", "gap", "stream.delta", "notice", "presence", "receipts"];
+    frame["type"].as_str().is_some_and(|kind| DELIVERIES.contains(&kind))
 }
 
 /// Puts fixed values where a server's own stand, if they are of the right form.
@@ -267,6 +268,8 @@ fn masked(mut value: Value) -> Value {
                 let is_place = |text: &str| text.split_once('.').is_some_and(|(a, b)| digits(a) && digits(b));
                 *field = match key.as_str() {
                     "time" if field.is_u64() => Value::from(0),
+                    // Of a server that has just started, or not.
+                    "complete" if field.is_boolean() => Value::from(false),
                     "shard" if field.is_u64() => Value::from(0),
                     "reconnect_after_ms" if field.is_u64() => Value::from(250),
                     "at" if is_place(text) => Value::from("0.0"),

@@ -8,7 +8,8 @@ use shards::effect::Reply;
 use shards::ids::{CommandId, ConnectionId, Now};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{
-    GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Notice, Outbox, PatternGap, StreamFrame, VolatileEvent, event_bytes_max,
+    GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Notice, Outbox, PatternGap, RosterFrame, StreamFrame, VolatileEvent,
+    event_bytes_max,
 };
 use shards::refusal::Refused;
 use std::collections::BTreeMap;
@@ -203,12 +204,22 @@ pub struct Doors<'a> {
     frames: u64,
     /// Events, to be held against what is committed.
     pub delivered: Vec<Delivered>,
+    /// The last frame about a roster, and its bound.
+    roster: (Vec<u8>, usize),
 }
 
 impl<'a> Doors<'a> {
     /// An outbox over these doors.
     pub fn new(doors: &'a mut BTreeMap<ConnectionId, Door>, limits: &'a Limits, now: Now) -> Self {
-        Self { doors, limits, now_ms: now.wall_ms, broken: Ok(()), frames: 0, delivered: Vec::new() }
+        Self {
+            doors,
+            limits,
+            now_ms: now.wall_ms,
+            broken: Ok(()),
+            frames: 0,
+            delivered: Vec::new(),
+            roster: (Vec::new(), 0),
+        }
     }
 
     /// Frames queued, or the promise that was broken.
@@ -311,6 +322,17 @@ impl Outbox for Doors<'_> {
 
     fn pattern_gap(&mut self, connection: ConnectionId, gap: &PatternGap) {
         self.deliver(connection, GAP_FRAME_BYTES_MAX, |payload| encode::pattern_gap(payload, gap));
+    }
+
+    fn roster(&mut self, connection: ConnectionId, frame: &RosterFrame<'_>, again: bool) {
+        if !again {
+            self.roster.0.clear();
+            encode::roster(&mut self.roster.0, frame);
+            self.roster.1 = frame.bytes_max();
+        }
+        let (bytes, bound) = std::mem::take(&mut self.roster);
+        self.deliver(connection, bound, |payload| payload.extend_from_slice(&bytes));
+        self.roster = (bytes, bound);
     }
 
     fn history(

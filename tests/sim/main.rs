@@ -10,6 +10,7 @@
 //! Everything that varies is drawn from the seed, so a seed and a commit are a replay. Seeds that once failed are listed,
 //! with what they found, in `regressions.txt` and run first.
 
+mod board;
 mod boot;
 mod client;
 mod counts;

@@ -3,7 +3,7 @@
 use super::client::{Role, Start};
 use super::disk::Faults;
 use super::random::Random;
-use shards::limits::Limits;
+use shards::limits::{Limits, PresenceLimits};
 use storage::log::LogConfig;
 
 /// The world of one seed.
@@ -58,7 +58,8 @@ impl Options {
         // What came later has dice of its own, so that the others keep their meaning.
         let swarm = &mut Random::new(seed, "swarm");
         let far_jumps = swarm.chance(200);
-        let limits = Limits { client_subscriptions_max: *swarm.pick(&[16, 64]), ..limits(r) };
+        let presence = presence_limits(&mut Random::new(seed, "presence limits"));
+        let limits = Limits { client_subscriptions_max: *swarm.pick(&[16, 64]), presence, ..limits(r) };
         let log = LogConfig {
             sync: !swarm.chance(60),
             retention_ms: if far_jumps && swarm.chance(400) { *swarm.pick(&[60_000, 3_600_000]) } else { 0 },
@@ -183,6 +184,14 @@ impl Options {
                 });
             }
         }
+        // Who is in a session, and who wants to know.
+        let presence = &mut Random::new(seed, "presence");
+        if presence.chance(500) {
+            for role in roles.iter_mut().filter(|role| !role.crowd && !role.rude) {
+                role.rooms = sessions.iter().filter(|_| presence.chance(300)).take(4).cloned().collect();
+                role.watches = sessions.iter().filter(|_| presence.chance(300)).take(4).cloned().collect();
+            }
+        }
         let lives = &mut Random::new(seed, "lives");
         for role in &mut roles {
             let reads = !role.follows.is_empty() || !role.patterns.is_empty();
@@ -268,6 +277,23 @@ fn limits(r: &mut Random) -> Limits {
         effects_max: pick(r, &[64, 512], 4096),
         parked_bytes_max: pick(r, &[32 << 10], 1 << 20),
         ..Limits::default()
+    }
+}
+
+/// Leases that end within a run, or such that nothing that holds a shard up ends them.
+fn presence_limits(r: &mut Random) -> PresenceLimits {
+    let tick_ms = *r.pick(&[1, 5, 20]);
+    let lease_ms = *r.pick(&[60, 300, 3000]);
+    PresenceLimits {
+        data_bytes_max: 256,
+        client_changes_per_second_max: *r.pick(&[20, 5000, 5000]),
+        session_members_max: *r.pick(&[3, 1000, 1000]),
+        tick_ms,
+        lease_ms,
+        lease_ms_min: lease_ms.min(3 * tick_ms),
+        lease_ms_max: 10_000,
+        unknown_ms: *r.pick(&[10, 1000]),
+        ..PresenceLimits::default()
     }
 }
 

@@ -10,6 +10,7 @@
 //! reads everything from the start: every fact is there, once, with its bytes; nothing is there that nobody sent; a
 //! commit is there whole or not at all; each publisher's order is kept.
 
+use crate::board::Board;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::collections::BTreeMap;
@@ -95,6 +96,8 @@ pub struct Seen<'a> {
 /// All that is known.
 #[derive(Default)]
 pub struct Oracle {
+    /// Who is in which session.
+    pub board: Board,
     sessions: BTreeMap<String, Session>,
     /// Slice places taken: no two events share one.
     places: BTreeMap<(u64, u64), (String, u64)>,

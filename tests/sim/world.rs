@@ -79,6 +79,7 @@ impl World {
         let clients: Vec<Client> =
             options.roles.iter().enumerate().map(|(i, role)| Client::new(i as u32, role.clone())).collect();
         let mut oracle = Oracle::default();
+        oracle.board.strict = options.limits.presence.lease_ms >= 3000;
         oracle.retention = options.log.retention_bytes > 0 || options.log.retention_ms > 0;
         oracle.damage = options.faults.read_fails > 0 || options.faults.misdirected > 0 || options.rot_every > 0;
         oracle.sync_off = !options.log.sync;

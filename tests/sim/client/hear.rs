@@ -70,6 +70,7 @@ impl Client {
                 _ => Ok(()),
             },
             "goaway" => Ok(()),
+            "presence" => self.presence_frame(text, &oracle.board),
             _ => self.answer(&frame, oracle, wall_ms),
         }
     }
@@ -231,6 +232,9 @@ impl Client {
                 Ok(())
             }
             (Pending::Resume(claim), "resumed") => self.resumed(claim, frame, oracle),
+            (Pending::Presence(session, ask), answer) => {
+                self.presence_answered(&session, ask, answer, None, &mut oracle.board)
+            }
             (Pending::Ping, "pong") | (Pending::Hello, "hello") => Ok(()),
             // A subscription that a later one replaced while it attached.
             (Pending::Provoked(_), "unsubscribed") => Ok(()),
@@ -482,6 +486,9 @@ impl Client {
             Pending::Listen(session) if retry || refusal == "no_credit" => {
                 self.unlisten(&session);
                 Ok(())
+            }
+            Pending::Presence(session, ask) => {
+                self.presence_answered(&session, ask, "refused", Some((refusal, retry)), &mut oracle.board)
             }
             Pending::Resume(claim) => self.resume_refused(claim, refusal, retry, oracle),
             Pending::Provoked(expected) if retry || refusal == expected.refusal || !expected.sure => Ok(()),

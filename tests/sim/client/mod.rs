@@ -11,6 +11,7 @@
 mod hear;
 mod life;
 mod mixed;
+mod presence;
 mod provoke;
 mod say;
 mod tell;
@@ -36,6 +37,10 @@ pub struct Role {
     pub commits: bool,
     /// Sessions it follows.
     pub follows: Vec<String>,
+    /// Sessions it is in now and then.
+    pub rooms: Vec<String>,
+    /// Sessions of which it watches who is in.
+    pub watches: Vec<String>,
     /// Patterns of its feed.
     pub patterns: Vec<String>,
     /// Where its subscriptions to sessions begin.
@@ -102,6 +107,12 @@ pub struct Client {
     producer_next: BTreeMap<String, (u64, u64)>,
     /// Sessions followed.
     pub follows: BTreeMap<String, Follow>,
+    /// Sessions it may be in.
+    rooms: BTreeMap<String, presence::Room>,
+    /// Told that it changes too often, it waits for so many turns.
+    presence_pause: u32,
+    /// What it knows of those it watches.
+    views: BTreeMap<String, presence::View>,
     /// Pattern feed.
     pub feed: Option<Feed>,
     life: life::Life,
@@ -218,6 +229,8 @@ enum Pending {
         limit: u64,
     },
     Volatile,
+    /// Of its presence in a session, or its view of one.
+    Presence(String, presence::Ask),
     Ping,
     Hello,
     Resume(life::Claim),
@@ -244,6 +257,7 @@ impl Pending {
             Pending::Mark { .. } => "mark",
             Pending::History { .. } => "history",
             Pending::Volatile => "publish, volatile",
+            Pending::Presence(..) => "presence",
             Pending::Ping => "ping",
             Pending::Hello => "hello",
             Pending::Resume(_) => "resume",
@@ -320,6 +334,8 @@ impl Client {
         let follows = role.follows.iter().map(|session| (session.clone(), Follow::default())).collect();
         let feed = (!role.patterns.is_empty()).then(Feed::default);
         let tells = tell::Tells::new(&role);
+        let rooms = role.rooms.iter().map(|session| (session.clone(), presence::Room::default())).collect();
+        let views = role.watches.iter().map(|session| (session.clone(), presence::View::default())).collect();
         Self {
             index,
             incarnation: 0,
@@ -336,6 +352,9 @@ impl Client {
             producer_next: BTreeMap::new(),
             follows,
             feed,
+            rooms,
+            presence_pause: 0,
+            views,
             life: life::Life::default(),
             tells,
             event_frames: 0,
@@ -417,6 +436,7 @@ impl Client {
         self.life.cut_off();
         self.tells.cut_off();
         self.follows.values_mut().for_each(Follow::cut_off);
+        self.presence_cut_off();
         if let Some(feed) = &mut self.feed {
             feed.state = State::Idle;
         }
@@ -437,7 +457,7 @@ impl Client {
         if let Some((refusal, _)) = self.nameless.iter().find(|(_, due)| **due > 0) {
             return Some(format!("{refusal} is due"));
         }
-        if let Some(why) = self.tells.unrest(oracle) {
+        if let Some(why) = self.tells.unrest(oracle).or_else(|| self.presence_unrest(&oracle.board)) {
             return Some(why);
         }
         for (session, follow) in &self.follows {
@@ -518,6 +538,7 @@ impl Client {
             _ if calm => {
                 self.resend(net);
                 self.subscribe_all(net, oracle);
+                self.presence_settles(workload.chance(20), net, &mut oracle.board);
             }
             15..=69 => self.publish(workload, net, oracle, wall_ms),
             // After retention a repeat is a new event: nothing could be said about the answer.
@@ -528,6 +549,7 @@ impl Client {
             86..=87 if self.is_mixed() => self.come_back(workload, net),
             91..=93 if self.is_mixed() => self.unsubscribe(workload, net),
             86..=87 => self.volatile(workload, net),
+            95..=99 => self.presence_acts(workload, net, &mut oracle.board),
             94 if self.role.resumes => self.resume_again(net),
             88..=90 => {
                 let id = self.command(Pending::Ping);

@@ -18,6 +18,7 @@ impl World {
             self.options.shards = self.schedule.between(1, 8) as u16;
         }
         self.boots += 1;
+        self.oracle.board.forget();
         self.try_damaged()?;
         let recovered = loop {
             // A crash during recovery, some times in a row.

@@ -79,9 +79,11 @@ impl World {
 
     /// What the client was waiting for may still be refused, and nobody will tell: its order is then no promise.
     pub(super) fn lose(&mut self, client: usize, link: Link) {
+        self.oracle.board.cut_off(&self.clients[client].name());
         for (session, key) in self.clients[client].disconnected() {
             self.untold.push((session, key, link.refusals));
         }
+        self.clients[client].presence_gives_up(&mut self.oracle.board);
     }
 
     /// The node is gone, or all has come to rest: whoever lost an answer while refusals were given may have been refused.

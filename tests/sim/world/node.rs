@@ -4,7 +4,7 @@ use super::drain::Drain;
 use super::*;
 use crate::edge::{Delivered, Door};
 use shards::Shard;
-use shards::command::{Claim, Command, Durability};
+use shards::command::{Claim, Command, Durability, PresenceAct};
 use shards::effect::Effect;
 use shards::ids::{ConnectionId, ShardId};
 use shards::input::{Handled, Input};
@@ -221,5 +221,13 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::StreamAppend { .. } => "append to a stream",
         Command::StreamClose { .. } => "close a stream",
         Command::Ping => "ping",
+        Command::Presence { act, .. } => match act {
+            PresenceAct::Enter { .. } => "presence.enter",
+            PresenceAct::Update { .. } => "presence.update",
+            PresenceAct::Leave => "presence.leave",
+            PresenceAct::Read { .. } => "read",
+            PresenceAct::Watch(_) => "watch",
+            PresenceAct::Unwatch(_) => "unwatch",
+        },
     }
 }

@@ -1,0 +1,296 @@
+//! A client's presence: the sessions it is in, and those that it watches.
+//!
+//! ```text
+//!   rooms    Unknown ─ enter, leave ─► Asked ─ entered, left ─► Told         a lost connection: Unknown
+//!   views    Idle ─ watch ─► Asked ─ watching ─► snapshot, deltas            a lost connection: Idle, nothing is believed
+//! ```
+//! At rest every view is what the board says. Before, it has no hole, and holds only what was said.
+
+use super::*;
+use crate::board::Board;
+
+/// A session that it is in, or is not.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// What it wants to be there; `None` = nothing.
+    wants: Option<String>,
+    told: bool,
+    asked: bool,
+    /// Its connection was lost and it does not come back: its lease has to end it.
+    silent: bool,
+}
+
+/// A session that it watches.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    asked: bool,
+    live: bool,
+    version: u64,
+    more: bool,
+    believes: BTreeMap<String, String>,
+}
+
+/// A command that was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ask {
+    Enter,
+    Update,
+    Leave,
+    Watch,
+    Unwatch,
+}
+
+#[derive(Deserialize)]
+struct RosterText<'a> {
+    session: &'a str,
+    #[serde(default)]
+    snapshot: bool,
+    after: u64,
+    version: u64,
+    #[serde(default)]
+    more: bool,
+    #[serde(borrow, default)]
+    joined: Vec<Member<'a>>,
+    #[serde(borrow, default)]
+    updated: Vec<Member<'a>>,
+    #[serde(borrow, default)]
+    left: Vec<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Member<'a> {
+    client: &'a str,
+    state: &'a str,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+impl Member<'_> {
+    fn value(&self) -> String {
+        format!("{} {}", self.state, self.data.map_or("", RawValue::get))
+    }
+}
+
+const STATES: [&str; 4] = ["idle", "thinking", "tool", "blocked"];
+
+impl Client {
+    /// The connection is gone.
+    pub(super) fn presence_cut_off(&mut self) {
+        for room in self.rooms.values_mut() {
+            (room.told, room.asked) = (room.silent, false);
+        }
+        self.views.values_mut().for_each(|view| *view = View::default());
+    }
+
+    /// Some of what it was in it never mentions again: nobody but the lease ends that. A client with a life is where it was
+    /// as soon as it resumes.
+    pub fn presence_gives_up(&mut self, board: &mut Board) {
+        let (name, number) = (self.name(), self.next_id);
+        for (at, (session, room)) in self.rooms.iter_mut().enumerate() {
+            if !self.role.resumes && (number + at as u64).is_multiple_of(3) {
+                *room = Room { told: true, silent: true, ..Room::default() };
+                board.left(session, &name);
+            }
+        }
+    }
+
+    /// Enters, changes, leaves, watches: something of it.
+    pub(super) fn presence_acts(&mut self, workload: &mut Random, net: &mut Random, board: &mut Board) {
+        if !self.views.is_empty() && workload.chance(250) {
+            let sessions: Vec<String> = self.views.keys().cloned().collect();
+            let session = workload.pick(&sessions).clone();
+            let view = &self.views[&session];
+            let ask = if view.live && !view.asked && workload.chance(300) { Ask::Unwatch } else { Ask::Watch };
+            return self.ask(&session, ask, "", net, board);
+        }
+        let sessions: Vec<String> = self.rooms.keys().cloned().collect();
+        if sessions.is_empty() {
+            return;
+        }
+        let session = workload.pick(&sessions).clone();
+        let value = (*workload.pick(&STATES), workload.below(1000));
+        let wants = format!("{} {}", value.0, value.1);
+        let fields = format!(",\"state\":\"{}\",\"data\":{}", value.0, value.1);
+        let room = self.rooms.get_mut(&session).expect("picked from them");
+        if room.asked {
+            return;
+        }
+        if room.wants.is_some() && workload.chance(250) {
+            room.wants = None;
+            return self.ask(&session, Ask::Leave, "", net, board);
+        }
+        let ask = if room.told && room.wants.is_some() && workload.chance(600) { Ask::Update } else { Ask::Enter };
+        room.wants = Some(wants);
+        self.ask(&session, ask, &fields, net, board);
+    }
+
+    /// Brings presence to rest: says again what it wants to be, watches what it watches. What an old connection had still on
+    /// its way may have undone it.
+    pub(super) fn presence_settles(&mut self, again: bool, net: &mut Random, board: &mut Board) {
+        self.watch_all(net, board);
+        self.presence_pause = self.presence_pause.saturating_sub(1);
+        if self.presence_pause > 0 {
+            return;
+        }
+        let sessions: Vec<String> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| !room.asked && !room.silent && (again || !room.told))
+            .map(|r| r.0.clone())
+            .collect();
+        for session in sessions {
+            let Room { wants, told, .. } = &self.rooms[&session];
+            let (wants, told) = (wants.clone(), *told);
+            match wants.as_deref().and_then(|wants| wants.split_once(' ')) {
+                Some((state, data)) => {
+                    let fields = format!(",\"state\":\"{state}\",\"data\":{data}");
+                    self.ask(&session, Ask::Enter, &fields, net, board);
+                }
+                None => self.ask(&session, Ask::Leave, "", net, board),
+            }
+            // Said again, it knows no less than before.
+            if let Some(room) = self.rooms.get_mut(&session) {
+                room.told = told;
+            }
+        }
+    }
+
+    pub(super) fn watch_all(&mut self, net: &mut Random, board: &mut Board) {
+        let sessions: Vec<String> =
+            self.views.iter().filter(|(_, view)| !view.live && !view.asked).map(|v| v.0.clone()).collect();
+        for session in sessions {
+            self.ask(&session, Ask::Watch, "", net, board);
+        }
+    }
+
+    fn ask(&mut self, session: &str, ask: Ask, fields: &str, net: &mut Random, board: &mut Board) {
+        let name = self.name();
+        let kind = match ask {
+            Ask::Enter => "enter",
+            Ask::Update => "update",
+            Ask::Leave => "leave",
+            Ask::Watch => "watch",
+            Ask::Unwatch => "unwatch",
+        };
+        if let (Ask::Watch | Ask::Unwatch, Some(view)) = (ask, self.views.get_mut(session)) {
+            view.asked = true;
+        } else if let Some(room) = self.rooms.get_mut(session) {
+            (room.asked, room.told, room.silent) = (true, false, false);
+            match &room.wants {
+                Some(wants) => board.says(session, &name, wants),
+                None => board.leaves(session, &name),
+            }
+        }
+        let id = self.command(Pending::Presence(session.to_owned(), ask));
+        self.send(net, &format!("{{\"type\":\"presence.{kind}\",\"id\":{id},\"session\":\"{session}\"{fields}}}"));
+    }
+
+    /// The answer to one of these; `refusal` where it was refused, and whether it may be tried again.
+    pub(super) fn presence_answered(
+        &mut self,
+        session: &str,
+        ask: Ask,
+        answer: &str,
+        refusal: Option<(&str, bool)>,
+        board: &mut Board,
+    ) -> Checked {
+        let name = self.name();
+        if let (Ask::Watch | Ask::Unwatch, Some(view)) = (ask, self.views.get_mut(session)) {
+            view.asked = false;
+            return match (ask, answer, refusal) {
+                (Ask::Watch, "watching", _) => {
+                    *view = View { live: true, more: true, ..View::default() };
+                    Ok(())
+                }
+                (Ask::Unwatch, "unwatched", _) => {
+                    *view = View::default();
+                    Ok(())
+                }
+                (_, _, Some((_, true))) => Ok(()),
+                _ => Err(format!("{ask:?} answered by {answer} {refusal:?}")),
+            };
+        }
+        let room = self.rooms.get_mut(session).ok_or("a room that it was never in")?;
+        room.asked = false;
+        match (ask, answer, refusal) {
+            (Ask::Enter, "entered", _) | (Ask::Update, "updated", _) => {
+                room.told = true;
+                board.entered(session, &name, room.wants.as_deref().unwrap_or_default());
+                Ok(())
+            }
+            (Ask::Leave, "left", _) | (Ask::Leave, _, Some(("not_present", _))) => {
+                room.told = true;
+                board.left(session, &name);
+                Ok(())
+            }
+            // Its lease may have ended, or an old connection of it said so.
+            (Ask::Update, _, Some(("not_present", _))) if !board.may_have_left(session, &name) => {
+                Err(format!("{name} is not in {session} any more"))
+            }
+            // Others may be in it for good.
+            (_, _, Some(("room_full", _))) => {
+                room.wants = None;
+                Ok(())
+            }
+            (_, _, Some((_, true) | ("not_present", _))) => {
+                self.presence_pause = 100;
+                Ok(())
+            }
+            _ => Err(format!("{ask:?} answered by {answer} {refusal:?}")),
+        }
+    }
+
+    /// A frame about who is in a session.
+    pub(super) fn presence_frame(&mut self, text: &str, board: &Board) -> Checked {
+        let frame: RosterText<'_> = serde_json::from_str(text).map_err(|e| format!("no frame of ours: {e}"))?;
+        self.counts.add("frame", if frame.snapshot { "presence, snapshot" } else { "presence" });
+        let view = self.views.get_mut(frame.session).ok_or("a session that is not watched")?;
+        if !view.live {
+            // The answer to its `watch`, or that to its `unwatch`, is on its way.
+            return if view.asked { Ok(()) } else { Err("a session that is watched no longer".to_owned()) };
+        }
+        if frame.snapshot {
+            view.version = 0;
+            view.believes.clear();
+        }
+        if frame.after != view.version || frame.version < frame.after {
+            return Err(format!("a hole: {} was known", view.version));
+        }
+        (view.version, view.more) = (frame.version, frame.more);
+        for (members, known) in [(&frame.joined, false), (&frame.updated, true)] {
+            for member in members {
+                let value = member.value();
+                if !board.was_said(frame.session, member.client, &value) {
+                    return Err(format!("{} never said {value:?}", member.client));
+                }
+                if view.believes.insert(member.client.to_owned(), value).is_none() && known {
+                    return Err(format!("{} is updated and was never told", member.client));
+                }
+            }
+        }
+        for client in frame.left {
+            if !board.may_have_left(frame.session, client) {
+                return Err(format!("{client} is connected and in, and is said to have left"));
+            }
+            view.believes.remove(client);
+        }
+        Ok(())
+    }
+
+    /// Why presence has not come to rest.
+    pub(super) fn presence_unrest(&self, board: &Board) -> Option<String> {
+        if let Some((session, _)) = self.rooms.iter().find(|(_, room)| !room.told) {
+            return Some(format!("it does not know whether it is in {session}"));
+        }
+        for (session, view) in &self.views {
+            if !view.live || view.more {
+                return Some(format!("its view of {session} is not whole"));
+            }
+            let truth = board.present(session);
+            if view.believes != truth {
+                return Some(format!("it believes that in {session} are {:?}, there are {truth:?}", view.believes));
+            }
+        }
+        None
+    }
+}
