@@ -132,9 +132,11 @@ def p999_ms(reports, window):
 
 def counts(reports):
     total = {key: sum(report[key] for report in reports) for key in ("lost", "repeated", "refused", "lost_connections", "opened")}
+    total["told later"] = sum(sum(report["refusals"].values()) for report in reports)
     return {
         "lost or repeated": total["lost"] + total["repeated"],
         "503": total["refused"],
+        "commands told later": total["told later"],
         "attempts/client": total["opened"] / sum(report["clients"] for report in reports),
         "generator core": sum(report["own_cores"] for report in reports),
     }

@@ -94,7 +94,10 @@ struct Counts {
     repeated: u64,
     sent_again: u64,
     duplicate_replies: u64,
+    /// Upgrades answered 503.
     refused: u64,
+    /// Commands refused for a while, by name.
+    refusals: BTreeMap<String, u64>,
     lost_connections: u64,
     /// Why they were lost, as the system says it.
     lost_why: BTreeMap<String, u64>,
@@ -259,7 +262,8 @@ impl Run<'_> {
             }
             (Heard::Refused { id, again_ms: Some(ms) }, _) => {
                 let what = if id >= life::RESUME { Later::Resume } else { Later::Publish(id as u32) };
-                self.counts.refused += 1;
+                let frame = serde_json::from_slice::<Value>(text).unwrap_or_default();
+                *self.counts.refusals.entry(frame["refusal"].as_str().unwrap_or_default().into()).or_default() += 1;
                 self.later.push(Reverse((now + ms * 1_000_000, client as u32, what)));
             }
             (Heard::Other, _) => {}
@@ -532,6 +536,7 @@ fn report(run: &mut Run, lag: &Lag) -> Value {
         "back_all_s": back(1.0),
         "opened": run.counts.opened,
         "refused": run.counts.refused,
+        "refusals": run.counts.refusals,
         "lost_connections": run.counts.lost_connections,
         "lost_why": run.counts.lost_why,
         "sent": sent,
