@@ -90,7 +90,7 @@ pub(crate) struct Homes {
     /// Connections that are to let go and have not been told.
     fences: VecDeque<Place>,
     /// Opens whose client somebody has. As many as connections have an open `resume`, at most.
-    waiting: Vec<Box<Opening>>,
+    waiting: VecDeque<Box<Opening>>,
     /// Opens that go on.
     ready: VecDeque<Box<Opening>>,
 }
@@ -107,13 +107,11 @@ impl Homes {
         self.departures += 1;
         (home.at, home.fenced, home.left) = (None, false, self.departures);
         self.away.push_back((self.departures, partition));
-        let mut at = 0;
-        while at < self.waiting.len() {
-            if self.waiting[at].partition == partition {
-                self.ready.push_back(self.waiting.remove(at));
-            } else {
-                at += 1;
-            }
+        // In the order in which they came, each of the others back in its place.
+        for _ in 0..self.waiting.len() {
+            let Some(opening) = self.waiting.pop_front() else { break };
+            let lines = if opening.partition == partition { &mut self.ready } else { &mut self.waiting };
+            lines.push_back(opening);
         }
         while self.away.len() > AWAY_MAX {
             let Some((left, oldest)) = self.away.pop_front() else { break };
@@ -178,7 +176,7 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
             if !std::mem::replace(&mut home.fenced, true) {
                 shard.homes.fences.push_back(holder);
             }
-            shard.homes.waiting.push(opening);
+            shard.homes.waiting.push_back(opening);
             return Ok(());
         }
     }

@@ -117,7 +117,8 @@ impl PatternSeen {
 
     /// All frames up to the `frames`th are worked off.
     pub fn acknowledge(&mut self, frames: u64) {
-        while let Some((_, slice, seq)) = self.events.pop_front_if(|event| event.0 <= frames) {
+        while let Some((_, slice, seq)) = self.events.front().copied().filter(|event| event.0 <= frames) {
+            self.events.pop_front();
             let at = self.acknowledged.entry(slice).or_default();
             *at = seq.max(*at);
         }
@@ -310,7 +311,8 @@ impl Shard {
             }
             done += 1;
         }
-        while let Some((_, connection)) = self.lives.later.pop_front_if(|(due_us, _)| *due_us <= now.mono_us) {
+        while let Some((_, connection)) = self.lives.later.front().copied().filter(|(due_us, _)| *due_us <= now.mono_us) {
+            self.lives.later.pop_front();
             if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
                 life.later = false;
             }
