@@ -67,6 +67,9 @@ struct Home {
     state_hash: u64,
     /// When it went away, counted.
     left: u64,
+    /// Opens of this client that wait for who has it. As many as connections have an open `resume`, at most: with each home its
+    /// own, or a storm of take-overs would look through all of them for each.
+    waiting: VecDeque<Box<Opening>>,
 }
 
 /// An open that waits: for the newest state from disk, for the last words of who has the life, or for room.
@@ -89,8 +92,6 @@ pub(crate) struct Homes {
     departures: u64,
     /// Connections that are to let go and have not been told.
     fences: VecDeque<Place>,
-    /// Opens whose client somebody has. As many as connections have an open `resume`, at most.
-    waiting: VecDeque<Box<Opening>>,
     /// Opens that go on.
     ready: VecDeque<Box<Opening>>,
 }
@@ -107,12 +108,7 @@ impl Homes {
         self.departures += 1;
         (home.at, home.fenced, home.left) = (None, false, self.departures);
         self.away.push_back((self.departures, partition));
-        // In the order in which they came, each of the others back in its place.
-        for _ in 0..self.waiting.len() {
-            let Some(opening) = self.waiting.pop_front() else { break };
-            let lines = if opening.partition == partition { &mut self.ready } else { &mut self.waiting };
-            lines.push_back(opening);
-        }
+        self.ready.extend(home.waiting.drain(..));
         while self.away.len() > AWAY_MAX {
             let Some((left, oldest)) = self.away.pop_front() else { break };
             if self.by_partition.get(&oldest).is_some_and(|home| home.at.is_none() && home.left == left) {
@@ -176,7 +172,7 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
             if !std::mem::replace(&mut home.fenced, true) {
                 shard.homes.fences.push_back(holder);
             }
-            shard.homes.waiting.push_back(opening);
+            home.waiting.push_back(opening);
             return Ok(());
         }
     }
@@ -273,6 +269,7 @@ fn grant(shard: &mut Shard, opening: &Opening, slot: PartitionSlot, generation: 
         since_us: claim.since_us,
         state_hash: hash(state),
         left: 0,
+        waiting: shard.homes.by_partition.remove(partition).map(|home| home.waiting).unwrap_or_default(),
     };
     shard.homes.by_partition.insert(*partition, home);
 }
