@@ -129,6 +129,7 @@ impl Plan {
                 shards,
                 u64::from(config.streams_per_shard_max) * STREAM_BYTES + GATHERED_BYTES_MAX as u64,
             ),
+            term(
                 "presence: rooms, holds, copies of watched rooms",
                 shards * (shards + 1),
                 config.presence_bytes_per_shard_max,

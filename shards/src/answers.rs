@@ -40,6 +40,10 @@ impl Shard {
                 if let Reply::ClientOpened { tenant, client_id, generation, state } = *reply {
                     return self.lives.open(connection, id, &Life { tenant, client_id, generation, state });
                 }
+                if let Reply::ClientLarge { bytes } = *reply {
+                    self.end(connection);
+                    return self.lives.ask_again(connection, bytes);
+                }
                 if let Reply::Presence { session, reply } = reply {
                     self.presence_answered(connection, session, reply);
                 }

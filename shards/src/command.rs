@@ -259,6 +259,8 @@ pub enum Command<'a> {
         attempt: u64,
         /// When the connection was made, microseconds of the process's clock: the newest one has the client.
         since_us: u64,
+        /// Bytes of kept state that there is room for in the answer.
+        room: u32,
     },
     /// Who is in a session, and how far they are.
     Presence {

@@ -142,6 +142,11 @@ pub enum Reply<'a> {
         /// What became of it.
         reply: PresenceReply<'a>,
     },
+    /// To `Open`, between shards: nothing was done, the state is larger than the room for it.
+    ClientLarge {
+        /// Bytes that it needs.
+        bytes: u32,
+    },
     /// To `ping`.
     Pong {
         /// Wall clock, Unix ms.

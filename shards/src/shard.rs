@@ -12,7 +12,6 @@
 use crate::behind::ReadFor;
 use crate::clients::home::{self, Claimed, Homes};
 use crate::clients::life::Lives;
-use crate::clients::state::CLIENT_STATE_BYTES_MAX;
 use crate::command::{Command, Durability};
 use crate::commands::{
     Call, Outcome, acknowledge, commit, hello, history, mark, ping, presence, publish, resume, stream_append,
@@ -304,7 +303,7 @@ impl Shard {
     fn forward(&mut self, owner: ShardId, asker: &Asker, connection: ConnectionId, command: &Command<'_>) -> Handled {
         let reply_bytes = match command {
             Command::History { .. } => self.page_reply_bytes(),
-            Command::Open { .. } => CLIENT_STATE_BYTES_MAX + REPLY_BYTES_MAX,
+            Command::Open { room, .. } => *room as usize + REPLY_BYTES_MAX,
             Command::Presence { .. } => self.config.limits.presence.data_bytes_max + REPLY_BYTES_MAX,
             _ => REPLY_BYTES_MAX,
         };
@@ -346,8 +345,8 @@ impl Shard {
             Command::StreamAppend { delta, durability, .. } => stream_append::run(self, call, &delta, durability),
             Command::StreamClose { stream, status, .. } => stream_close::run(self, call, stream, status),
             Command::History { from, limit, .. } => history::run(self, call, from, limit),
-            Command::Open { claimed, attempt, since_us, .. } => {
-                home::open(self, call, Claimed { generation: claimed, attempt, since_us })
+            Command::Open { claimed, attempt, since_us, room, .. } => {
+                home::open(self, call, Claimed { generation: claimed, attempt, since_us, room })
             }
             Command::Presence { ref act, .. } => presence::run(self, call, act),
             _ => Outcome::Done,

@@ -163,7 +163,7 @@ impl Service for Doors {
             Request::Health => http::append_health(answer, true),
             Request::Upgrade(_) | Request::Echo(_) if self.retry_after_s.is_some() => {
                 // Half of them a second later.
-                let seconds = self.retry_after_s.unwrap_or_default() + (id.slot & 1);
+                let seconds = u64::from(self.retry_after_s.unwrap_or_default() + (knock.id.slot & 1));
                 let why = "the server is going down: connect again, everything durable is kept";
                 http::append_unavailable(answer, seconds, why);
             }

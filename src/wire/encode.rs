@@ -148,7 +148,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             refused(out, why);
         }
         // Of these the edge makes frames of their own, or none.
-        Reply::Resumed { .. } | Reply::ClientOpened { .. } => begin(out, "resumed", id),
+        Reply::Resumed { .. } | Reply::ClientOpened { .. } | Reply::ClientLarge { .. } => begin(out, "resumed", id),
         Reply::Refused(why) => {
             begin(out, "refused", id);
             refused(out, why);

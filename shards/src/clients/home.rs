@@ -19,6 +19,7 @@ use super::{KEPT, OPENED};
 use crate::behind::ReadFor;
 use crate::commands::{Call, Outcome};
 use crate::delivery::ByPartition;
+use crate::effect::Reply;
 use crate::ids::{ConnectionId, Now, PartitionId, ShardId};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_connection, request};
@@ -51,6 +52,8 @@ pub(crate) struct Claimed {
     pub attempt: u64,
     /// When the claiming connection was made.
     pub since_us: u64,
+    /// Bytes of state that its shard has kept room for.
+    pub room: u32,
 }
 
 /// One client that lives here.
@@ -241,6 +244,11 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
     let generation = tail + 1;
     let (claimed, attempt) = (claim.generation.unwrap_or(0), claim.attempt);
     ClientState { generation, claimed, attempt, ..kept.clone() }.put(&mut state);
+    if matches!(opening.asker.origin, Origin::Remote(..)) && state.len() > claim.room as usize {
+        let large = Reply::ClientLarge { bytes: state.len() as u32 };
+        shard.answer(opening.asker.origin, opening.asker.id, &large);
+        return Ok(());
+    }
     if !shard.log.room(record_bytes(state.len())) {
         opening.found = Some(Ok(kept));
         opening.found_tail = tail;

@@ -12,7 +12,7 @@ use super::home;
 use super::session_of;
 use super::state::{ClientState, KeptSession};
 use crate::command::{From, PatternFrom};
-use crate::commands::{subscribe, subscribe_patterns};
+use crate::commands::{resume, subscribe, subscribe_patterns};
 use crate::delivery::client::NONE;
 use crate::delivery::ledger::Ledger;
 use crate::delivery::patterns::{DELIVERED_MAX, Delivered};
@@ -47,6 +47,9 @@ const LAST_WORDS_MAX: usize = 4096;
 pub(crate) struct Positions {
     /// Of the `resume`.
     pub id: CommandId,
+    /// What it claims, to be asked again where the answer needs more room.
+    pub claimed: Option<u64>,
+    pub attempt: u64,
     pub sessions: Vec<KeptSession>,
     pub position: Option<Vec<(u16, SliceSeq)>>,
 }
@@ -155,6 +158,8 @@ struct LastWords {
 #[derive(Default)]
 pub(crate) struct Lives {
     opened: VecDeque<OpenedClient>,
+    /// Asked again with room for so many bytes of state.
+    larger: VecDeque<(ConnectionId, u32)>,
     restoring: Vec<ConnectionId>,
     /// Changed subscriptions: kept in this turn.
     soon: VecDeque<ConnectionId>,
@@ -171,6 +176,11 @@ impl Lives {
         self.opened.push_back(OpenedClient { connection, id, tenant, client_id, generation, state: state.into() });
     }
 
+    /// A home asks for more room.
+    pub fn ask_again(&mut self, connection: ConnectionId, room: u32) {
+        self.larger.push_back((connection, room));
+    }
+
     /// May a life begin?
     pub fn has_room(&self) -> bool {
         self.last_words.len() < LAST_WORDS_MAX
@@ -178,7 +188,11 @@ impl Lives {
 
     /// Is there something that waits for room?
     pub fn wait(&self) -> bool {
-        !self.opened.is_empty() || !self.restoring.is_empty() || !self.soon.is_empty() || !self.last_words.is_empty()
+        !self.opened.is_empty()
+            || !self.larger.is_empty()
+            || !self.restoring.is_empty()
+            || !self.soon.is_empty()
+            || !self.last_words.is_empty()
     }
 
     /// Is anything being restored?
@@ -290,6 +304,13 @@ impl Shard {
             self.begin_life(opened);
             done += 1;
         }
+        while let Some((connection, room)) = self.lives.larger.front().copied() {
+            if resume::ask(self, connection, room, now) == Handled::Later {
+                break;
+            }
+            self.lives.larger.pop_front();
+            done += 1;
+        }
         for connection in std::mem::take(&mut self.lives.restoring) {
             done += self.restore(connection, now);
         }
@@ -311,7 +332,8 @@ impl Shard {
             }
             done += 1;
         }
-        while let Some((_, connection)) = self.lives.later.front().copied().filter(|(due_us, _)| *due_us <= now.mono_us) {
+        while let Some((_, connection)) = self.lives.later.front().copied().filter(|(due_us, _)| *due_us <= now.mono_us)
+        {
             self.lives.later.pop_front();
             if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
                 life.later = false;

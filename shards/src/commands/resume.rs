@@ -11,6 +11,10 @@ use crate::refusal::{Refusal, Refused};
 use crate::sessions::{Asker, Origin};
 use crate::shard::Shard;
 
+/// Room that most states need, bytes: five subscriptions with long names. A lane that kept room for the largest would let three
+/// dozen clients resume at once.
+const STATE_BYTES: u32 = 1024;
+
 pub(crate) fn run(
     shard: &mut Shard,
     connection: ConnectionId,
@@ -67,16 +71,23 @@ pub(crate) fn run(
             policy: Policy::default(),
         })
         .collect();
-    client.opening = Some(Box::new(Positions { id, sessions, position }));
-    let session = session_of(&client.client_id);
-    let (tenant, client_id, since_us) = (client.tenant.clone(), client.client_id.clone(), client.since_us);
-    let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
-    let open = Command::Open { session: &session, claimed, attempt, since_us };
-    let handled = shard.session_command(asker, &session, &open, now);
+    client.opening = Some(Box::new(Positions { id, claimed, attempt, sessions, position }));
+    let handled = ask(shard, connection, STATE_BYTES, now);
     if handled == Handled::Later
         && let Some(client) = shard.readers.clients.get_mut(connection)
     {
         client.opening = None;
     }
     handled
+}
+
+/// Asks the client's home for its life, with room for `room` bytes of state in the answer.
+pub(crate) fn ask(shard: &mut Shard, connection: ConnectionId, room: u32, now: Now) -> Handled {
+    let Some(client) = shard.readers.clients.get(connection) else { return Handled::Done };
+    let Some(opening) = &client.opening else { return Handled::Done };
+    let (id, claimed, attempt) = (opening.id, opening.claimed, opening.attempt);
+    let session = session_of(&client.client_id);
+    let (tenant, client_id, since_us) = (client.tenant.clone(), client.client_id.clone(), client.since_us);
+    let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
+    shard.session_command(asker, &session, &Command::Open { session: &session, claimed, attempt, since_us, room }, now)
 }

@@ -167,8 +167,8 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
         Command::History { session, from, limit } => {
             w.u8(4).text(session).option(*from).u32(*limit);
         }
-        Command::Open { session, claimed, attempt, since_us } => {
-            w.u8(5).text(session).option(*claimed).u64(*attempt).u64(*since_us);
+        Command::Open { session, claimed, attempt, since_us, room } => {
+            w.u8(5).text(session).option(*claimed).u64(*attempt).u64(*since_us).u32(*room);
         }
         Command::StreamAppend { session, delta, durability } => {
             w.u8(6).text(session);
@@ -205,7 +205,7 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
         5 => {
             let (session, claimed) = (r.text(), r.option());
-            then(Command::Open { session, claimed, attempt: r.u64(), since_us: r.u64() })
+            then(Command::Open { session, claimed, attempt: r.u64(), since_us: r.u64(), room: r.u32() })
         }
         6 => {
             let session = r.text();
@@ -287,6 +287,9 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
             w.u8(14).text(session);
             put_refused(w, refused);
         }
+        Reply::ClientLarge { bytes } => {
+            w.u8(15).u32(*bytes);
+        }
         Reply::Presence { session, reply } => presence::put_presence_reply(w.u8(20), session, reply),
         Reply::ClientOpened { tenant, client_id, generation, state } => {
             w.u8(13).text(tenant).text(client_id).u64(*generation).bytes(state);
@@ -322,6 +325,7 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
             let (tenant, client_id) = (r.text(), r.text());
             Reply::ClientOpened { tenant, client_id, generation: r.u64(), state: r.bytes() }
         }
+        15 => Reply::ClientLarge { bytes: r.u32() },
         20 => presence::get_presence_reply(r),
         _ => Reply::Refused(get_refused(r)),
     }
