@@ -4,7 +4,9 @@
 mod world;
 
 use proptest::prelude::*;
-use shards::command::{Claim, Command, DataKind, Durability, From, NewEvent, PresenceAct, PresenceState, RosterKind};
+use shards::command::{
+    Claim, Command, DataKind, Durability, From, NewEvent, Policy, PresenceAct, PresenceState, RosterKind,
+};
 use shards::limits::{Limits, PresenceLimits};
 use shards::outbox::Happened;
 use std::collections::BTreeMap;
@@ -337,7 +339,7 @@ fn receipts_follow_acknowledgements_and_reading_and_the_lowest_of_all_is_told() 
             .send(shard, 2, Command::Resume { claim: Claim::New, seen: &[], position: None, attempt: 0 })
             .expect("taken");
         world.settle();
-        world.send(shard, 2, Command::Subscribe { session: ROOM, from: From::Earliest }).expect("taken");
+        world.send(shard, 2, Command::Subscribe { session: ROOM, from: From::Earliest, policy: Policy::default() }).expect("taken");
         world.settle();
         world.send(shard, 2, act(PresenceAct::Read { offset: 0 })).expect("taken");
     }
