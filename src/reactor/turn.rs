@@ -61,6 +61,9 @@ impl Reactor {
         if work > 0 {
             self.pace.worked(now.mono_us);
             self.ring.enter()?;
+            if !self.disk.is_idle() {
+                std::thread::yield_now();
+            }
             if self.net.is_stormy() {
                 self.ring.enter_while_due(STORM_ENTERS_MAX)?;
             }
@@ -154,7 +157,11 @@ impl Reactor {
     /// Every step did nothing: spin a little, then sleep until a completion, mail, or the next timer.
     fn rest(&mut self, now: Now) -> io::Result<()> {
         if !self.pace.may_park(now.mono_us) {
-            std::hint::spin_loop();
+            if self.disk.is_idle() {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
             return self.ring.enter();
         }
         let mut timeout_us = PARK_US_MAX;

@@ -171,6 +171,9 @@ impl Engine {
     pub fn step(&mut self, handler: &mut impl Handler, wait_ns: u64) {
         self.flush(handler);
         let mut ready = std::mem::take(&mut self.ready);
+        // The kernel completes the server's direct writes on the core that the disk interrupts, which may be this one: a
+        // generator that never sleeps would let them wait for the scheduler's tick.
+        std::thread::yield_now();
         self.poll.wait(&mut ready, wait_ns);
         for event in &ready {
             if event.writable {
