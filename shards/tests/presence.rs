@@ -339,7 +339,9 @@ fn receipts_follow_acknowledgements_and_reading_and_the_lowest_of_all_is_told() 
             .send(shard, 2, Command::Resume { claim: Claim::New, seen: &[], position: None, attempt: 0 })
             .expect("taken");
         world.settle();
-        world.send(shard, 2, Command::Subscribe { session: ROOM, from: From::Earliest, policy: Policy::default() }).expect("taken");
+        world
+            .send(shard, 2, Command::Subscribe { session: ROOM, from: From::Earliest, policy: Policy::default() })
+            .expect("taken");
         world.settle();
         world.send(shard, 2, act(PresenceAct::Read { offset: 0 })).expect("taken");
     }

@@ -61,9 +61,7 @@ impl Reactor {
         if work > 0 {
             self.pace.worked(now.mono_us);
             self.ring.enter()?;
-            if !self.disk.is_idle() {
-                std::thread::yield_now();
-            }
+            self.let_disk_workers_in();
             if self.net.is_stormy() {
                 self.ring.enter_while_due(STORM_ENTERS_MAX)?;
             }
@@ -154,14 +152,19 @@ impl Reactor {
         Ok(work + self.net.transmit(&mut self.ring)?)
     }
 
+    /// A sync runs in a kernel worker of this ring, which may live on this core: it would wait for the scheduler's next tick,
+    /// milliseconds, while this thread goes from turn to turn without sleeping. Costs one system call where nobody waits.
+    fn let_disk_workers_in(&self) {
+        if !self.disk.is_idle() {
+            std::thread::yield_now();
+        }
+    }
+
     /// Every step did nothing: spin a little, then sleep until a completion, mail, or the next timer.
     fn rest(&mut self, now: Now) -> io::Result<()> {
         if !self.pace.may_park(now.mono_us) {
-            if self.disk.is_idle() {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
+            std::hint::spin_loop();
+            self.let_disk_workers_in();
             return self.ring.enter();
         }
         let mut timeout_us = PARK_US_MAX;
