@@ -13,7 +13,7 @@
 //! Terms are worst cases. Untouched pages cost nothing, so a fresh server is far below its plan.
 
 use crate::config::Config;
-use shards::limits::GATHERED_BYTES_MAX;
+use shards::limits::{AWAY_MAX, GATHERED_BYTES_MAX, HOME_BYTES, LIFE_BYTES, NOTICE_BYTES, NOTICES_MAX};
 use std::fmt;
 
 /// User memory of an idle connection: its slot, its client, an index entry. DESIGN holds it under 1 KiB.
@@ -123,6 +123,13 @@ impl Plan {
             term("frames of recent events", shards, parts.frame_cache_bytes),
             term("pages being read", shards, parts.page_bytes),
             term("connection and subscription tables", shards, tables),
+            term(
+                "clients: what outlives their connections",
+                shards,
+                u64::from(config.connections_per_shard_max) * (LIFE_BYTES + HOME_BYTES) as u64,
+            ),
+            term("clients: those who are away", shards, (AWAY_MAX * HOME_BYTES) as u64),
+            term("notices that wait", shards, (NOTICES_MAX * NOTICE_BYTES) as u64),
             term("parked commands", shards, config.parked_bytes_max),
             term(
                 "open streams, and deltas being merged",

@@ -92,14 +92,14 @@ impl Net {
         count
     }
 
-    /// This turn has taken newcomers in: [`Net::turn_ended`] wants to know how long it was.
+    /// This turn has taken newcomers in, or seen others off: [`Net::turn_ended`] wants to know how long it was.
     pub fn took_newcomers(&self) -> bool {
-        self.gate.taken() > 0
+        self.gate.was_used()
     }
 
     /// The turn is over, its requests are with the kernel.
     pub fn turn_ended(&mut self, turn_us: u64) {
-        self.gate.turned(turn_us, self.lines.len());
+        self.gate.turned(turn_us, self.lines.len(), self.gone.len(), self.waiting.len());
     }
 
     /// Others wait in the kernel's backlog, which costs nothing: as long as it takes nobody is refused.

@@ -1,9 +1,10 @@
-//! How many newcomers a turn takes in, and for whom it is too long to wait.
+//! How many newcomers a turn takes in, how many of those who have gone it sees off, and for whom it is too long to wait.
 //!
 //! ```text
-//!   turn   ├─ reap … deliver ─┤├─ newcomers ─┤ enter ┤        newcomers per turn (allowance)
-//!          └──────────── turn_us ────────────────────┘        grows while turns end in time and somebody waits,
-//!                  longer than turn_newcomers_us_max?          shrinks in proportion when they do not
+//!   turn   ├─ reap … deliver ─┤├─ gone ─┤├─ newcomers ─┤ enter ┤      newcomers per turn, and gone (allowance)
+//!          └───────────────── turn_us ────────────────────────┘       grows while turns end in time and somebody waits,
+//!                  longer than turn_newcomers_us_max?                  shrinks in proportion when they do not
+//!                  input of those who are in waits for room?           halves: a newcomer's first word would wait behind it
 //!
 //!   waiting × us_each > newcomer_wait_us_max                   one more is told to come back instead of waiting
 //! ```
@@ -36,15 +37,24 @@ pub struct GateConfig {
     pub newcomer_wait_us_max: u64,
 }
 
-/// What a turn that took newcomers in was like.
-#[derive(Clone, Copy, Debug)]
+/// Connections whose input waits for room: more, and the shard has as many clients as it can serve just now.
+const HELD_MAX: usize = 16;
+
+/// What a turn that took newcomers in, or saw somebody off, was like.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Past {
     /// From its beginning to its end.
     pub turn_us: u64,
     /// Newcomers it took in.
     pub taken: u32,
+    /// Those whose peers had gone that it saw off.
+    pub gone: u32,
     /// Newcomers that it left waiting.
     pub waiting: usize,
+    /// Those who have gone that it left.
+    pub leaving: usize,
+    /// Connections whose input waits for room.
+    pub held: usize,
 }
 
 /// The gate of one shard.
@@ -55,6 +65,8 @@ pub struct Gate {
     allowance: u32,
     /// Newcomers that it has taken in.
     taken: u32,
+    /// Connections that it has seen off.
+    gone: u32,
     /// Time for each newcomer while some wait, the work of all others included.
     us_each: u64,
 }
@@ -62,7 +74,7 @@ pub struct Gate {
 impl Gate {
     /// Open.
     pub fn new(config: GateConfig) -> Self {
-        Self { config, allowance: TURN_NEWCOMERS_AT_FIRST, taken: 0, us_each: NEWCOMER_US_AT_FIRST }
+        Self { config, allowance: TURN_NEWCOMERS_AT_FIRST, taken: 0, gone: 0, us_each: NEWCOMER_US_AT_FIRST }
     }
 
     /// This turn takes one more.
@@ -75,9 +87,15 @@ impl Gate {
         self.taken += 1;
     }
 
-    /// Newcomers taken in by this turn.
-    pub fn taken(&self) -> u32 {
-        self.taken
+    /// How many of those who have gone this turn sees off.
+    pub fn see_off(&mut self, waiting: usize) -> usize {
+        self.gone = self.allowance.min(u32::try_from(waiting).unwrap_or(u32::MAX));
+        self.gone as usize
+    }
+
+    /// This turn has taken somebody in, or seen somebody off.
+    pub fn was_used(&self) -> bool {
+        self.taken > 0 || self.gone > 0
     }
 
     /// How many accepts are to stand ready.
@@ -86,8 +104,9 @@ impl Gate {
     }
 
     /// The turn is over; the next one begins.
-    pub fn turned(&mut self, turn_us: u64, waiting: usize) {
-        let past = Past { turn_us, taken: std::mem::take(&mut self.taken), waiting };
+    pub fn turned(&mut self, turn_us: u64, waiting: usize, leaving: usize, held: usize) {
+        let (taken, gone) = (std::mem::take(&mut self.taken), std::mem::take(&mut self.gone));
+        let past = Past { turn_us, taken, gone, waiting, leaving, held };
         self.allowance = allowance_after(self.allowance, self.config.turn_newcomers_us_max, past);
         self.us_each = us_each_after(self.us_each, past);
     }
@@ -105,15 +124,17 @@ impl Gate {
 
 /// Newcomers for the next turn. Halves and doubles at most: one turn in which the thread was not running says little.
 pub fn allowance_after(present: u32, turn_us_max: u64, past: Past) -> u32 {
-    if past.taken == 0 {
+    let served = past.taken.max(past.gone);
+    if served == 0 {
         return present;
     }
-    let in_time = u64::from(past.taken).saturating_mul(turn_us_max) / past.turn_us.max(1);
+    let in_time = u64::from(served).saturating_mul(turn_us_max) / past.turn_us.max(1);
     let in_time = u32::try_from(in_time).unwrap_or(u32::MAX);
     let next = match past.turn_us > turn_us_max {
+        _ if past.held > HELD_MAX => present / 2,
         true => in_time.max(present / 2).min(present),
         // More would have been taken, and fitted.
-        false if past.waiting > 0 => in_time.min(present.saturating_mul(2)).max(present),
+        false if past.waiting > 0 || past.leaving > 0 => in_time.min(present.saturating_mul(2)).max(present),
         false => present,
     };
     next.clamp(*TURN_NEWCOMERS.start(), *TURN_NEWCOMERS.end())
@@ -143,7 +164,7 @@ mod tests {
     const BUDGET_US: u64 = 1000;
 
     fn past(turn_us: u64, taken: u32, waiting: usize) -> Past {
-        Past { turn_us, taken, waiting }
+        Past { turn_us, taken, waiting, ..Past::default() }
     }
 
     fn after(present: u32, turn_us: u64, taken: u32, waiting: usize) -> u32 {
@@ -159,6 +180,30 @@ mod tests {
         assert_eq!(after(5, 100_000, 5, 9), 4, "a busy server can be reached");
         assert_eq!(after(4, u64::MAX, u32::MAX, 9), 4);
         assert_eq!(after(40, 1100, 60, 9), 40, "a long turn never raises it");
+    }
+
+    #[test]
+    fn those_who_go_are_seen_off_as_turns_allow() {
+        let gone =
+            |turn_us, gone, leaving| allowance_after(40, BUDGET_US, Past { turn_us, gone, leaving, ..Past::default() });
+        assert_eq!((gone(1250, 40, 9), gone(800, 40, 9), gone(800, 40, 0)), (32, 50, 40));
+        let mut gate = Gate::new(GateConfig { turn_newcomers_us_max: BUDGET_US, newcomer_wait_us_max: 0 });
+        assert_eq!((gate.see_off(5), gate.was_used(), gate.see_off(1000)), (5, true, 32));
+        gate.turned(4000, 0, 968, 0);
+        assert_eq!((gate.was_used(), gate.see_off(1000), gate.see_off(0), gate.was_used()), (false, 16, 0, false));
+    }
+
+    #[test]
+    fn nobody_more_is_taken_in_while_those_who_are_in_wait_for_room() {
+        let busy = |turn_us, held| {
+            allowance_after(40, BUDGET_US, Past { turn_us, taken: 40, waiting: 9, held, ..Past::default() })
+        };
+        assert_eq!((busy(100, 16), busy(100, 17), busy(1250, 17)), (80, 20, 20));
+        assert_eq!(
+            allowance_after(4, BUDGET_US, Past { taken: 4, held: 1000, ..Past::default() }),
+            4,
+            "it can be reached"
+        );
     }
 
     #[test]
@@ -181,8 +226,8 @@ mod tests {
                 while gate.is_open() {
                     gate.take();
                 }
-                turns.push(others_us + u64::from(gate.taken()) * newcomer_us);
-                gate.turned(*turns.last().unwrap(), 10_000);
+                turns.push(others_us + u64::from(gate.taken) * newcomer_us);
+                gate.turned(*turns.last().unwrap(), 10_000, 0, 0);
             }
             let settled = &turns[100..];
             let least = others_us + 4 * newcomer_us;
@@ -200,11 +245,11 @@ mod tests {
         assert!(!gate.is_too_long(20_000) && gate.is_too_long(20_001), "as long as nothing was measured");
         for _ in 0..100 {
             gate.take();
-            gate.turned(1000, 1);
+            gate.turned(1000, 1, 0, 0);
         }
         assert!(gate.is_too_long(2100) && !gate.is_too_long(1900), "{}", gate.us_each);
         gate.take();
-        gate.turned(50, 0);
+        gate.turned(50, 0, 0, 0);
         assert!(gate.is_too_long(2100), "an empty line says nothing about a long one");
     }
 

@@ -1,8 +1,8 @@
 //! What a connection's completions lead to, and what its state needs next.
 
+use super::Net;
 use super::connection::State;
 use super::service::Service;
-use super::{GONE_PER_TURN_MAX, Net};
 use crate::ring::{Completion, Kind, Ring, UserData};
 use shards::ids::{ConnectionId, Now};
 
@@ -98,7 +98,7 @@ impl Net {
 
     /// Ends connections whose peers have gone, some a turn. Returns how many.
     pub fn see_off<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) -> usize {
-        let count = self.gone.len().min(GONE_PER_TURN_MAX);
+        let count = self.gate.see_off(self.gone.len());
         for _ in 0..count {
             let Some((id, orderly)) = self.gone.pop_front() else { break };
             if orderly {

@@ -120,8 +120,6 @@ const SILENT_US_MIN: u64 = 1_000_000;
 const HEAD_BYTES_MAX: usize = 8192;
 /// Held inputs tried again in one turn.
 const RETRIES_PER_TURN_MAX: usize = 64;
-/// Connections ended in one turn whose peers have gone.
-const GONE_PER_TURN_MAX: usize = 64;
 /// Timers looked at in one turn.
 const TIMERS_PER_TURN_MAX: usize = 256;
 

@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod commit;
 pub mod dedupe;
 pub mod disk;
+pub mod few;
 mod filter;
 pub mod group;
 pub mod ids;

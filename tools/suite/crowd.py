@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from .machine import RELEASE, pinned
+from .machine import RELEASE, first, pinned
 from .servers import Floor, Ours
 
 SHARDS = 3
@@ -33,8 +33,8 @@ class Load:
         words = [RELEASE / "loadgen", "crowd", "--clients", clients, "--interval", interval, "--seconds", seconds]
         words += ["--address", f"127.0.0.1:{server.port}", "--source", f"127.0.0.{2 + number}", *flags]
         self.clients = clients
-        # Survivors go first on their core: it is the server's lateness that counts, not that of the crowd's generators.
-        patient = [] if "--survive" in flags else ["nice", "-n", "5"]
+        # Survivors go first on their core: it is the server's lateness that counts, not what the crowd's generators keep them from.
+        patient = first() if "--survive" in flags else ["nice", "-n", "5"]
         self.process = subprocess.Popen([*pinned(1), *patient, *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def say(self, word):

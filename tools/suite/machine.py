@@ -20,6 +20,13 @@ def pinned(cores):
     return ["taskset", "-c", ",".join(map(str, cores))] if possible else []
 
 
+def first():
+    """Words that let a command go before all others on its core, where that is allowed: it measures what others wait for."""
+    words = ["chrt", "--rr", "1"]
+    allowed = shutil.which("chrt") and subprocess.run([*words, "true"], stderr=subprocess.DEVNULL).returncode == 0
+    return words if allowed else []
+
+
 def build(*packages):
     flags = [word for package in packages for word in ("-p", package)]
     subprocess.run(["cargo", "build", "-q", "--release", "--locked", *flags], cwd=ROOT, check=True)
@@ -29,6 +36,14 @@ def about():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     return {"cpu": cpu, "cores": os.cpu_count(), "kernel": platform.release(), "commit": commit, "command": " ".join(["tools/bench", *sys.argv[1:]])}
+
+
+def plan_mib():
+    """What the server says it may use at most, with one shard."""
+    words = [RELEASE / "tidegate", "check-config", "--shards", "1"]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    total = next(line for line in lines if "memory plan:" in line and "budget" in line)
+    return float(total.split("memory plan:")[1].split()[0])
 
 
 def sequential_read_mb_per_s(files, seconds=3.0):

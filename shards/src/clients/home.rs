@@ -33,7 +33,7 @@ use storage::log::{Read, ReadFault, ReadTicket};
 use storage::record::{DataKind, EventBody, HEAD_BYTES, NO_OFFSET, RecordView};
 
 /// Clients that are away and whose generation one shard remembers without reading it: 4 MiB.
-const AWAY_MAX: usize = 65_536;
+pub const AWAY_MAX: usize = 65_536;
 
 /// Room for the record of a state of so many bytes.
 const fn record_bytes(state: usize) -> usize {
@@ -61,19 +61,38 @@ struct Home {
     generation: u64,
     claimed: u64,
     attempt: u64,
-    /// Who has it now, and whether it was told to let go.
-    at: Option<Place>,
-    fenced: bool,
     /// When the connection that had it last was made.
     since_us: u64,
     /// Of the state that was appended last.
     state_hash: u64,
-    /// When it went away, counted.
-    left: u64,
-    /// Opens of this client that wait for who has it. As many as connections have an open `resume`, at most: with each home its
-    /// own, or a storm of take-overs would look through all of them for each.
-    waiting: VecDeque<Box<Opening>>,
+    holder: Holder,
 }
+
+/// Who has a client's life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// Nobody; when it went away, counted.
+    Nobody { left: u64 },
+    /// This connection.
+    Has(Place),
+    /// This connection, which was told to let go.
+    Told(Place),
+}
+
+impl Holder {
+    fn place(self) -> Option<Place> {
+        match self {
+            Holder::Nobody { .. } => None,
+            Holder::Has(place) | Holder::Told(place) => Some(place),
+        }
+    }
+}
+
+/// As many as there are clients.
+const _: () = assert!(size_of::<Home>() <= 56);
+
+/// Bytes of a client in [`Homes`]: its entry, twice while the table grows, and its place among those who left.
+pub const HOME_BYTES: usize = 2 * (size_of::<(PartitionId, Home)>() + 1) + 2 * size_of::<(u64, PartitionId)>();
 
 /// An open that waits: for the newest state from disk, for the last words of who has the life, or for room.
 pub(crate) struct Opening {
@@ -90,6 +109,9 @@ pub(crate) struct Opening {
 #[derive(Default)]
 pub(crate) struct Homes {
     by_partition: ByPartition<Home>,
+    /// Opens that wait for who has their client, for each client its own: a storm of take-overs must not look through all of them
+    /// for each. As many as connections have an open `resume`, at most.
+    waiting: ByPartition<VecDeque<Box<Opening>>>,
     /// Clients that left, oldest first; some are back.
     away: VecDeque<(u64, PartitionId)>,
     departures: u64,
@@ -109,12 +131,12 @@ impl Homes {
     fn depart(&mut self, partition: PartitionId) {
         let Some(home) = self.by_partition.get_mut(&partition) else { return };
         self.departures += 1;
-        (home.at, home.fenced, home.left) = (None, false, self.departures);
+        home.holder = Holder::Nobody { left: self.departures };
         self.away.push_back((self.departures, partition));
-        self.ready.extend(home.waiting.drain(..));
+        self.ready.extend(self.waiting.remove(&partition).into_iter().flatten());
         while self.away.len() > AWAY_MAX {
             let Some((left, oldest)) = self.away.pop_front() else { break };
-            if self.by_partition.get(&oldest).is_some_and(|home| home.at.is_none() && home.left == left) {
+            if self.by_partition.get(&oldest).is_some_and(|home| home.holder == Holder::Nobody { left }) {
                 self.by_partition.remove(&oldest);
             }
         }
@@ -171,11 +193,11 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
             shard.refuse(&opening.asker, Refused::field(Refusal::Fenced, ""));
             return Ok(());
         }
-        if let Some(holder) = home.at.filter(|holder| *holder != own) {
-            if !std::mem::replace(&mut home.fenced, true) {
+        if let Some(holder) = home.holder.place().filter(|holder| *holder != own) {
+            if std::mem::replace(&mut home.holder, Holder::Told(holder)) != Holder::Told(holder) {
                 shard.homes.fences.push_back(holder);
             }
-            home.waiting.push_back(opening);
+            shard.homes.waiting.entry(partition).or_default().push_back(opening);
             return Ok(());
         }
     }
@@ -272,17 +294,15 @@ fn grant(shard: &mut Shard, opening: &Opening, slot: PartitionSlot, generation: 
         generation,
         claimed: claim.generation.unwrap_or(0),
         attempt: claim.attempt,
-        at: Some(place_of(asker, shard.config.shard)),
-        fenced: false,
         since_us: claim.since_us,
         state_hash: hash(state),
-        left: 0,
-        waiting: shard.homes.by_partition.remove(partition).map(|home| home.waiting).unwrap_or_default(),
+        holder: Holder::Has(place_of(asker, shard.config.shard)),
     };
     shard.homes.by_partition.insert(*partition, home);
 }
 
-fn hash(state: &[u8]) -> u64 {
+/// Tells states apart.
+pub(crate) fn hash(state: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(state)
 }
 
@@ -316,7 +336,7 @@ fn append(shard: &mut Shard, slot: PartitionSlot, asker: &Asker, topic: &str, da
 pub(crate) fn keep(shard: &mut Shard, asker: &Asker, session: &str, gone: bool, state: &[u8], now: Now) -> bool {
     let partition = shard.log.partition_id(&asker.tenant, session);
     let place = place_of(asker, shard.config.shard);
-    let Some(home) = shard.homes.by_partition.get(&partition).filter(|home| home.at == Some(place)) else {
+    let Some(home) = shard.homes.by_partition.get(&partition).filter(|home| home.holder.place() == Some(place)) else {
         return true;
     };
     let said = ClientState::get(state).filter(|said| said.generation == home.generation);

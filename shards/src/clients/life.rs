@@ -3,19 +3,20 @@
 //! ```text
 //!  resume ─► opening ── ClientOpened ─► life: what was kept becomes subscriptions, one by one
 //!                                        │ subscriptions change ─► kept at once
-//!                                        │ acknowledgements     ─► kept within KEEP_EVERY_US
+//!                                        │ acknowledgements, positions it came with ─► kept within KEEP_EVERY_US
 //!                                        └ connection ends      ─► kept for the last time, home knows it is away
 //! ```
 //! Until all that was kept stands again, nothing newer is kept: a connection that is lost in between loses nothing.
 
 use super::home;
+use super::seen::PatternSeen;
 use super::session_of;
 use super::state::{ClientState, KeptSession};
 use crate::command::{From, PatternFrom};
 use crate::commands::{resume, subscribe, subscribe_patterns};
-use crate::delivery::client::NONE;
-use crate::delivery::ledger::Ledger;
-use crate::delivery::patterns::{DELIVERED_MAX, Delivered};
+use crate::delivery::client::{Clients, NONE};
+use crate::delivery::ledger::{HEAP_BYTES_MAX as LEDGER_HEAP_BYTES_MAX, Ledger};
+use crate::delivery::patterns::{DELIVERED_MAX, Delivered, PatternFeed};
 use crate::delivery::{ReaderState, SubscriptionId};
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, Now, ShardId, SliceSeq};
@@ -26,17 +27,13 @@ use crate::outbox::GapReason;
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::{Asker, Origin};
 use crate::shard::Shard;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// Acknowledgements are kept this often at most: each time is an event of the log. What a crash may make a client see twice is what
 /// it acknowledged in that time. Microseconds.
 const KEEP_EVERY_US: u64 = 5_000_000;
-
-/// Pattern events delivered and not acknowledged that are remembered one by one; beyond, the position stands still until
-/// everything is acknowledged.
-const PATTERN_EVENTS_MAX: usize = 1024;
 
 /// While so many ended lives wait for room in a lane to their homes no new one begins. Each has its last words, exactly once: a
 /// home that waits for them would wait for ever.
@@ -61,78 +58,50 @@ pub(crate) struct Life {
     claimed: u64,
     attempt: u64,
     pub ledger: Ledger,
-    pub seen: PatternSeen,
-    /// Bytes that its session subscriptions take in its state.
-    pub sessions_bytes: usize,
-    /// What subscriptions delivered that ended before the feed was restored.
-    left: Vec<Delivered>,
-    restore: VecDeque<KeptSession>,
-    restore_patterns: Option<(Vec<Box<str>>, String)>,
-    /// Restored and not answered by their owners.
-    attaching: Vec<(SubscriptionId, KeptSession)>,
+    /// How far its pattern feed was acknowledged, where it has one.
+    pub seen: Option<Box<PatternSeen>>,
     /// What was kept when it began, until all of it stands again.
-    before: Option<Box<[u8]>>,
+    restore: Option<Box<Restore>>,
+    /// Hash of the state that its home has: the same is not said again.
+    kept: u64,
+    /// Bytes that its session subscriptions take in its state.
+    pub sessions_bytes: u32,
     changed: bool,
-    /// What was refused for a while is tried again when the blocked clients are.
-    pause: bool,
+    /// It was to be kept while something had yet to stand again: it is kept when that stands.
+    owed: bool,
     /// Stands in `Lives::soon`, in `Lives::later`.
     soon: bool,
     later: bool,
 }
 
-/// How far a pattern feed was acknowledged, slice by slice.
+/// As many as there are clients.
+const _: () = assert!(size_of::<Life>() <= 96);
+
+/// Bytes of one, all it delivered unacknowledged and in pieces.
+pub const LIFE_BYTES: usize = size_of::<Life>() + LEDGER_HEAP_BYTES_MAX;
+
+/// What is to stand again.
 #[derive(Default)]
-pub(crate) struct PatternSeen {
-    frames: u64,
-    delivered: BTreeMap<u16, SliceSeq>,
-    acknowledged: BTreeMap<u16, SliceSeq>,
-    events: VecDeque<(u64, u16, SliceSeq)>,
-    /// More was delivered than is remembered.
-    overflown: bool,
+struct Restore {
+    /// The state that the life began with.
+    before: Box<[u8]>,
+    sessions: VecDeque<KeptSession>,
+    patterns: Option<(Vec<Box<str>>, String)>,
+    /// Restored and not answered by their owners.
+    attaching: Vec<(SubscriptionId, KeptSession)>,
+    /// What subscriptions delivered that ended before the feed was restored.
+    left: Vec<Delivered>,
+    /// What was refused for a while is tried again when the blocked clients are.
+    pause: bool,
+    /// Being subscribed to, and not answered: its owner may be this shard, and answer at once.
+    current: Option<KeptSession>,
+    /// Stands in `Lives::restoring`, or is worked at.
+    listed: bool,
 }
 
-impl PatternSeen {
-    /// The feed begins here.
-    pub fn begin(&mut self, position: impl IntoIterator<Item = (u16, SliceSeq)>) {
-        self.delivered = position.into_iter().collect();
-        self.acknowledged = self.delivered.clone();
-        self.events.clear();
-        self.overflown = false;
-    }
-
-    /// An event of a session subscription took a frame.
-    pub fn passed(&mut self) {
-        self.frames += 1;
-    }
-
-    /// An event of the feed took a frame.
-    pub fn delivered(&mut self, slice: u16, seq: SliceSeq) {
-        self.frames += 1;
-        let at = self.delivered.entry(slice).or_default();
-        *at = seq.max(*at);
-        if self.events.len() == PATTERN_EVENTS_MAX {
-            self.overflown = true;
-        }
-        if !self.overflown {
-            self.events.push_back((self.frames, slice, seq));
-        }
-    }
-
-    /// All frames up to the `frames`th are worked off.
-    pub fn acknowledge(&mut self, frames: u64) {
-        while let Some((_, slice, seq)) = self.events.front().copied().filter(|event| event.0 <= frames) {
-            self.events.pop_front();
-            let at = self.acknowledged.entry(slice).or_default();
-            *at = seq.max(*at);
-        }
-        if self.overflown && frames >= self.frames {
-            self.overflown = false;
-            self.acknowledged = self.delivered.clone();
-        }
-    }
-
-    fn position(&self) -> Vec<(u16, SliceSeq)> {
-        self.acknowledged.iter().map(|(slice, seq)| (*slice, *seq)).collect()
+impl Restore {
+    fn is_done(&self) -> bool {
+        self.sessions.is_empty() && self.patterns.is_none() && self.attaching.is_empty() && self.current.is_none()
     }
 }
 
@@ -208,36 +177,51 @@ impl Lives {
 
 impl Life {
     fn begin(generation: u64, kept: ClientState, before: Box<[u8]>, own: Option<Positions>) -> Self {
-        let mut restore: VecDeque<KeptSession> = kept.sessions.into();
-        let (sessions, position) = own.map_or((Vec::new(), None), |own| (own.sessions, own.position));
-        for position in sessions {
-            match restore.iter_mut().find(|kept| kept.session == position.session) {
+        let mut sessions: VecDeque<KeptSession> = kept.sessions.into();
+        let (own_sessions, position) = own.map_or((Vec::new(), None), |own| (own.sessions, own.position));
+        for position in own_sessions {
+            match sessions.iter_mut().find(|kept| kept.session == position.session) {
                 Some(kept) => *kept = KeptSession { policy: kept.policy, ..position },
-                None => restore.push_back(position),
+                None => sessions.push_back(position),
             }
         }
         let position = position.unwrap_or(kept.position);
-        let restore_patterns = (!kept.patterns.is_empty()).then(|| (kept.patterns, position_text(&position)));
+        let patterns = (!kept.patterns.is_empty()).then(|| (kept.patterns, position_text(&position)));
         let (claimed, attempt) = (kept.claimed, kept.attempt);
-        Self { generation, claimed, attempt, restore, restore_patterns, before: Some(before), ..Self::default() }
+        let known = home::hash(&before);
+        let restore = Some(Box::new(Restore { before, sessions, patterns, listed: true, ..Restore::default() }));
+        Self { generation, claimed, attempt, restore, kept: known, ..Self::default() }
     }
 
     /// A subscription ended that the pattern feed has to know of, if one is to be restored that is not there yet.
     pub fn delivered_elsewhere(&mut self, range: Delivered) {
-        if self.restore_patterns.is_some() && self.left.len() < DELIVERED_MAX {
-            self.left.push(range);
+        if let Some(restore) = &mut self.restore
+            && restore.patterns.is_some()
+            && restore.left.len() < DELIVERED_MAX
+        {
+            restore.left.push(range);
         }
     }
 
-    fn is_restored(&self) -> bool {
-        self.restore.is_empty() && self.restore_patterns.is_none() && self.attaching.is_empty()
+    /// An event of the pattern feed took a frame.
+    pub fn pattern_delivered(&mut self, slice: u16, seq: SliceSeq) {
+        self.ledger.passed();
+        self.seen.get_or_insert_default().delivered(self.ledger.frames(), slice, seq);
     }
 
     /// The subscription's owner has answered. What it was to restore, if it was.
     pub fn attached(&mut self, subscription: SubscriptionId) -> Option<KeptSession> {
-        let at = self.attaching.iter().position(|(id, _)| *id == subscription)?;
-        Some(self.attaching.swap_remove(at).1)
+        let Restore { attaching, current, .. } = &mut **self.restore.as_mut()?;
+        match attaching.iter().position(|(id, _)| *id == subscription) {
+            Some(at) => Some(attaching.swap_remove(at).1),
+            None => current.take(),
+        }
     }
+}
+
+/// All that was kept stands again; a pattern feed does when all shards have answered.
+fn is_restored(life: &Life, patterns: Option<&PatternFeed>) -> bool {
+    life.restore.as_ref().is_none_or(|restore| restore.is_done() && patterns.is_none_or(|feed| feed.attaching == 0))
 }
 
 fn position_text(position: &[(u16, SliceSeq)]) -> String {
@@ -247,6 +231,13 @@ fn position_text(position: &[(u16, SliceSeq)]) -> String {
         let _ = write!(text, "{}{slice}.{seq}", if text.is_empty() { "" } else { "," });
     }
     text
+}
+
+impl Clients {
+    /// What of a client's life is to stand again.
+    fn restore(&mut self, connection: ConnectionId) -> Option<&mut Restore> {
+        self.get_mut(connection)?.life.as_mut()?.restore.as_deref_mut()
+    }
 }
 
 impl Shard {
@@ -263,9 +254,20 @@ impl Shard {
     /// Restores that were put off are tried again.
     pub(crate) fn retry_restores(&mut self) {
         for connection in &self.lives.restoring {
-            if let Some(life) = self.readers.clients.get_mut(*connection).and_then(|c| c.life.as_mut()) {
-                life.pause = false;
+            if let Some(restore) = self.readers.clients.restore(*connection) {
+                restore.pause = false;
             }
+        }
+    }
+
+    /// A subscription's owner has answered. One that was kept stands again: only what waited for that is kept now.
+    pub(crate) fn life_attached(&mut self, connection: ConnectionId, subscription: SubscriptionId) {
+        let Some(client) = self.readers.clients.get_mut(connection) else { return };
+        let Some(life) = &mut client.life else { return };
+        if life.attached(subscription).is_none() || life.owed {
+            self.life_changed(connection);
+        } else if is_restored(life, client.patterns.as_deref()) {
+            life.restore = None;
         }
     }
 
@@ -277,7 +279,9 @@ impl Shard {
                 life.attempt = u64::MAX;
             }
             life.ledger.acknowledged(frames);
-            life.seen.acknowledge(frames);
+            if let Some(seen) = &mut life.seen {
+                seen.acknowledge(frames, life.ledger.frames());
+            }
             self.presence.acknowledged(connection);
             self.life_changed_later(connection, now.mono_us);
         }
@@ -370,10 +374,14 @@ impl Shard {
             slot = subscription.next_of_client;
         }
         life.ledger.begin_at(frames, acknowledged, sent.into_iter());
-        life.seen.frames = frames;
-        let (sessions, patterns) = (life.restore.len() as u32, life.restore_patterns.is_some());
+        let restored = |restore: &Box<Restore>| (restore.sessions.len() as u32, restore.patterns.is_some());
+        let (sessions, patterns) = life.restore.as_ref().map(restored).unwrap_or_default();
         client.life = Some(Box::new(life));
-        self.lives.restoring.push(connection);
+        match sessions == 0 && !patterns {
+            true => self.life_changed(connection),
+            // It is marked so from its beginning.
+            false => self.lives.restoring.push(connection),
+        }
         self.presence_restore(connection, &presence.0, &presence.1);
         let reply = Reply::Resumed { client_id: &client_id, generation, sessions, patterns };
         self.effects.reply(connection, id, &reply);
@@ -387,37 +395,54 @@ impl Shard {
             let Some(client) = self.readers.clients.get_mut(connection) else { return done };
             let busy = client.in_flight >= self.config.limits.client_commands_in_flight_max;
             let Some(life) = &mut client.life else { return done };
-            if life.restore.is_empty() && life.restore_patterns.is_none() {
-                self.life_changed(connection);
+            let Some(restore) = life.restore.as_mut().filter(|r| !r.sessions.is_empty() || r.patterns.is_some()) else {
+                if let Some(restore) = &mut life.restore {
+                    restore.listed = false;
+                }
+                if is_restored(life, client.patterns.as_deref()) {
+                    life.restore = None;
+                }
+                // What was kept is older where the client said where it stands, and still right.
+                self.life_changed_later(connection, now.mono_us);
                 return done;
-            }
-            if !room || busy || life.pause {
+            };
+            if !room || busy || restore.pause {
                 self.lives.restoring.push(connection);
                 return done;
             }
-            if let Some(kept) = life.restore.pop_front() {
+            if let Some(kept) = restore.sessions.pop_front() {
+                let (session, policy) = (kept.session.clone(), kept.policy);
                 let from = From::Offset(kept.offset, (kept.epoch != 0).then_some(kept.epoch));
-                if subscribe::run(self, connection, CommandId::None, &kept.session, from, kept.policy, now)
-                    == Handled::Later
-                {
-                    self.unrestore(connection, kept);
-                    return done;
+                restore.current = Some(kept);
+                let handled = subscribe::run(self, connection, CommandId::None, &session, from, policy, now);
+                // Where it was the last one, and was answered, nothing is left to be restored.
+                let unanswered = self.readers.clients.restore(connection).and_then(|restore| restore.current.take());
+                match (handled, unanswered) {
+                    (Handled::Done, Some(kept)) => self.restored(connection, kept),
+                    (Handled::Done, None) => {}
+                    (Handled::Later, unanswered) => {
+                        if let Some(restore) = self.readers.clients.restore(connection) {
+                            unanswered.into_iter().for_each(|kept| restore.sessions.push_front(kept));
+                        }
+                        self.lives.restoring.push(connection);
+                        return done;
+                    }
                 }
-                self.restored(connection, kept);
-            } else if let Some((patterns, position)) = life.restore_patterns.take() {
+            } else if let Some((patterns, position)) = restore.patterns.take() {
                 let list: Vec<&str> = patterns.iter().map(|pattern| &**pattern).collect();
                 let from = PatternFrom::Position(&position);
                 if subscribe_patterns::run(self, connection, CommandId::None, &list, from) == Handled::Later {
-                    if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
-                        life.restore_patterns = Some((patterns, position));
+                    if let Some(restore) = self.readers.clients.restore(connection) {
+                        restore.patterns = Some((patterns, position));
                     }
                     self.lives.restoring.push(connection);
                     return done;
                 }
                 if let Some(client) = self.readers.clients.get_mut(connection)
                     && let (Some(feed), Some(life)) = (&mut client.patterns, &mut client.life)
+                    && let Some(restore) = &mut life.restore
                 {
-                    life.left.drain(..).for_each(|range| feed.delivered_elsewhere(range));
+                    restore.left.drain(..).for_each(|range| feed.delivered_elsewhere(range));
                 }
             }
             done += 1;
@@ -425,10 +450,12 @@ impl Shard {
     }
 
     fn unrestore(&mut self, connection: ConnectionId, kept: KeptSession) {
-        if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
-            life.restore.push_front(kept);
+        if let Some(restore) = self.readers.clients.restore(connection) {
+            restore.sessions.push_front(kept);
+            if !std::mem::replace(&mut restore.listed, true) {
+                self.lives.restoring.push(connection);
+            }
         }
-        self.lives.restoring.push(connection);
     }
 
     /// A kept subscription attaches, unless its owner has answered already.
@@ -438,10 +465,10 @@ impl Shard {
         let Some(id) = self.readers.find(connection, partition) else { return };
         let attaching =
             self.readers.subscription(id).is_some_and(|s| s.state == ReaderState::Attaching && s.cursor == u64::MAX);
-        if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut())
+        if let Some(restore) = self.readers.clients.restore(connection)
             && attaching
         {
-            life.attaching.push((id, kept));
+            restore.attaching.push((id, kept));
         }
     }
 
@@ -455,8 +482,8 @@ impl Shard {
                 self.unrestore(connection, KeptSession { session, epoch: 0, offset: 0, policy });
             }
             Refusal::Unavailable | Refusal::PartitionsFull => {
-                if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
-                    life.pause = true;
+                if let Some(restore) = self.readers.clients.restore(connection) {
+                    restore.pause = true;
                 }
                 self.unrestore(connection, kept);
             }
@@ -470,21 +497,25 @@ impl Shard {
 
     /// Says to the client's home what is to be kept. `false`: no room.
     fn keep(&mut self, connection: ConnectionId, now: Now) -> bool {
-        let Some(client) = self.readers.clients.get(connection) else { return true };
-        let Some(life) = &client.life else { return true };
-        if !life.changed || !life.is_restored() {
-            // Where it is being restored its end will be told, and what changed is still marked.
+        let Some(client) = self.readers.clients.get_mut(connection) else { return true };
+        let Some(life) = &mut client.life else { return true };
+        if !life.changed {
             return true;
         }
-        let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
+        if !is_restored(life, client.patterns.as_deref()) {
+            life.owed = true;
+            return true;
+        }
+        life.restore = None;
+        let (tenant, client_id, known) = (client.tenant.clone(), client.client_id.clone(), life.kept);
         let mut state = Vec::new();
         self.state_of(connection).put(&mut state);
-        if !self.say_keep(&tenant, &client_id, connection, false, &state, now) {
+        let kept = home::hash(&state);
+        if kept != known && !self.say_keep(&tenant, &client_id, connection, false, &state, now) {
             return false;
         }
         if let Some(life) = self.readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
-            life.changed = false;
-            life.before = None;
+            (life.changed, life.owed, life.kept) = (false, false, kept);
         }
         true
     }
@@ -494,9 +525,9 @@ impl Shard {
         let Some(client) = self.readers.clients.get(connection) else { return };
         let Some(life) = &client.life else { return };
         let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
-        let state = match (&life.before, life.is_restored()) {
-            (Some(before), false) => before.to_vec(),
-            _ => {
+        let state = match life.restore.as_ref().filter(|_| !is_restored(life, client.patterns.as_deref())) {
+            Some(restore) => restore.before.to_vec(),
+            None => {
                 let mut state = Vec::new();
                 self.state_of(connection).put(&mut state);
                 state
@@ -534,7 +565,7 @@ impl Shard {
             claimed: life.claimed,
             attempt: life.attempt,
             sessions,
-            position: if patterns.is_some() { life.seen.position() } else { Vec::new() },
+            position: patterns.and(life.seen.as_ref()).map_or_else(Vec::new, |seen| seen.position()),
             patterns: patterns.map_or_else(Vec::new, |feed| feed.patterns.to_vec()),
         }
     }
@@ -601,30 +632,4 @@ pub(crate) struct Opened<'a> {
     pub client_id: &'a str,
     pub generation: u64,
     pub state: &'a [u8],
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_position_moves_with_acknowledgements_and_never_past_them() {
-        let mut seen = PatternSeen::default();
-        seen.begin([(3, 7)]);
-        seen.delivered(3, 8);
-        seen.passed();
-        seen.delivered(9, 1);
-        assert_eq!(seen.position(), [(3, 7)]);
-        seen.acknowledge(2);
-        assert_eq!(seen.position(), [(3, 8)]);
-        for seq in 2..2 + 2 * PATTERN_EVENTS_MAX as u64 {
-            seen.delivered(9, seq);
-        }
-        seen.acknowledge(4);
-        assert_eq!(seen.position(), [(3, 8), (9, 2)]);
-        seen.acknowledge(2000);
-        assert!(seen.position()[1].1 <= 2 + 2000 - 4, "more than is remembered: it stands still");
-        seen.acknowledge(3 + 2 * PATTERN_EVENTS_MAX as u64);
-        assert_eq!(seen.position()[1].1, 1 + 2 * PATTERN_EVENTS_MAX as u64);
-    }
 }

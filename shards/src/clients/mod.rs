@@ -12,6 +12,7 @@
 
 pub(crate) mod home;
 pub(crate) mod life;
+pub(crate) mod seen;
 pub mod state;
 
 /// Beginning of the names of hidden sessions.

@@ -55,8 +55,10 @@ pub(crate) fn run(
         || shard.readers.subscriptions.len() >= shard.config.limits.subscriptions_per_shard_max;
     // What is kept of a client is one record, and records of a small log are small.
     let kept_bytes_max = CLIENT_SESSIONS_BYTES_MAX.min(shard.log.record_bytes_max() / 2);
-    let kept_full =
-        client.life.as_ref().is_some_and(|life| life.sessions_bytes + KeptSession::bytes(session) > kept_bytes_max);
+    let kept_full = client
+        .life
+        .as_ref()
+        .is_some_and(|life| life.sessions_bytes as usize + KeptSession::bytes(session) > kept_bytes_max);
     if (full || kept_full) && existing.is_none() {
         shard.refuse_local(connection, id, Refused::field(Refusal::TooManySubscriptions, "session"));
         return Handled::Done;
@@ -261,15 +263,12 @@ pub(crate) fn attached(
                 s.gathered = (join < next).then(|| Box::new(Gathered::joining(join)));
             }
             readers.attached.push(subscription);
-            if let Some(life) = readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
-                life.attached(subscription);
-            }
             let session = readers.feeds[feed_slot as usize].session.clone();
             // Before anything is committed a crash may still take the epoch back: nobody is told of it.
             let epoch = if a.live == 0 { 0 } else { a.epoch };
             let reply = Reply::Subscribed { session: &session, epoch, next, earliest: a.earliest, joins: join < next };
             shard.answer(Origin::Local(connection), id, &reply);
-            shard.life_changed(connection);
+            shard.life_attached(connection, subscription);
         }
     }
 }

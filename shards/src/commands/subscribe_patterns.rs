@@ -189,7 +189,7 @@ fn attached(
     if let Some((id, position)) = whole {
         readers.patterns_attached.push(connection);
         if let Some(life) = readers.clients.get_mut(connection).and_then(|c| c.life.as_mut()) {
-            life.seen.begin(parse_position(&position).unwrap_or_default());
+            life.seen.get_or_insert_default().begin(parse_position(&position).unwrap_or_default());
         }
         shard.life_changed(connection);
         shard.answer(Origin::Local(connection), id, &Reply::SubscribedPatterns { position: &position });

@@ -42,6 +42,8 @@ pub(crate) struct Client {
     credit: Credit,
 }
 
+const _: () = assert!(size_of::<Client>() <= 136);
+
 /// Delivery credit. `u64::MAX` = no bound.
 struct Credit {
     events_window: u64,
@@ -53,11 +55,11 @@ struct Credit {
 }
 
 impl Client {
-    fn new(generation: u32, principal: Principal<'_>, now: Now) -> Self {
+    fn new(generation: u32, tenant: Arc<str>, client_id: &str, now: Now) -> Self {
         Self {
             generation,
-            tenant: principal.tenant.into(),
-            client_id: principal.client_id.into(),
+            tenant,
+            client_id: client_id.into(),
             in_flight: 0,
             subscriptions: NONE,
             subscription_count: 0,
@@ -134,6 +136,8 @@ impl Client {
 pub(crate) struct Clients {
     slots: Vec<Option<Client>>,
     count: usize,
+    /// Tenant of who came last: neighbours share its name.
+    tenant: Option<Arc<str>>,
 }
 
 impl Clients {
@@ -144,7 +148,12 @@ impl Clients {
             self.slots.resize_with(slot + 1, || None);
         }
         debug_assert!(self.slots[slot].is_none(), "a connection is entered once");
-        self.slots[slot] = Some(Client::new(connection.generation, principal, now));
+        let tenant = match self.tenant.take().filter(|tenant| **tenant == *principal.tenant) {
+            Some(tenant) => tenant,
+            None => principal.tenant.into(),
+        };
+        self.tenant = Some(tenant.clone());
+        self.slots[slot] = Some(Client::new(connection.generation, tenant, principal.client_id, now));
         self.count += 1;
     }
 
@@ -180,7 +189,7 @@ mod tests {
 
     #[test]
     fn credit_is_spent_by_delivery_and_returned_by_acknowledgement() {
-        let mut client = Client::new(0, Principal { tenant: "t", client_id: "c" }, Now::default());
+        let mut client = Client::new(0, "t".into(), "c", Now::default());
         client.set_credit(Some(2), Some(100));
         assert!(client.has_credit());
         client.delivered(10);

@@ -14,28 +14,54 @@
 use crate::ids::Offset;
 use std::collections::VecDeque;
 
-/// Runs kept for one client. 64 of 32 bytes are as much as ten subscriptions.
+/// Runs kept for one client. 64 of 24 bytes are as much as six subscriptions.
 const RUNS_MAX: usize = 64;
 
 /// A stretch of deliveries of one cursor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Run {
     /// Slot of the subscription.
     cursor: u32,
+    /// Deliveries; 0: none.
+    count: u32,
     /// Number of its first frame; the first of a connection is 1.
     frame: u64,
     offset: Offset,
-    count: u64,
 }
 
-/// One client's.
+/// One client's. Most clients listen to one session and acknowledge what they get: they have one run, or none.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Ledger {
     frames: u64,
+    newest: Run,
+    older: Option<Box<Older>>,
+}
+
+#[derive(Clone, Default, Debug)]
+struct Older {
     runs: VecDeque<Run>,
     /// First offsets of runs that were given up, and the last frame of them.
     coarse: Vec<(u32, Offset)>,
     coarse_until: u64,
+}
+
+const _: () = assert!(size_of::<Ledger>() <= 40 && size_of::<Run>() == 24);
+
+/// Bytes beside its own, all runs open; first offsets of what was given up are at most as many as subscriptions.
+pub(crate) const HEAP_BYTES_MAX: usize = size_of::<Older>() + RUNS_MAX * size_of::<Run>();
+
+impl Run {
+    /// All frames up to the `frames`th are worked off. `true`: of this run too.
+    fn acknowledged(&mut self, frames: u64) -> bool {
+        let done = (frames + 1).saturating_sub(self.frame);
+        if done >= u64::from(self.count) {
+            return true;
+        }
+        self.frame += done;
+        self.offset += done;
+        self.count -= done as u32;
+        false
+    }
 }
 
 impl Ledger {
@@ -44,38 +70,52 @@ impl Ledger {
     pub fn begin_at(&mut self, frames: u64, acknowledged: u64, cursors: impl Iterator<Item = (u32, Offset)>) {
         self.frames = frames;
         if acknowledged < frames {
-            self.coarse.extend(cursors);
-            self.coarse_until = frames;
+            let older = self.older.get_or_insert_default();
+            older.coarse.extend(cursors);
+            older.coarse_until = frames;
         }
+    }
+
+    /// Event frames that were queued.
+    pub fn frames(&self) -> u64 {
+        self.frames
     }
 
     /// An event frame was queued for a cursor.
     pub fn delivered(&mut self, cursor: u32, offset: Offset) {
         self.frames += 1;
-        if let Some(last) = self.runs.back_mut()
-            && (last.cursor, last.offset + last.count, last.frame + last.count) == (cursor, offset, self.frames)
+        let last = &mut self.newest;
+        let count = u64::from(last.count);
+        if (last.cursor, last.offset + count, last.frame + count) == (cursor, offset, self.frames)
+            && 0 < last.count
+            && last.count < u32::MAX
         {
             last.count += 1;
             return;
         }
-        self.begin(Run { cursor, frame: self.frames, offset, count: 1 });
+        self.begin(Run { cursor, count: 1, frame: self.frames, offset });
     }
 
     /// A gap of a cursor was said. It takes no frame of its own: it has arrived when the next event has.
     pub fn skipped(&mut self, cursor: u32, from: Offset) {
-        self.begin(Run { cursor, frame: self.frames + 1, offset: from, count: 1 });
+        self.begin(Run { cursor, count: 1, frame: self.frames + 1, offset: from });
     }
 
     fn begin(&mut self, run: Run) {
-        if self.runs.len() == RUNS_MAX {
-            for run in self.runs.drain(..RUNS_MAX / 2) {
-                self.coarse_until = run.frame + run.count - 1;
-                if self.coarse.iter().all(|(cursor, _)| *cursor != run.cursor) {
-                    self.coarse.push((run.cursor, run.offset));
+        let before = std::mem::replace(&mut self.newest, run);
+        if before.count == 0 {
+            return;
+        }
+        let Older { runs, coarse, coarse_until } = &mut **self.older.get_or_insert_default();
+        if runs.len() + 1 == RUNS_MAX {
+            for run in runs.drain(..RUNS_MAX / 2) {
+                *coarse_until = run.frame + u64::from(run.count) - 1;
+                if coarse.iter().all(|(cursor, _)| *cursor != run.cursor) {
+                    coarse.push((run.cursor, run.offset));
                 }
             }
         }
-        self.runs.push_back(run);
+        runs.push_back(before);
     }
 
     /// An event frame of a cursor that this ledger does not place (a pattern's) was queued.
@@ -85,31 +125,40 @@ impl Ledger {
 
     /// All frames up to the `frames`th are worked off.
     pub fn acknowledged(&mut self, frames: u64) {
-        if frames >= self.coarse_until {
-            self.coarse.clear();
-        }
-        while let Some(first) = self.runs.front_mut() {
-            let done = (frames + 1).saturating_sub(first.frame);
-            if done < first.count {
-                first.frame += done;
-                first.offset += done;
-                first.count -= done;
-                break;
+        if let Some(older) = &mut self.older {
+            if frames >= older.coarse_until {
+                older.coarse.clear();
             }
-            self.runs.pop_front();
+            while let Some(first) = older.runs.front_mut() {
+                if !first.acknowledged(frames) {
+                    return;
+                }
+                older.runs.pop_front();
+            }
+        }
+        if self.newest.acknowledged(frames) {
+            self.newest.count = 0;
         }
     }
 
     /// First offset of a cursor that is not acknowledged; `None` where everything it delivered is.
     pub fn unacknowledged(&self, cursor: u32) -> Option<Offset> {
-        let coarse = self.coarse.iter().find(|(of, _)| *of == cursor).map(|(_, offset)| *offset);
-        coarse.or_else(|| self.runs.iter().find(|run| run.cursor == cursor).map(|run| run.offset))
+        let newest = Some(self.newest).filter(|run| run.count > 0 && run.cursor == cursor).map(|run| run.offset);
+        let Some(older) = &self.older else { return newest };
+        let coarse = older.coarse.iter().find(|(of, _)| *of == cursor).map(|(_, offset)| *offset);
+        let run = || older.runs.iter().find(|run| run.cursor == cursor).map(|run| run.offset);
+        coarse.or_else(run).or(newest)
     }
 
     /// The subscription in this slot ended; another may take the slot.
     pub fn forget(&mut self, cursor: u32) {
-        self.coarse.retain(|(of, _)| *of != cursor);
-        self.runs.retain(|run| run.cursor != cursor);
+        if self.newest.cursor == cursor {
+            self.newest.count = 0;
+        }
+        if let Some(older) = &mut self.older {
+            older.coarse.retain(|(of, _)| *of != cursor);
+            older.runs.retain(|run| run.cursor != cursor);
+        }
     }
 }
 
@@ -203,7 +252,7 @@ mod tests {
                     frames.push((cursor, next[cursor as usize]));
                     next[cursor as usize] += 1;
                 }
-                exact &= ledger.coarse.is_empty();
+                exact &= ledger.older.as_ref().is_none_or(|older| older.coarse.is_empty());
                 for cursor in 0..4 {
                     let event = frames[acknowledged as usize..].iter().find(|frame| frame.0 == cursor).map(|f| f.1);
                     let open = gaps.iter().find(|gap| gap.0 == cursor && gap.2 >= acknowledged as usize).map(|gap| gap.1);
@@ -215,7 +264,7 @@ mod tests {
                         prop_assert!(said.is_some_and(|said| said <= truth), "{:?} {:?}", said, truth);
                     }
                 }
-                prop_assert!(ledger.runs.len() <= RUNS_MAX);
+                prop_assert!(ledger.older.as_ref().is_none_or(|older| older.runs.len() < RUNS_MAX));
             }
         }
     }

@@ -27,6 +27,7 @@ use client::{Client, Clients, NONE};
 use hashbrown::HashMap;
 use patterns::{Delivered, TenantFeeds};
 use std::collections::VecDeque;
+use storage::few::Few;
 use storage::ids::LogSeq;
 use storage::record::{EventView, Kind, RecordView};
 
@@ -118,8 +119,10 @@ pub(crate) struct Feed {
     pub epoch: Epoch,
     /// Everything below was offered to live subscribers here. `None` until the owner said where it begins.
     pub live_next: Option<Offset>,
-    pub subscriptions: Vec<u32>,
+    pub subscriptions: Few<u32>,
 }
+
+const _: () = assert!(size_of::<Subscription>() <= 56 && size_of::<Feed>() <= 80);
 
 /// A cursor that is behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -214,7 +217,7 @@ impl Readers {
                     owner,
                     epoch: 0,
                     live_next: None,
-                    subscriptions: Vec::new(),
+                    subscriptions: Few::new(),
                 }) as u32;
                 self.feed_of.insert(partition, feed);
                 feed
@@ -239,7 +242,7 @@ impl Readers {
             client.subscriptions = slot;
             client.subscription_count += 1;
             if let Some(life) = &mut client.life {
-                life.sessions_bytes += KeptSession::bytes(session);
+                life.sessions_bytes += KeptSession::bytes(session) as u32;
             }
         }
         self.feeds[feed as usize].subscriptions.push(slot);
@@ -324,8 +327,8 @@ impl Readers {
             client.subscription_count -= 1;
             if let Some(life) = &mut client.life {
                 life.ledger.forget(id.slot);
-                life.sessions_bytes -=
-                    KeptSession::bytes(&self.feeds[feed_slot as usize].session).min(life.sessions_bytes);
+                let bytes = KeptSession::bytes(&self.feeds[feed_slot as usize].session) as u32;
+                life.sessions_bytes -= bytes.min(life.sessions_bytes);
             }
             if client.subscriptions == id.slot {
                 client.subscriptions = next;
@@ -598,7 +601,6 @@ pub(crate) fn push_event(
     client.delivered(out.event(connection, event));
     if let Some(life) = &mut client.life {
         life.ledger.delivered(slot, event.offset());
-        life.seen.passed();
     }
     *cursor = event.offset() + 1;
     Pushed::Whole

@@ -447,8 +447,7 @@ fn push_matching(
             }
             client.delivered(out.event(connection, &event));
             if let Some(life) = &mut client.life {
-                life.ledger.passed();
-                life.seen.delivered(event.slice().0, event.slice_seq());
+                life.pattern_delivered(event.slice().0, event.slice_seq());
             }
         }
         *skip += 1;

@@ -13,6 +13,7 @@ use crate::ids::{Epoch, Offset, PartitionId, ShardId};
 use crate::names::pattern_matches;
 use hashbrown::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
+use storage::few::Few;
 use storage::ids::LogSeq;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -24,7 +25,7 @@ const UNION_PATTERNS_MAX: usize = 64;
 /// One per shard.
 #[derive(Default)]
 pub(crate) struct Interests {
-    sessions: ByPartition<Vec<ShardId>>,
+    sessions: ByPartition<Few<ShardId>>,
     tenants: ByTenant<Vec<TenantInterest>>,
     /// Partitions whose live stream to a shard was interrupted, and where it stands.
     missed: ByPartition<Vec<(ShardId, Epoch, Offset)>>,
@@ -109,7 +110,7 @@ impl Interests {
 
     /// Shards with session subscribers of the partition.
     pub fn sessions(&self, partition: PartitionId) -> &[ShardId] {
-        self.sessions.get(&partition).map_or(&[], Vec::as_slice)
+        self.sessions.get(&partition).map_or(&[], |shards| shards)
     }
 
     /// Shards with pattern clients of the tenant.

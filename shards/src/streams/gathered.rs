@@ -199,7 +199,6 @@ impl<O: Outbox> Reach<'_, O> {
             if let Some(life) = &mut self.client.life {
                 // Not acknowledged, it has to be had again: from where it began.
                 life.ledger.delivered(self.slot, gathered.join.unwrap_or(cursor));
-                life.seen.passed();
             }
         } else if gathered.skips {
             let gap = Gap { session, epoch, from: cursor, to: next, reason: GapReason::Policy };
@@ -286,7 +285,6 @@ impl<O: Outbox> Reach<'_, O> {
         self.client.delivered(self.out.streams(connection, &frame));
         if let Some(life) = &mut self.client.life {
             life.ledger.passed();
-            life.seen.passed();
         }
         // Where joining would begin anew: behind what is delivered.
         gathered.join = Some(gathered.next - 1);

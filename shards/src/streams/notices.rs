@@ -10,6 +10,7 @@
 
 use crate::delivery::{ReaderState, Readers};
 use crate::ids::{Epoch, Offset, PartitionId, ShardId};
+use crate::limits::NAME_BYTES_MAX;
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::request;
 use crate::outbox::{Notice, Outbox};
@@ -18,7 +19,10 @@ use std::collections::VecDeque;
 use storage::record::RecordView;
 
 /// Notices of a shard that wait for room in a peer's lane.
-pub(crate) const NOTICES_MAX: usize = 1024;
+pub const NOTICES_MAX: usize = 1024;
+
+/// Bytes of one: names, what it says, and those who have yet to get it.
+pub const NOTICE_BYTES: usize = 3 * NAME_BYTES_MAX + 64 + size_of::<Pending>() + 128;
 
 /// Is it the topic of a control event?
 pub(crate) fn is_control(topic: &str) -> bool {

@@ -26,6 +26,7 @@
 
 use super::streams::{STREAMS_BYTES_MAX, STREAMS_MAX, Streams};
 use crate::bytes::{Put, Take};
+use crate::few::Few;
 use crate::ids::{COUNTER_MAX, Epoch, LogId, LogSeq, Offset, PartitionId, SegmentId};
 
 /// Most markers a session keeps.
@@ -107,6 +108,13 @@ pub struct ProducerStep<'a> {
     pub offset: Offset,
 }
 
+/// What a session keeps under names.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Named {
+    markers: Vec<Marker>,
+    producers: Vec<Producer>,
+}
+
 /// State of one session. Lives in the [`Catalog`](super::Catalog) of the shard that owns its slice.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Partition {
@@ -120,12 +128,15 @@ pub struct Partition {
     pub(super) first: Offset,
     /// Last record in this state; `None` until the first.
     pub(super) changed: Option<Place>,
-    pub(super) runs: Vec<Run>,
-    markers: Vec<Marker>,
-    producers: Vec<Producer>,
+    pub(super) runs: Few<Run>,
+    /// Most sessions have none.
+    named: Option<Box<Named>>,
     /// Open streams; most sessions have none.
     pub(super) streams: Option<Box<Streams>>,
 }
+
+/// Each client has one of its own, and another one for the session it is in.
+const _: () = assert!(size_of::<Partition>() <= 144);
 
 impl Partition {
     /// A session with no events. Names were checked by the caller: at most [`NAME_BYTES_MAX`] bytes each.
@@ -143,9 +154,8 @@ impl Partition {
             committed: 0,
             first: 0,
             changed: None,
-            runs: Vec::new(),
-            markers: Vec::new(),
-            producers: Vec::new(),
+            runs: Few::new(),
+            named: None,
             streams: None,
         }
     }
@@ -200,35 +210,35 @@ impl Partition {
 
     /// Markers.
     pub fn markers(&self) -> &[Marker] {
-        &self.markers
+        self.named.as_ref().map_or(&[], |named| &named.markers)
     }
 
     /// Offset of the marker `name`.
     pub fn marker(&self, name: &str) -> Option<Offset> {
-        self.markers.iter().find(|m| &*m.name == name).map(|m| m.offset)
+        self.markers().iter().find(|m| &*m.name == name).map(|m| m.offset)
     }
 
     /// Whether a record may set marker `name`: it exists, or one more fits.
     pub fn marker_room(&self, name: &str) -> bool {
-        self.markers.len() < MARKERS_MAX || self.marker(name).is_some()
+        self.markers().len() < MARKERS_MAX || self.marker(name).is_some()
     }
 
     /// Numbering producers.
     pub fn producers(&self) -> &[Producer] {
-        &self.producers
+        self.named.as_ref().map_or(&[], |named| &named.producers)
     }
 
     /// What is known of the numbering producer `client_id`.
     pub fn producer(&self, client_id: &str) -> Option<&Producer> {
-        self.producers.iter().find(|p| &*p.client_id == client_id)
+        self.producers().iter().find(|p| &*p.client_id == client_id)
     }
 
     /// Whether `client_id` may number messages here: it is known, or fits, or the one longest silent has no event left
     /// in retention and may be forgotten.
     pub fn producer_room(&self, client_id: &str) -> bool {
-        self.producers.len() < PRODUCERS_MAX
+        self.producers().len() < PRODUCERS_MAX
             || self.producer(client_id).is_some()
-            || self.producers.iter().any(|p| p.offset < self.first)
+            || self.producers().iter().any(|p| p.offset < self.first)
     }
 
     /// Forgets the oldest runs whose segment is gone; true if that moved `first_offset`. A gone run behind a retained one
@@ -237,7 +247,7 @@ impl Partition {
     pub fn drop_gone_runs(&mut self, gone: impl Fn(SegmentId) -> bool) -> bool {
         let before = self.first;
         let kept = self.runs.iter().position(|run| !gone(run.segment)).unwrap_or(self.runs.len());
-        self.runs.drain(..kept);
+        self.runs.remove_first(kept);
         let front = self.runs.first().map_or(self.tail, |run| run.first);
         self.first = self.first.max(front);
         self.first != before
@@ -247,9 +257,10 @@ impl Partition {
     pub fn memory_bytes(&self) -> usize {
         size_of::<Partition>()
             + self.names.len()
-            + self.runs.capacity() * size_of::<Run>()
-            + self.markers.iter().map(|m| size_of::<Marker>() + m.name.len()).sum::<usize>()
-            + self.producers.iter().map(|p| size_of::<Producer>() + p.client_id.len()).sum::<usize>()
+            + self.runs.heap_bytes()
+            + self.named.as_ref().map_or(0, |named| size_of_val(&**named))
+            + self.markers().iter().map(|m| size_of::<Marker>() + m.name.len()).sum::<usize>()
+            + self.producers().iter().map(|p| size_of::<Producer>() + p.client_id.len()).sum::<usize>()
             + self.streams.as_ref().map_or(0, |streams| streams.memory_bytes())
     }
 
@@ -260,8 +271,7 @@ impl Partition {
         self.committed = tail;
         self.first = tail;
         self.runs.clear();
-        self.markers.clear();
-        self.producers.clear();
+        self.named = None;
         self.streams = None;
     }
 
@@ -274,7 +284,7 @@ impl Partition {
             if self.runs.len() == RUNS_MAX {
                 // Unreachable while retention holds its bound; if it ever were, the oldest run goes as retention would
                 // have it, and readers are told of the gap.
-                self.runs.remove(0);
+                self.runs.remove_first(1);
                 self.first = self.runs[0].first;
             }
             self.runs.push(Run { segment, first: self.tail });
@@ -285,27 +295,29 @@ impl Partition {
     /// Moves marker `name` forward; never backwards, so that a replay changes nothing. One that does not fit is left
     /// out; the append asked [`Partition::marker_room`] before.
     pub(super) fn mark(&mut self, name: &str, offset: Offset) {
-        if let Some(marker) = self.markers.iter_mut().find(|m| &*m.name == name) {
+        let Named { markers, .. } = &mut **self.named.get_or_insert_default();
+        if let Some(marker) = markers.iter_mut().find(|m| &*m.name == name) {
             marker.offset = marker.offset.max(offset);
-        } else if self.markers.len() < MARKERS_MAX {
-            self.markers.push(Marker { name: name.into(), offset });
+        } else if markers.len() < MARKERS_MAX {
+            markers.push(Marker { name: name.into(), offset });
         }
     }
 
     /// Remembers the last number of a producer; when the table is full, in place of the one longest silent.
     pub(super) fn produced(&mut self, step: ProducerStep<'_>) {
-        if let Some(known) = self.producers.iter_mut().find(|p| &*p.client_id == step.client_id) {
+        let Named { producers, .. } = &mut **self.named.get_or_insert_default();
+        if let Some(known) = producers.iter_mut().find(|p| &*p.client_id == step.client_id) {
             if (step.epoch, step.seq) > (known.epoch, known.seq) {
                 (known.epoch, known.seq, known.offset) = (step.epoch, step.seq, step.offset);
             }
             return;
         }
-        if self.producers.len() == PRODUCERS_MAX {
-            let silent = (0..PRODUCERS_MAX).min_by_key(|&at| self.producers[at].offset).expect("the table is full");
-            self.producers.swap_remove(silent);
+        if producers.len() == PRODUCERS_MAX {
+            let silent = (0..PRODUCERS_MAX).min_by_key(|&at| producers[at].offset).expect("the table is full");
+            producers.swap_remove(silent);
         }
         let ProducerStep { client_id, epoch, seq, offset } = step;
-        self.producers.push(Producer { client_id: client_id.into(), epoch, seq, offset });
+        producers.push(Producer { client_id: client_id.into(), epoch, seq, offset });
     }
 
     /// Appends the entry to `out`. Only a partition with a record in it has one.
@@ -322,8 +334,8 @@ impl Partition {
         out.put_u8(self.tenant_bytes);
         out.put_u8((self.names.len() - usize::from(self.tenant_bytes)) as u8);
         out.put_u16(self.runs.len() as u16);
-        out.put_u8(self.markers.len() as u8);
-        out.put_u8(self.producers.len() as u8);
+        out.put_u8(self.markers().len() as u8);
+        out.put_u8(self.producers().len() as u8);
         out.put_u8(self.open_streams().count() as u8);
         out.put_u8(0);
         out.put(self.names.as_bytes());
@@ -332,12 +344,12 @@ impl Partition {
             out.put_u32(run.segment.number);
             out.put_u64(run.first);
         }
-        for marker in &self.markers {
+        for marker in self.markers() {
             out.put_u64(marker.offset);
             out.put_u8(marker.name.len() as u8);
             out.put(marker.name.as_bytes());
         }
-        for producer in &self.producers {
+        for producer in self.producers() {
             out.put_u64(producer.epoch);
             out.put_u64(producer.seq);
             out.put_u64(producer.offset);
@@ -371,7 +383,6 @@ impl Partition {
             return None;
         }
         let mut partition = Partition::new(id, tenant, session, epoch);
-        partition.runs.reserve_exact(runs.into());
         for _ in 0..runs {
             let segment = SegmentId { log: LogId(take.u32()?), number: take.u32()? };
             let run = Run { segment, first: take.u64()? };
@@ -383,12 +394,14 @@ impl Partition {
         for _ in 0..markers {
             let offset = take.u64()?;
             let bytes = take.u8()?;
-            partition.markers.push(Marker { name: take.str(bytes.into())?.into(), offset });
+            let marker = Marker { name: take.str(bytes.into())?.into(), offset };
+            partition.named.get_or_insert_default().markers.push(marker);
         }
         for _ in 0..producers {
             let (epoch, seq, offset) = (take.u64()?, take.u64()?, take.u64()?);
             let bytes = take.u8()?;
-            partition.producers.push(Producer { client_id: take.str(bytes.into())?.into(), epoch, seq, offset });
+            let producer = Producer { client_id: take.str(bytes.into())?.into(), epoch, seq, offset };
+            partition.named.get_or_insert_default().producers.push(producer);
         }
         if streams > 0 {
             partition.streams = Some(Box::new(Streams::decode(&mut take, streams, tail)?));

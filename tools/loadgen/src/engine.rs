@@ -143,6 +143,22 @@ impl Engine {
         c.stream = Vec::new();
     }
 
+    /// Stops reading a connection that has nothing to send: its kernel's buffer fills, then the server's queue.
+    pub fn stop_reading(&mut self, connection: usize) -> io::Result<()> {
+        match &self.connections[connection].socket {
+            Some(socket) => self.poll.look_away(socket, connection),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads it again.
+    pub fn read_again(&mut self, connection: usize) -> io::Result<()> {
+        match &self.connections[connection].socket {
+            Some(socket) => self.poll.want_write(socket, connection, false),
+            None => Ok(()),
+        }
+    }
+
     /// The send buffer of a connection, to be flushed with the next [`Engine::step`] or [`Engine::flush`].
     pub fn out(&mut self, connection: usize) -> &mut Vec<u8> {
         let c = &mut self.connections[connection];

@@ -7,6 +7,7 @@
 //!   sessions    N publishers, each with many sessions, no readers
 //!   fill        writes so many events, part of them into one hot session          read   reads one session from its start
 //!   crowd       N clients, each with a session, an event now and then, and a life that outlives its connection
+//!   stall       N readers, of whom some stop reading for a while
 //!   idle        N connections, memory of each                                     handshake   connections per second
 //! ```
 //! Every delivery is checked to come exactly once and in order. Exit status 1 where a run is INVALID: it lost something, or this

@@ -97,17 +97,21 @@ impl Poll {
                 return Err(why);
             }
         }
-        self.control(libc::EPOLL_CTL_ADD, &socket, token, true)?;
+        self.control(libc::EPOLL_CTL_ADD, &socket, token, libc::EPOLLIN | libc::EPOLLOUT)?;
         Ok(socket)
     }
 
     /// Asks for `writable` reports of `token` from now on, or no longer.
     pub fn want_write(&self, socket: &Socket, token: usize, want: bool) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, socket, token, want)
+        self.control(libc::EPOLL_CTL_MOD, socket, token, libc::EPOLLIN | if want { libc::EPOLLOUT } else { 0 })
     }
 
-    fn control(&self, operation: i32, socket: &Socket, token: usize, write: bool) -> io::Result<()> {
-        let events = libc::EPOLLIN | if write { libc::EPOLLOUT } else { 0 };
+    /// Asks for no reports of `token` until the next [`Poll::want_write`]: what comes stays in the kernel.
+    pub fn look_away(&self, socket: &Socket, token: usize) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, socket, token, 0)
+    }
+
+    fn control(&self, operation: i32, socket: &Socket, token: usize, events: i32) -> io::Result<()> {
         let mut event = libc::epoll_event { events: events as u32, u64: token as u64 };
         // SAFETY: the event is a live local, copied by the kernel.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, socket.0.as_raw_fd(), &mut event) }).map(drop)
@@ -230,6 +234,19 @@ mod tests {
         poll.want_write(&socket, TOKEN, true).expect("known to the epoll");
         std::io::copy(&mut (&mut peer).take(sent as u64), &mut std::io::sink()).expect("all that was sent");
         wait_for(&poll, |ready| ready.writable);
+    }
+
+    #[test]
+    fn who_looks_away_hears_of_what_came_when_it_looks_again() {
+        let poll = Poll::new().expect("an epoll");
+        let (socket, mut peer) = pair(&poll);
+        poll.look_away(&socket, TOKEN).expect("known to the epoll");
+        peer.write_all(b"unseen").expect("it leaves");
+        let mut ready = Vec::new();
+        poll.wait(&mut ready, 20_000_000);
+        assert!(ready.is_empty());
+        poll.want_write(&socket, TOKEN, false).expect("known to the epoll");
+        wait_for(&poll, |ready| ready.readable && !ready.writable);
     }
 
     #[test]

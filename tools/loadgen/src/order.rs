@@ -11,6 +11,7 @@ use crate::workload::connect::{self, Door};
 use crate::workload::crowd::{self, Crowd};
 use crate::workload::publish::{self, Load, Spreading};
 use crate::workload::read;
+use crate::workload::stall::{self, Stall};
 use crate::{net, stamp};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
@@ -170,6 +171,35 @@ enum Workload {
         #[arg(long)]
         strangers: bool,
     },
+    /// Readers of whom every so manieth stops reading for a while.
+    Stall {
+        #[arg(long, default_value_t = 10_000)]
+        clients: usize,
+        /// Every so manieth stops.
+        #[arg(long, default_value_t = 20)]
+        every: usize,
+        /// Sessions that they read, one each.
+        #[arg(long, default_value_t = 500)]
+        sessions: usize,
+        /// Events per second, over all sessions.
+        #[arg(long, default_value_t = 1000.0)]
+        rate: f64,
+        /// Bytes of data of each event.
+        #[arg(long, default_value_t = 256)]
+        bytes: usize,
+        /// Those who will stop read one more session, all of them: events per second there.
+        #[arg(long, default_value_t = 12.0)]
+        flood_rate: f64,
+        /// And bytes of data of each.
+        #[arg(long, default_value_t = 8192)]
+        flood_bytes: usize,
+        /// Seconds before measuring.
+        #[arg(long, default_value_t = 1.0)]
+        warm: f64,
+        /// Seconds measured, while all read and while some do not.
+        #[arg(long, default_value_t = 12.0)]
+        seconds: f64,
+    },
     /// Connect, upgrade, reset, again.
     Handshake {
         #[arg(long, default_value_t = 4.0)]
@@ -254,6 +284,23 @@ pub fn run(order: Order) -> io::Result<Value> {
                 prefix: &prefix,
             };
             return named("crowd", crowd::run(&mut engine, &crowd));
+        }
+        Workload::Stall { clients, every, sessions, rate, bytes, flood_rate, flood_bytes, warm, seconds } => {
+            let stall = Stall {
+                clients,
+                every: every.max(1),
+                sessions: sessions.clamp(1, clients.max(1)),
+                rate,
+                bytes: bytes.max(stamp::STAMP_BYTES),
+                flood_rate,
+                flood_bytes: flood_bytes.max(stamp::STAMP_BYTES),
+                warm_s: warm,
+                measure_s: seconds,
+                opening_max: order.opening_max,
+                server: order.pid,
+                prefix: &prefix,
+            };
+            return named("stall", stall::run(&mut engine, &stall));
         }
         Workload::Handshake { seconds } => {
             let (opening_max, server) = (order.opening_max, order.pid);

@@ -5,6 +5,7 @@ pub mod crowd;
 mod placing;
 pub mod publish;
 pub mod read;
+pub mod stall;
 
 use crate::measure::{Reading, process_rss_kib};
 use serde_json::{Value, json};

@@ -1,0 +1,189 @@
+//! Clients that come back: what stands again, what their homes are told, and what a connection that is lost in between takes away.
+
+mod world;
+
+use shards::command::{Claim, Command, DataKind, Durability, From, NewEvent, PatternFrom, Policy, SeenEvent};
+use shards::limits::Limits;
+use storage::log::LogConfig;
+use world::{Got, World};
+
+/// Longer than what is kept by and by waits.
+const LATER_MS: u64 = 6_000;
+
+fn world(shards: u16) -> World {
+    let mut world = World::new(shards, Limits::default(), LogConfig::small());
+    // First segments are made.
+    world.settle();
+    world
+}
+
+fn pass(world: &mut World, ms: u64) {
+    for _ in 0..ms.div_ceil(50) {
+        world.now.mono_us += 50_000;
+        world.settle();
+    }
+}
+
+fn records(world: &World) -> u64 {
+    world.shards.iter().map(|shard| shard.log().committed_seq()).sum()
+}
+
+fn texts(world: &mut World, shard: usize, slot: u32) -> Vec<String> {
+    let got = world.queues[shard].got.remove(&slot).unwrap_or_default();
+    got.into_iter().map(|got| format!("{got:?}")).collect()
+}
+
+fn publish<'a>(session: &'a str, message_id: &'a str) -> Command<'a> {
+    let event = NewEvent {
+        topic: "a.b",
+        message_id,
+        prev_event_id: None,
+        prev_message_id: None,
+        data: b"1",
+        data_kind: DataKind::Json,
+        ttl_ms: None,
+        producer: None,
+        traceparent: "",
+    };
+    Command::Publish { session, event, durability: Durability::Disk }
+}
+
+/// Resumes; its new generation.
+fn resume(world: &mut World, shard: usize, slot: u32, generation: Option<u64>, seen: &[SeenEvent<'_>]) -> u64 {
+    let claim = generation.map_or(Claim::New, |generation| Claim::Life { client_id: "c", generation });
+    world.send(shard, slot, Command::Resume { claim, seen, position: None, attempt: 0 }).expect("taken");
+    world.settle();
+    let resumed = |got: &Got| match got {
+        Got::Reply(_, text) => text.split_once("generation: ")?.1.split(',').next()?.parse().ok(),
+        _ => None,
+    };
+    world.queues[shard].got[&slot].iter().find_map(resumed).expect("resumed")
+}
+
+#[test]
+fn who_comes_back_to_where_it_was_costs_one_record() {
+    for shards in [1, 3] {
+        let mut world = world(shards);
+        world.connect(0, 1, "c");
+        let mut generation = resume(&mut world, 0, 1, None, &[]);
+        world.send(0, 1, Command::Subscribe { session: "s", from: From::Earliest, policy: Policy::Lossless });
+        pass(&mut world, LATER_MS);
+        for slot in 2..5 {
+            world.disconnect(0, slot - 1);
+            pass(&mut world, LATER_MS);
+            let before = records(&world);
+            world.connect(0, slot, "c");
+            generation = resume(&mut world, 0, slot, Some(generation), &[]);
+            pass(&mut world, LATER_MS);
+            assert_eq!(records(&world) - before, 1, "{shards} shards");
+        }
+        world.send(0, 4, publish("s", "m")).expect("taken");
+        pass(&mut world, LATER_MS);
+        assert!(texts(&mut world, 0, 4).iter().any(|got| got.starts_with("Event")));
+    }
+}
+
+#[test]
+fn positions_that_a_client_says_are_kept_by_and_by() {
+    for shards in [1, 3] {
+        let mut world = world(shards);
+        world.connect(0, 1, "c");
+        let generation = resume(&mut world, 0, 1, None, &[]);
+        world.send(0, 1, Command::Subscribe { session: "s", from: From::Earliest, policy: Policy::Lossless });
+        for message_id in ["m0", "m1"] {
+            world.send(0, 1, publish("s", message_id)).expect("taken");
+            world.settle();
+        }
+        world.disconnect(0, 1);
+        pass(&mut world, LATER_MS);
+        let before = records(&world);
+        world.connect(0, 2, "c");
+        // It does not know the epoch, and says none.
+        let generation = resume(&mut world, 0, 2, Some(generation), &[SeenEvent { session: "s", epoch: 0, offset: 0 }]);
+        assert_eq!(records(&world) - before, 1, "only the grant");
+        let events = |got: Vec<String>| got.iter().filter(|got| got.starts_with("Event")).count();
+        assert_eq!(events(texts(&mut world, 0, 2)), 1);
+        pass(&mut world, LATER_MS);
+        assert_eq!(records(&world) - before, 2, "and where it stands");
+        // Lost without a word of its own: the next one begins there.
+        world.disconnect(0, 2);
+        world.connect(0, 3, "c");
+        resume(&mut world, 0, 3, Some(generation), &[]);
+        pass(&mut world, LATER_MS);
+        assert_eq!(events(texts(&mut world, 0, 3)), 1, "the one that was not acknowledged");
+    }
+}
+
+#[test]
+fn a_place_that_is_gone_is_said_as_a_gap_whoever_owns_the_session() {
+    for shards in [1, 3] {
+        let mut world = world(shards);
+        world.connect(0, 1, "c");
+        for session in ["s", "t", "u", "v"] {
+            world.send(0, 1, publish(session, "m")).expect("taken");
+            world.settle();
+        }
+        let generation = resume(&mut world, 0, 1, None, &[]);
+        for session in ["s", "t", "u", "v"] {
+            world.send(0, 1, Command::Subscribe { session, from: From::Latest, policy: Policy::Lossless });
+        }
+        world.settle();
+        world.disconnect(0, 1);
+        pass(&mut world, LATER_MS);
+        world.connect(0, 2, "c");
+        let seen: Vec<_> =
+            ["s", "t", "u", "v"].map(|session| SeenEvent { session, epoch: 99, offset: 5 }).into_iter().collect();
+        let generation = resume(&mut world, 0, 2, Some(generation), &seen);
+        pass(&mut world, LATER_MS);
+        let heard = texts(&mut world, 0, 2);
+        for session in ["s", "t", "u", "v"] {
+            let said =
+                |what: &str| heard.iter().any(|got| got.starts_with(what) && got.contains(&format!("\"{session}\"")));
+            assert!(said("Gap") && said("Event"), "{shards} shards, {session}: {heard:?}");
+        }
+        world.disconnect(0, 2);
+        pass(&mut world, LATER_MS);
+        world.connect(0, 3, "c");
+        resume(&mut world, 0, 3, Some(generation), &[]);
+        assert!(texts(&mut world, 0, 3).iter().any(|got| got.contains("sessions: 4")), "all of them are kept");
+    }
+}
+
+#[test]
+fn a_feed_that_does_not_stand_again_yet_is_not_forgotten() {
+    let mut world = world(3);
+    world.connect(0, 1, "c");
+    let mut generation = resume(&mut world, 0, 1, None, &[]);
+    world.send(0, 1, Command::SubscribePatterns { patterns: &["a.>"], from: PatternFrom::Latest });
+    pass(&mut world, LATER_MS);
+    world.disconnect(0, 1);
+    pass(&mut world, LATER_MS);
+    // Lost after so many turns of its shard, the others standing still: at any step of the restore.
+    for (slot, turns) in (2..).zip(0..12) {
+        world.connect(0, slot, "c");
+        let claim = Claim::Life { client_id: "c", generation };
+        world.send(0, slot, Command::Resume { claim, seen: &[], position: None, attempt: 0 }).expect("taken");
+        for _ in 0..20 {
+            // Home, wherever it is, grants; nobody else moves once the grant is there.
+            let told = world.queues[0].got.contains_key(&slot);
+            for shard in if told { 0..1 } else { 0..3 } {
+                world.turn(shard);
+            }
+            if told {
+                break;
+            }
+        }
+        for _ in 0..turns {
+            world.turn(0);
+        }
+        let got = world.queues[0].got.get(&slot).cloned().unwrap_or_default();
+        let resumed = |got: &Got| match got {
+            Got::Reply(_, text) => text.split_once("generation: ")?.1.split(',').next()?.parse().ok(),
+            _ => None,
+        };
+        generation = got.iter().find_map(resumed).expect("resumed");
+        assert!(got.iter().any(|got| format!("{got:?}").contains("patterns: true")), "after {turns} turns: {got:?}");
+        world.disconnect(0, slot);
+        pass(&mut world, LATER_MS);
+    }
+}
