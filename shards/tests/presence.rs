@@ -188,6 +188,56 @@ fn time_in_which_the_owner_did_not_run_ends_no_lease() {
 }
 
 #[test]
+fn a_stop_of_the_whole_process_at_any_time_ends_no_lease() {
+    for shard in 0..2 {
+        for (before_ms, stop_ms) in (0..40).flat_map(|n| [(n * 777, 31_000), (n * 777, 600_000)]) {
+            let mut world = world(2);
+            world.connect(0, 1, "watcher");
+            world.connect(shard, 2, "member");
+            world.send(0, 1, watch(RosterKind::Presence)).expect("taken");
+            world.send(shard, 2, enter()).expect("taken");
+            pass(&mut world, before_ms);
+            world.now.mono_us += stop_ms * 1000;
+            pass(&mut world, 2000);
+            let mut believer = Believer::default();
+            believer.hear(frames(&mut world, 0, 1));
+            assert_eq!(
+                believer.left.len(),
+                0,
+                "stopped after {before_ms} ms for {stop_ms} ms, member at shard {shard}"
+            );
+        }
+    }
+}
+
+#[test]
+fn leaving_while_the_room_has_lost_the_member_is_leaving() {
+    // The owner's lease has ended and the member's shard has not heard of it: what it holds would enter the member again.
+    let mut world = world(2);
+    let owner = usize::from(world.shards[0].owner("default", ROOM).0);
+    let other = 1 - owner;
+    world.connect(owner, 1, "watcher");
+    world.connect(other, 2, "member");
+    world.send(owner, 1, watch(RosterKind::Presence)).expect("taken");
+    world.send(other, 2, enter()).expect("taken");
+    pass(&mut world, 500);
+    // Only the owner runs: nobody renews.
+    for _ in 0..1400 {
+        world.now.mono_us += 25_000;
+        world.turn(owner);
+    }
+    let mut believer = Believer::default();
+    believer.hear(frames(&mut world, owner, 1));
+    assert_eq!((believer.names(), believer.left.len()), (vec![], 1), "its shard stood still for longer than its lease");
+    replies(&mut world, other, 2);
+    world.send(other, 2, act(PresenceAct::Leave)).expect("taken");
+    pass(&mut world, 60_000);
+    assert_eq!(replies(&mut world, other, 2), ["refused not_present session"]);
+    believer.hear(frames(&mut world, owner, 1));
+    assert_eq!(believer.names(), [""; 0], "it had left");
+}
+
+#[test]
 fn two_connections_of_a_client_are_one_member_and_leaving_by_one_is_leaving() {
     for shards in 1..4 {
         let mut world = world(shards);

@@ -236,13 +236,17 @@ impl Shard {
                 self.presence.acknowledged(connection);
                 self.presence_to_be_kept(connection, fresh);
             }
-            PresenceReply::Left => {
-                if let Some(id) = self.presence.holds.find(connection, (partition, RosterKind::Presence)) {
-                    self.presence.holds.remove(id);
-                    self.presence_to_be_kept(connection, true);
-                }
-            }
+            PresenceReply::Left => self.presence_lets_go(connection, (partition, RosterKind::Presence)),
             PresenceReply::Watching(_) | PresenceReply::Unwatched(_) => {}
+        }
+    }
+
+    /// The connection leaves, or has asked to: whatever the answer, it holds nothing there. A room that has lost it already
+    /// refuses the leaving, and what was still held would enter it again.
+    pub(crate) fn presence_lets_go(&mut self, connection: ConnectionId, key: RoomKey) {
+        if let Some(id) = self.presence.holds.find(connection, key) {
+            self.presence.holds.remove(id);
+            self.presence_to_be_kept(connection, true);
         }
     }
 

@@ -170,6 +170,10 @@ impl Rooms {
             return wheel.put(end_us, Timer::Lease { room, entry });
         }
         if at.ended.is_none() {
+            // The whole process may have stood still until now: who renews it from another shard has its turn first.
+            if self.slots[room.0 as usize].roster.doubt(entry.0) {
+                return wheel.put(due_us + (due_us - now_us), Timer::Lease { room, entry });
+            }
             self.change(room.0, due_us, |roster| roster.end(client, super::roster::End::Lapsed, now_us + lease_us));
             wheel.put(now_us + lease_us, Timer::Lease { room, entry });
             return;

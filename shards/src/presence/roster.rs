@@ -53,6 +53,8 @@ pub(crate) struct Entry {
     pub lease_ms: u64,
     /// On the owner's shard.
     pub lease_end_us: u64,
+    /// Its lease was over once, and whoever renews it was given a moment more.
+    pub is_doubted: bool,
     /// Tells this entry from others that had its slot.
     pub generation: u32,
 }
@@ -138,8 +140,14 @@ impl Roster {
         let entry = &mut self.entries[*slot as usize];
         if entry.ended.is_none() {
             entry.lease_end_us = entry.lease_end_us.max(lease_end_us);
+            entry.is_doubted = false;
         }
         entry.ended.is_none()
+    }
+
+    /// Is this the first time that its lease is found to be over?
+    pub fn doubt(&mut self, slot: u32) -> bool {
+        self.entries.get_mut(slot as usize).is_some_and(|entry| !std::mem::replace(&mut entry.is_doubted, true))
     }
 
     /// A client is in, with this value. Returns slot and generation where it had none before.
@@ -174,8 +182,19 @@ impl Roster {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let (name, value) = (name.into(), value.into());
-        let (ended, lease_end_us) = (None, 0);
-        let entry = Entry { client, name, value, version, joined, since, ended, lease_ms, lease_end_us, generation };
+        let entry = Entry {
+            client,
+            name,
+            value,
+            version,
+            joined,
+            since,
+            ended: None,
+            lease_ms,
+            lease_end_us: 0,
+            is_doubted: false,
+            generation,
+        };
         self.bytes += entry.bytes();
         let slot = self.entries.insert(entry) as u32;
         self.by_client.insert(client, slot);

@@ -60,6 +60,9 @@ pub(crate) fn begin(
     let handled = shard.session_command(asker, session, &Command::Presence { session, act: *act }, now);
     if handled == Handled::Done {
         shard.presence_changed(connection, now);
+        if matches!(act, PresenceAct::Leave) {
+            shard.presence_lets_go(connection, (partition, RosterKind::Presence));
+        }
     }
     handled
 }
