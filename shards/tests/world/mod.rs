@@ -77,7 +77,10 @@ pub struct Roster {
 pub struct Queues {
     pub got: BTreeMap<u32, Vec<Got>>,
     pub room: BTreeMap<u32, usize>,
-    last: Option<Roster>,
+    last: Option<(Roster, usize)>,
+    /// Bounds of all frames about rosters, and of the largest.
+    pub roster_bytes: usize,
+    pub roster_frame_bytes_max: usize,
 }
 
 impl Queues {
@@ -134,9 +137,11 @@ impl Outbox for Queues {
         let RosterFrame { snapshot, after, version, more, complete, all, .. } = *frame;
         let all = all.map(|all| (all.count, all.delivered, all.read));
         if !again {
-            self.last = Some(Roster { snapshot, after, version, more, complete, changes, all });
+            self.last = Some((Roster { snapshot, after, version, more, complete, changes, all }, frame.bytes_max()));
         }
-        let got = self.last.clone().expect("the frame of the call before");
+        let (got, bytes) = self.last.clone().expect("the frame of the call before");
+        self.roster_bytes += bytes;
+        self.roster_frame_bytes_max = self.roster_frame_bytes_max.max(bytes);
         self.put(c, 400, Got::Roster(got));
     }
     fn history(
