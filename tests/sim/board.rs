@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   entered, left: told by the server    ─► present: what every watcher has to believe once all has come to rest
+//!   came back: by its life               ─► present too, and what it is at is one of the things it said
 //!   said: whatever was ever sent         ─► what a watcher may believe before
 //!   spotless: entered since the boot, never left, never cut off ─► nobody may be told that it left
 //! ```
@@ -11,15 +12,23 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One per world.
 #[derive(Debug, Default)]
 pub struct Board {
-    present: BTreeMap<String, BTreeMap<String, String>>,
+    present: BTreeMap<String, BTreeMap<String, Option<String>>>,
     said: BTreeSet<(String, String, String)>,
     spotless: BTreeSet<(String, String)>,
     /// Clients that left a session, or lost a connection, since the boot: what an old connection had on its way may still be
     /// done.
     spoiled: BTreeSet<(String, String)>,
     cut_off: BTreeSet<String>,
+    /// What clients ever said that they have read, by session and client; the last one is the furthest.
+    reads: BTreeMap<String, BTreeMap<String, BTreeSet<u64>>>,
+    /// How far events of a session have come to a client, where its subscription alone brings them, all of them.
+    received: BTreeMap<(String, String), u64>,
+    /// Clients whose receipts may say more than what came to them.
+    pub inexact: BTreeSet<String>,
     /// Leases are longer than anything that holds a shard up: nobody leaves but by its word, or with its connection.
     pub strict: bool,
+    /// Rooms are so small that not everybody finds place.
+    pub is_tight: bool,
 }
 
 impl Board {
@@ -35,11 +44,16 @@ impl Board {
 
     /// The server has told it that it is.
     pub fn entered(&mut self, session: &str, client: &str, value: &str) {
-        self.present.entry(session.to_owned()).or_default().insert(client.to_owned(), value.to_owned());
+        self.present.entry(session.to_owned()).or_default().insert(client.to_owned(), Some(value.to_owned()));
         let who = (session.to_owned(), client.to_owned());
         if !self.spoiled.contains(&who) && !self.cut_off.contains(client) {
             self.spotless.insert(who);
         }
+    }
+
+    /// Its life has brought it back, with something that it said before.
+    pub fn came_back(&mut self, session: &str, client: &str) {
+        self.present.entry(session.to_owned()).or_default().insert(client.to_owned(), None);
     }
 
     /// It asks to leave.
@@ -53,6 +67,35 @@ impl Board {
     pub fn left(&mut self, session: &str, client: &str) {
         self.leaves(session, client);
         self.present.entry(session.to_owned()).or_default().remove(client);
+    }
+
+    /// A client says that it has read a session so far.
+    pub fn reads(&mut self, session: &str, client: &str, offset: u64) {
+        let readers = self.reads.entry(session.to_owned()).or_default();
+        readers.entry(client.to_owned()).or_default().insert(offset);
+    }
+
+    /// Did it ever say that?
+    pub fn was_read(&self, session: &str, client: &str, offset: u64) -> bool {
+        self.reads.get(session).and_then(|readers| readers.get(client)).is_some_and(|said| said.contains(&offset))
+    }
+
+    /// Who has read a session, and how far.
+    pub fn readers(&self, session: &str) -> impl Iterator<Item = (&String, u64)> {
+        let readers = self.reads.get(session).into_iter().flatten();
+        readers.filter_map(|(client, said)| Some((client, *said.last()?)))
+    }
+
+    /// An event came to a client.
+    pub fn receives(&mut self, session: &str, client: &str, next: u64) {
+        let most = self.received.entry((session.to_owned(), client.to_owned())).or_default();
+        *most = next.max(*most);
+    }
+
+    /// How far events of a session have come to a client at most; `None` where its receipt may say more.
+    pub fn received(&self, session: &str, client: &str) -> Option<u64> {
+        let most = self.received.get(&(session.to_owned(), client.to_owned())).copied().unwrap_or(0);
+        (!self.inexact.contains(client)).then_some(most)
     }
 
     /// Its connection is lost.
@@ -73,8 +116,19 @@ impl Board {
         !self.strict || !self.spotless.contains(&(session.to_owned(), client.to_owned()))
     }
 
-    /// What every watcher believes once all has come to rest.
-    pub fn present(&self, session: &str) -> BTreeMap<String, String> {
+    /// Who is in, and with what where that is known.
+    pub fn present(&self, session: &str) -> BTreeMap<String, Option<String>> {
         self.present.get(session).cloned().unwrap_or_default()
+    }
+
+    /// Is this what every watcher believes once all has come to rest?
+    pub fn is_true(&self, session: &str, believes: &BTreeMap<String, String>) -> bool {
+        let truth = self.present.get(session);
+        let fits = |(client, value): (&String, &String)| match truth.and_then(|truth| truth.get(client)) {
+            Some(Some(known)) => known == value,
+            Some(None) => self.was_said(session, client, value),
+            None => false,
+        };
+        believes.len() == truth.map_or(0, BTreeMap::len) && believes.iter().all(fits)
     }
 }

@@ -3,6 +3,7 @@
 //! A hunt adds up the tables of many processes, so a line is `count  kind: name` and nothing else. Every refusal and every
 //! fault has its line, also where it never came about: a nought is the finding.
 
+use super::client::amid::AMID;
 use shards::refusal::Refusal;
 use std::collections::BTreeMap;
 
@@ -42,7 +43,9 @@ pub const FAULTS: &[&str] = &[
     "death: sync in flight",
     "death: write in flight",
     "death: write in flight, first of a segment",
-    "death: while stopping",
+    "death: while stopping, hearing",
+    "death: while stopping, settling",
+    "death: while stopping, waves",
     "disk full",
     "job finds no space",
     "job fails",
@@ -64,6 +67,10 @@ pub const NEVER_GIVEN: &[(Refusal, &str)] = &[
     (Refusal::BadUpgrade, "400 or 426 to the upgrade, outside of the core"),
 ];
 
+fn is_amid(name: &str) -> bool {
+    AMID.iter().any(|amid| amid.death == name || amid.cut == name)
+}
+
 impl Counts {
     /// One more.
     pub fn add(&mut self, kind: &'static str, name: &'static str) {
@@ -72,7 +79,7 @@ impl Counts {
 
     /// So many more.
     pub fn add_many(&mut self, kind: &'static str, name: &'static str, count: u64) {
-        debug_assert!(kind != FAULT || FAULTS.contains(&name), "{name:?} is missing among the faults");
+        debug_assert!(kind != FAULT || FAULTS.contains(&name) || is_amid(name), "{name:?} is missing among the faults");
         *self.0.entry((kind, name)).or_default() += count;
     }
 
@@ -86,7 +93,7 @@ impl Counts {
     /// The table, sorted by kind and name, with a nought for each fault and refusal that never came about.
     pub fn print(&self) {
         let mut all = self.0.clone();
-        for fault in FAULTS {
+        for fault in FAULTS.iter().copied().chain(AMID.iter().flat_map(|amid| [amid.death, amid.cut])) {
             all.entry((FAULT, fault)).or_default();
         }
         for refusal in Refusal::ALL {

@@ -6,6 +6,7 @@
 //!   cargo test --profile sim --test sim -- --seeds 20 --meta                     each twice: equal traces?
 //!   … --no-crash                                                                 the same worlds, never a crash
 //!   … --seconds S                                                                from a seed on until time is up
+//!   … --every-byte                                                               a resume cut off at each byte, no seeds
 //! ```
 //! Everything that varies is drawn from the seed, so a seed and a commit are a replay. Seeds that once failed are listed,
 //! with what they found, in `regressions.txt` and run first.
@@ -43,6 +44,7 @@ struct Arguments {
     verbose: bool,
     meta: bool,
     no_crash: bool,
+    every_byte: bool,
 }
 
 fn main() -> ExitCode {
@@ -54,6 +56,14 @@ fn main() -> ExitCode {
         }
     };
     let begin = Instant::now();
+    if arguments.every_byte {
+        let ran = World::every_byte(arguments.verbose);
+        match &ran {
+            Ok(cuts) => println!("sim: cut at {cuts} bytes, {:.1} s", begin.elapsed().as_secs_f64()),
+            Err(why) => println!("sim: at every byte: failed: {why}"),
+        }
+        return if ran.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let mut counts = Counts::default();
     let mut failed = Vec::new();
     let mut ran = 0u64;
@@ -132,6 +142,7 @@ fn parse() -> Result<Arguments, String> {
         verbose: false,
         meta: false,
         no_crash: false,
+        every_byte: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -147,6 +158,7 @@ fn parse() -> Result<Arguments, String> {
             "--seconds" => arguments.seconds = Some(number()?),
             "-v" => arguments.verbose = true,
             "--meta" => arguments.meta = true,
+            "--every-byte" => arguments.every_byte = true,
             "--no-crash" => arguments.no_crash = true,
             // What cargo hands to every test binary.
             "--nocapture" | "--quiet" | "-q" => {}

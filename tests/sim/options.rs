@@ -192,6 +192,13 @@ impl Options {
                 role.watches = sessions.iter().filter(|_| presence.chance(300)).take(4).cloned().collect();
             }
         }
+        let receipts = &mut Random::new(seed, "receipts");
+        if receipts.chance(400) {
+            for role in roles.iter_mut().filter(|role| !role.crowd && !role.rude) {
+                role.reads = role.follows.iter().filter(|_| receipts.chance(400)).take(3).cloned().collect();
+                role.minds = sessions.iter().filter(|_| receipts.chance(300)).take(3).cloned().collect();
+            }
+        }
         let lives = &mut Random::new(seed, "lives");
         for role in &mut roles {
             let reads = !role.follows.is_empty() || !role.patterns.is_empty();
@@ -241,6 +248,29 @@ impl Options {
             limits,
             log,
             roles,
+        }
+    }
+
+    /// A world of these clients in which nothing goes wrong by itself.
+    pub fn plain(roles: Vec<Role>) -> Self {
+        let mut drawn = Self::draw(1);
+        drawn.spare_crashes();
+        Self {
+            shards: 2,
+            reshard: false,
+            log: LogConfig { partitions_resident_max: 64, ..LogConfig::small() },
+            limits: Limits { connections_per_shard_max: 64, page_bytes: 8 << 10, ..Limits::default() },
+            faults: Faults { delay_us: 50, ..Faults::default() },
+            full_every: 0,
+            step_us: 60,
+            at_owner: 0,
+            patience_us: 5_000_000,
+            deliver_bytes: 1 << 20,
+            roles: roles
+                .into_iter()
+                .map(|role| Role { subscriptions_max: 64, frame_bytes_max: 12 << 10, ..role })
+                .collect(),
+            ..drawn
         }
     }
 

@@ -113,6 +113,8 @@ pub struct Oracle {
     pub streams: super::streams::Streams,
     /// How far the wall clock has jumped back so far: the server may have decided by the time before.
     pub clock_slack_ms: u64,
+    /// Acknowledged by this process in memory alone: session, event, its provisional epoch and offset.
+    early: Vec<(String, Key, u64, u64)>,
 }
 
 #[derive(Default)]
@@ -158,6 +160,7 @@ impl Oracle {
             }
             return Ok(());
         }
+        self.early.push((session.to_owned(), key, epoch, offset));
         let known = self.session(session).submissions.get(&key).and_then(|s| s.offset);
         match known {
             Some(fact) if fact != offset && !self.retention => {
@@ -165,6 +168,22 @@ impl Oracle {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The process died: what it acknowledged in memory alone may be gone.
+    pub fn process_died(&mut self) {
+        self.early.clear();
+    }
+
+    /// The process ended by itself: what it acknowledged in any way is a fact.
+    ///
+    /// # Errors
+    /// Something else is.
+    pub fn process_ended(&mut self) -> Checked {
+        for (session, key, epoch, offset) in std::mem::take(&mut self.early) {
+            self.fact(&session, key, epoch, offset)?;
+        }
+        Ok(())
     }
 
     /// A frame brought an event. Returns whose it is, its epoch, its offset and its place.
@@ -271,6 +290,11 @@ impl Oracle {
     /// First offset after everything that is a fact.
     pub fn tail(&self, session: &str) -> u64 {
         self.sessions.get(session).and_then(|s| s.facts.last_key_value()).map_or(0, |(offset, _)| offset + 1)
+    }
+
+    /// Do events of the session expire?
+    pub fn expires(&self, session: &str) -> bool {
+        self.sessions.get(session).is_some_and(|s| s.submissions.values().any(|s| s.ttl_ms.is_some()))
     }
 
     /// Id of a fact.

@@ -13,11 +13,12 @@
 
 mod drain;
 mod end;
+mod every_byte;
 mod fate;
 mod network;
 mod node;
 
-use super::client::Client;
+use super::client::{Client, Role, Start};
 use super::counts::{Counts, FAULT, WORLD};
 use super::disk::{Answer, SimDisk};
 use super::edge::Doors;
@@ -58,6 +59,8 @@ pub struct World {
     stop_at_us: u64,
     /// The last process ended gracefully.
     clean: bool,
+    /// And what its clients left behind was said to their homes.
+    kept: bool,
     /// Frames queued for clients so far.
     frames: u64,
     calm: bool,
@@ -76,10 +79,19 @@ impl World {
         if no_crash {
             options.spare_crashes();
         }
+        Self::of(options, seed, print)
+    }
+
+    fn of(options: Options, seed: u64, print: bool) -> Self {
         let clients: Vec<Client> =
             options.roles.iter().enumerate().map(|(i, role)| Client::new(i as u32, role.clone())).collect();
         let mut oracle = Oracle::default();
         oracle.board.strict = options.limits.presence.lease_ms >= 3000;
+        oracle.board.is_tight = options.limits.presence.session_members_max < options.roles.len();
+        // One that begins at the latest, or has a feed beside it, passes over what came before or comes otherwise.
+        let inexact = |(_, role): &(usize, &Role)| role.from != Start::Earliest || !role.patterns.is_empty();
+        let roles = options.roles.iter().enumerate().filter(inexact);
+        oracle.board.inexact = roles.map(|(index, _)| format!("c{index}")).collect();
         oracle.retention = options.log.retention_bytes > 0 || options.log.retention_ms > 0;
         oracle.damage = options.faults.read_fails > 0 || options.faults.misdirected > 0 || options.rot_every > 0;
         oracle.sync_off = !options.log.sync;
@@ -102,6 +114,7 @@ impl World {
             full_until_us: 0,
             stop_at_us: 0,
             clean: false,
+            kept: false,
             frames: 0,
             calm: false,
             broken_late: None,
@@ -288,6 +301,7 @@ impl World {
         node.check_committed(&delivered)?;
         self.counts.add(WORLD, "turns");
         self.counts.add_many(WORLD, "frames queued", frames);
+        self.counts.add_many(WORLD, "lives taken over", effects.replaced);
         self.frames += frames;
         self.trace.say(self.now_us, format_args!("turn of shard {index}, work {work}"));
         for peer in effects.wakes {

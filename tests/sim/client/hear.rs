@@ -71,6 +71,7 @@ impl Client {
             },
             "goaway" => Ok(()),
             "presence" => self.presence_frame(text, &oracle.board),
+            "receipts" => self.receipts_frame(text, oracle),
             _ => self.answer(&frame, oracle, wall_ms),
         }
     }
@@ -130,6 +131,7 @@ impl Client {
             }
             follow.next = Some(offset + 1);
             follow.events.push((offset, key));
+            oracle.board.receives(session, &self.name(), offset + 1);
             return Ok(());
         }
         self.fed(frame, offset, at)
@@ -235,6 +237,8 @@ impl Client {
             (Pending::Presence(session, ask), answer) => {
                 self.presence_answered(&session, ask, answer, None, &mut oracle.board)
             }
+            (Pending::Read(session, offset), "read") => self.read_answered(&session, offset, frame.offset),
+            (Pending::Minds(session, watches), answer) => self.minds_answered(&session, watches, answer, false),
             (Pending::Ping, "pong") | (Pending::Hello, "hello") => Ok(()),
             // A subscription that a later one replaced while it attached.
             (Pending::Provoked(_), "unsubscribed") => Ok(()),
@@ -490,6 +494,8 @@ impl Client {
             Pending::Presence(session, ask) => {
                 self.presence_answered(&session, ask, "refused", Some((refusal, retry)), &mut oracle.board)
             }
+            Pending::Read(session, _) => self.read_refused(&session, refusal, retry),
+            Pending::Minds(session, watches) => self.minds_answered(&session, watches, "refused", retry),
             Pending::Resume(claim) => self.resume_refused(claim, refusal, retry, oracle),
             Pending::Provoked(expected) if retry || refusal == expected.refusal || !expected.sure => Ok(()),
             // What was provoked before is seen first, whatever else is wrong.

@@ -65,6 +65,21 @@ impl Life {
         matches!(self.stage, Stage::Asked | Stage::Restoring(..))
     }
 
+    /// It was granted to this connection.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self.stage, Stage::Restoring(..) | Stage::Living)
+    }
+
+    /// And everything of it stands again: what changes from here on is kept.
+    pub(super) fn is_whole(&self) -> bool {
+        self.stage == Stage::Living
+    }
+
+    /// It was asked for and not answered.
+    pub(super) fn is_asked(&self) -> bool {
+        self.stage == Stage::Asked
+    }
+
     /// A feed is to be restored.
     pub(super) fn restores_feed(&self) -> bool {
         matches!(self.stage, Stage::Restoring(_, true))
@@ -103,9 +118,29 @@ impl Life {
 }
 
 impl Client {
-    /// The server's process is a new one: what was not durable is gone.
-    pub fn server_began(&mut self) {
-        self.life.sure.clear();
+    /// The server's process is a new one. Where the one before did not end well, what was not durable is gone.
+    pub fn server_began(&mut self, kept: bool) {
+        if !kept {
+            self.life.sure.clear();
+            self.presence_may_be_lost();
+        }
+    }
+
+    /// It waits for its life, and says nothing else on this connection.
+    pub fn resumes_alone(&self) -> bool {
+        self.life.is_asked() && self.life.token.is_some()
+    }
+
+    /// This connection has a life, or is to get one.
+    pub fn has_life(&self) -> bool {
+        self.life.is_asked() || self.life.goes_on()
+    }
+
+    /// So many events have come to it, by subscriptions of its life.
+    pub fn has_seen(&self, events: u64) -> bool {
+        let followed: usize = self.follows.values().map(|follow| follow.events.len()).sum();
+        let fed = self.feed.as_ref().map_or(0, |feed| feed.events.len());
+        self.life.is_whole() && (followed + fed) as u64 >= events
     }
 
     /// On a new connection: takes its life again, or begins one. Returns whether it did.
@@ -191,6 +226,10 @@ impl Client {
         self.life.stage = Stage::Restoring(sessions, frame.patterns == Some(true));
         if claim == Claim::New || oracle.fills || oracle.retention || oracle.damage {
             self.life.sure.clear();
+            self.presence_may_be_lost();
+        }
+        if claim == Claim::New {
+            self.presence_enters_anew();
         }
         self.life.owed = self.life.sure.clone();
         self.life.settle()
@@ -206,10 +245,12 @@ impl Client {
             Claim::Token if refusal == "stale_token" && lost => {
                 self.life.token = None;
                 self.life.attempt = 0;
+                self.presence_may_be_lost();
             }
             _ => return Err(format!("{claim:?} was refused with {refusal}: {:?}", self.life)),
         }
         self.life.stage = Stage::None;
+        self.presence_enters_anew();
         Ok(())
     }
 

@@ -8,11 +8,13 @@
 //!   follow / feed: next offset, place per slice ◄──┴─ event, gap ◄─ frames ◄═ chunks ═ server
 //! ```
 
+pub mod amid;
 mod hear;
 mod life;
 mod mixed;
 mod presence;
 mod provoke;
+mod receipts;
 mod say;
 mod tell;
 
@@ -41,6 +43,10 @@ pub struct Role {
     pub rooms: Vec<String>,
     /// Sessions of which it watches who is in.
     pub watches: Vec<String>,
+    /// Sessions of which it says how far it has read them.
+    pub reads: Vec<String>,
+    /// Sessions whose receipts it watches.
+    pub minds: Vec<String>,
     /// Patterns of its feed.
     pub patterns: Vec<String>,
     /// Where its subscriptions to sessions begin.
@@ -113,6 +119,7 @@ pub struct Client {
     presence_pause: u32,
     /// What it knows of those it watches.
     views: BTreeMap<String, presence::View>,
+    receipts: receipts::Receipts,
     /// Pattern feed.
     pub feed: Option<Feed>,
     life: life::Life,
@@ -231,6 +238,10 @@ enum Pending {
     Volatile,
     /// Of its presence in a session, or its view of one.
     Presence(String, presence::Ask),
+    /// That it has read a session so far.
+    Read(String, u64),
+    /// That it watches the receipts of a session, or no longer.
+    Minds(String, bool),
     Ping,
     Hello,
     Resume(life::Claim),
@@ -258,6 +269,8 @@ impl Pending {
             Pending::History { .. } => "history",
             Pending::Volatile => "publish, volatile",
             Pending::Presence(..) => "presence",
+            Pending::Read(..) => "read",
+            Pending::Minds(..) => "watch receipts",
             Pending::Ping => "ping",
             Pending::Hello => "hello",
             Pending::Resume(_) => "resume",
@@ -334,6 +347,7 @@ impl Client {
         let follows = role.follows.iter().map(|session| (session.clone(), Follow::default())).collect();
         let feed = (!role.patterns.is_empty()).then(Feed::default);
         let tells = tell::Tells::new(&role);
+        let receipts = receipts::Receipts::new(&role);
         let rooms = role.rooms.iter().map(|session| (session.clone(), presence::Room::default())).collect();
         let views = role.watches.iter().map(|session| (session.clone(), presence::View::default())).collect();
         Self {
@@ -355,6 +369,7 @@ impl Client {
             rooms,
             presence_pause: 0,
             views,
+            receipts,
             life: life::Life::default(),
             tells,
             event_frames: 0,
@@ -405,6 +420,7 @@ impl Client {
             self.resend(net);
             return;
         }
+        self.presence_enters_anew();
         // Most clients resume at once, and in order: what was sent first is sent first again.
         if workload.chance(800) {
             self.resend(net);
@@ -437,6 +453,7 @@ impl Client {
         self.tells.cut_off();
         self.follows.values_mut().for_each(Follow::cut_off);
         self.presence_cut_off();
+        self.receipts.cut_off();
         if let Some(feed) = &mut self.feed {
             feed.state = State::Idle;
         }
@@ -458,6 +475,9 @@ impl Client {
             return Some(format!("{refusal} is due"));
         }
         if let Some(why) = self.tells.unrest(oracle).or_else(|| self.presence_unrest(&oracle.board)) {
+            return Some(why);
+        }
+        if let Some(why) = self.receipts_unrest(oracle) {
             return Some(why);
         }
         for (session, follow) in &self.follows {
@@ -527,7 +547,7 @@ impl Client {
             return;
         }
         if self.tell(workload, net, oracle, calm) && self.follows.is_empty() {
-            return;
+            return self.presence_aside(workload, net, oracle, calm);
         }
         if self.role.rude && !calm && workload.chance(500) {
             return self.provoke(workload, net, oracle);
@@ -539,6 +559,7 @@ impl Client {
                 self.resend(net);
                 self.subscribe_all(net, oracle);
                 self.presence_settles(workload.chance(20), net, &mut oracle.board);
+                self.receipts_settle(net, oracle);
             }
             15..=69 => self.publish(workload, net, oracle, wall_ms),
             // After retention a repeat is a new event: nothing could be said about the answer.
@@ -549,6 +570,7 @@ impl Client {
             86..=87 if self.is_mixed() => self.come_back(workload, net),
             91..=93 if self.is_mixed() => self.unsubscribe(workload, net),
             86..=87 => self.volatile(workload, net),
+            95..=99 if !self.receipts.is_empty() && workload.chance(500) => self.receipts_act(workload, net, oracle),
             95..=99 => self.presence_acts(workload, net, &mut oracle.board),
             94 if self.role.resumes => self.resume_again(net),
             88..=90 => {

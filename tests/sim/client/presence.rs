@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   rooms    Unknown ─ enter, leave ─► Asked ─ entered, left ─► Told         a lost connection: Unknown
+//!            trusts: its life has to bring it back, it only asks whether it did
 //!   views    Idle ─ watch ─► Asked ─ watching ─► snapshot, deltas            a lost connection: Idle, nothing is believed
 //! ```
 //! At rest every view is what the board says. Before, it has no hole, and holds only what was said.
@@ -18,16 +19,20 @@ pub(super) struct Room {
     asked: bool,
     /// Its connection was lost and it does not come back: its lease has to end it.
     silent: bool,
+    /// Its life has what it was told last, whatever happens to its connections.
+    kept: bool,
+    /// It says nothing: its life has to bring it back.
+    trusts: bool,
 }
 
 /// A session that it watches.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    asked: bool,
-    live: bool,
+    pub asked: bool,
+    pub live: bool,
     version: u64,
     more: bool,
-    believes: BTreeMap<String, String>,
+    pub believes: BTreeMap<String, String>,
 }
 
 /// A command that was sent.
@@ -36,13 +41,15 @@ pub(super) enum Ask {
     Enter,
     Update,
     Leave,
+    /// An update that changes nothing: is it in?
+    Probe,
     Watch,
     Unwatch,
 }
 
 #[derive(Deserialize)]
-struct RosterText<'a> {
-    session: &'a str,
+pub(super) struct RosterText<'a> {
+    pub session: &'a str,
     #[serde(default)]
     snapshot: bool,
     after: u64,
@@ -50,24 +57,94 @@ struct RosterText<'a> {
     #[serde(default)]
     more: bool,
     #[serde(borrow, default)]
-    joined: Vec<Member<'a>>,
+    pub joined: Vec<Member<'a>>,
     #[serde(borrow, default)]
-    updated: Vec<Member<'a>>,
+    pub updated: Vec<Member<'a>>,
     #[serde(borrow, default)]
     left: Vec<&'a str>,
+    pub all: Option<All>,
 }
 
 #[derive(Deserialize)]
-struct Member<'a> {
-    client: &'a str,
-    state: &'a str,
+pub(super) struct Member<'a> {
+    pub client: &'a str,
+    state: Option<&'a str>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    pub delivered: Option<u64>,
+    pub read: Option<u64>,
+}
+
+/// Of all receipts.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct All {
+    pub count: u64,
+    pub delivered: u64,
+    pub read: u64,
+}
+
+impl Room {
+    /// It was told that it is in.
+    pub(super) fn is_in(&self) -> bool {
+        self.told && self.wants.is_some()
+    }
 }
 
 impl Member<'_> {
     fn value(&self) -> String {
-        format!("{} {}", self.state, self.data.map_or("", RawValue::get))
+        match (self.state, self.delivered, self.read) {
+            (Some(state), ..) => format!("{state} {}", self.data.map_or("", RawValue::get)),
+            (None, Some(delivered), Some(read)) => format!("{delivered} {read}"),
+            _ => "nothing".to_owned(),
+        }
+    }
+}
+
+impl View {
+    /// It was told that it watches, and nothing else yet.
+    pub(super) fn begun() -> Self {
+        Self { live: true, more: true, ..Self::default() }
+    }
+
+    /// Takes a frame in. `said` and `left` say why a member cannot be as it says, or cannot have left.
+    pub(super) fn hear(
+        &mut self,
+        frame: &RosterText<'_>,
+        mut said: impl FnMut(&Member<'_>, &str) -> Checked,
+        mut left: impl FnMut(&str) -> Checked,
+    ) -> Checked {
+        if frame.snapshot {
+            self.version = 0;
+            self.believes.clear();
+        }
+        if frame.after != self.version || frame.version < frame.after {
+            return Err(format!("a hole: {} was known", self.version));
+        }
+        (self.version, self.more) = (frame.version, frame.more);
+        for (members, known) in [(&frame.joined, false), (&frame.updated, true)] {
+            for member in members {
+                let value = member.value();
+                said(member, &value)?;
+                if self.believes.insert(member.client.to_owned(), value).is_none() && known {
+                    return Err(format!("{} is updated and was never told", member.client));
+                }
+            }
+        }
+        for client in &frame.left {
+            left(client)?;
+            self.believes.remove(*client);
+        }
+        Ok(())
+    }
+
+    /// Something was told, and not all.
+    pub(super) fn is_in_part(&self) -> bool {
+        self.live && self.more && self.version > 0
+    }
+
+    /// All that is to be known is known.
+    pub(super) fn is_whole(&self) -> bool {
+        self.live && !self.more
     }
 }
 
@@ -76,10 +153,23 @@ const STATES: [&str; 4] = ["idle", "thinking", "tool", "blocked"];
 impl Client {
     /// The connection is gone.
     pub(super) fn presence_cut_off(&mut self) {
-        for room in self.rooms.values_mut() {
+        for (at, room) in self.rooms.values_mut().enumerate() {
+            // What was asked and not answered may have been done, or not.
+            room.kept &= !room.asked;
+            room.trusts = room.kept && room.wants.is_some() && (self.next_id + at as u64).is_multiple_of(2);
             (room.told, room.asked) = (room.silent, false);
         }
         self.views.values_mut().for_each(|view| *view = View::default());
+    }
+
+    /// No life brings it back on this connection.
+    pub(super) fn presence_enters_anew(&mut self) {
+        self.rooms.values_mut().for_each(|room| room.trusts = false);
+    }
+
+    /// Its life may have an older story, or none.
+    pub(super) fn presence_may_be_lost(&mut self) {
+        self.rooms.values_mut().for_each(|room| room.kept = false);
     }
 
     /// Some of what it was in it never mentions again: nobody but the lease ends that. A client with a life is where it was
@@ -108,6 +198,9 @@ impl Client {
             return;
         }
         let session = workload.pick(&sessions).clone();
+        if self.rooms[&session].trusts && workload.chance(700) {
+            return self.probe(&session, net, board);
+        }
         let value = (*workload.pick(&STATES), workload.below(1000));
         let wants = format!("{} {}", value.0, value.1);
         let fields = format!(",\"state\":\"{}\",\"data\":{}", value.0, value.1);
@@ -122,6 +215,23 @@ impl Client {
         let ask = if room.told && room.wants.is_some() && workload.chance(600) { Ask::Update } else { Ask::Enter };
         room.wants = Some(wants);
         self.ask(&session, ask, &fields, net, board);
+    }
+
+    /// What one does about presence and receipts who tells streams or listens to them and does nothing else.
+    pub(super) fn presence_aside(&mut self, workload: &mut Random, net: &mut Random, oracle: &mut Oracle, calm: bool) {
+        if self.rooms.is_empty() && self.views.is_empty() && self.receipts.is_empty() {
+            return;
+        }
+        if calm {
+            self.presence_settles(workload.chance(20), net, &mut oracle.board);
+            self.receipts_settle(net, oracle);
+        } else if self.pending.len() < PENDING_MAX && workload.chance(50) {
+            if workload.chance(500) {
+                self.presence_acts(workload, net, &mut oracle.board);
+            } else {
+                self.receipts_act(workload, net, oracle);
+            }
+        }
     }
 
     /// Brings presence to rest: says again what it wants to be, watches what it watches. What an old connection had still on
@@ -139,6 +249,10 @@ impl Client {
             .map(|r| r.0.clone())
             .collect();
         for session in sessions {
+            if self.rooms[&session].trusts {
+                self.probe(&session, net, board);
+                continue;
+            }
             let Room { wants, told, .. } = &self.rooms[&session];
             let (wants, told) = (wants.clone(), *told);
             match wants.as_deref().and_then(|wants| wants.split_once(' ')) {
@@ -155,6 +269,13 @@ impl Client {
         }
     }
 
+    /// Asks whether its life has brought it back, once that has begun.
+    fn probe(&mut self, session: &str, net: &mut Random, board: &mut Board) {
+        if self.life.goes_on() && !self.rooms[session].asked {
+            self.ask(session, Ask::Probe, "", net, board);
+        }
+    }
+
     pub(super) fn watch_all(&mut self, net: &mut Random, board: &mut Board) {
         let sessions: Vec<String> =
             self.views.iter().filter(|(_, view)| !view.live && !view.asked).map(|v| v.0.clone()).collect();
@@ -167,7 +288,7 @@ impl Client {
         let name = self.name();
         let kind = match ask {
             Ask::Enter => "enter",
-            Ask::Update => "update",
+            Ask::Update | Ask::Probe => "update",
             Ask::Leave => "leave",
             Ask::Watch => "watch",
             Ask::Unwatch => "unwatch",
@@ -176,7 +297,9 @@ impl Client {
             view.asked = true;
         } else if let Some(room) = self.rooms.get_mut(session) {
             (room.asked, room.told, room.silent) = (true, false, false);
+            room.trusts = ask == Ask::Probe;
             match &room.wants {
+                _ if ask == Ask::Probe => {}
                 Some(wants) => board.says(session, &name, wants),
                 None => board.leaves(session, &name),
             }
@@ -199,7 +322,7 @@ impl Client {
             view.asked = false;
             return match (ask, answer, refusal) {
                 (Ask::Watch, "watching", _) => {
-                    *view = View { live: true, more: true, ..View::default() };
+                    *view = View::begun();
                     Ok(())
                 }
                 (Ask::Unwatch, "unwatched", _) => {
@@ -210,16 +333,34 @@ impl Client {
                 _ => Err(format!("{ask:?} answered by {answer} {refusal:?}")),
             };
         }
+        let kept = self.life.is_whole();
         let room = self.rooms.get_mut(session).ok_or("a room that it was never in")?;
         room.asked = false;
         match (ask, answer, refusal) {
+            (Ask::Probe, "updated", _) => {
+                (room.told, room.trusts, room.kept) = (true, false, kept);
+                self.counts.add("resume", "a member is where it was");
+                board.came_back(session, &name);
+                Ok(())
+            }
+            // Its life has not brought it back yet. Where it has to, this is no rest.
+            (Ask::Probe, _, Some(("not_present", _))) if room.kept && !board.is_tight => {
+                self.presence_pause = 10;
+                Ok(())
+            }
+            (Ask::Probe, _, Some(("not_present", _))) => {
+                (room.trusts, room.kept) = (false, false);
+                self.counts.add("resume", "a member was forgotten by a crash");
+                board.left(session, &name);
+                Ok(())
+            }
             (Ask::Enter, "entered", _) | (Ask::Update, "updated", _) => {
-                room.told = true;
+                (room.told, room.kept) = (true, kept);
                 board.entered(session, &name, room.wants.as_deref().unwrap_or_default());
                 Ok(())
             }
             (Ask::Leave, "left", _) | (Ask::Leave, _, Some(("not_present", _))) => {
-                room.told = true;
+                (room.told, room.kept) = (true, kept);
                 board.left(session, &name);
                 Ok(())
             }
@@ -249,32 +390,15 @@ impl Client {
             // The answer to its `watch`, or that to its `unwatch`, is on its way.
             return if view.asked { Ok(()) } else { Err("a session that is watched no longer".to_owned()) };
         }
-        if frame.snapshot {
-            view.version = 0;
-            view.believes.clear();
-        }
-        if frame.after != view.version || frame.version < frame.after {
-            return Err(format!("a hole: {} was known", view.version));
-        }
-        (view.version, view.more) = (frame.version, frame.more);
-        for (members, known) in [(&frame.joined, false), (&frame.updated, true)] {
-            for member in members {
-                let value = member.value();
-                if !board.was_said(frame.session, member.client, &value) {
-                    return Err(format!("{} never said {value:?}", member.client));
-                }
-                if view.believes.insert(member.client.to_owned(), value).is_none() && known {
-                    return Err(format!("{} is updated and was never told", member.client));
-                }
-            }
-        }
-        for client in frame.left {
-            if !board.may_have_left(frame.session, client) {
-                return Err(format!("{client} is connected and in, and is said to have left"));
-            }
-            view.believes.remove(client);
-        }
-        Ok(())
+        let said = |member: &Member<'_>, value: &str| match board.was_said(frame.session, member.client, value) {
+            true => Ok(()),
+            false => Err(format!("{} never said {value:?}", member.client)),
+        };
+        let left = |client: &str| match board.may_have_left(frame.session, client) {
+            true => Ok(()),
+            false => Err(format!("{client} is connected and in, and is said to have left")),
+        };
+        view.hear(&frame, said, left)
     }
 
     /// Why presence has not come to rest.
@@ -283,14 +407,19 @@ impl Client {
             return Some(format!("it does not know whether it is in {session}"));
         }
         for (session, view) in &self.views {
-            if !view.live || view.more {
+            if !view.is_whole() {
                 return Some(format!("its view of {session} is not whole"));
             }
-            let truth = board.present(session);
-            if view.believes != truth {
-                return Some(format!("it believes that in {session} are {:?}, there are {truth:?}", view.believes));
+            if !board.is_true(session, &view.believes) {
+                let (believes, truth) = (&view.believes, board.present(session));
+                return Some(format!("it believes that in {session} are {believes:?}, there are {truth:?}"));
             }
         }
         None
+    }
+
+    /// What it believes of sessions that others watch too.
+    pub fn believes(&self) -> impl Iterator<Item = (&String, &BTreeMap<String, String>)> {
+        self.views.iter().map(|(session, view)| (session, &view.believes))
     }
 }

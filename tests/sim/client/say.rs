@@ -235,7 +235,8 @@ impl Client {
         self.leave(&session);
     }
 
-    pub(super) fn subscribe_all(&mut self, net: &mut Random, oracle: &Oracle) {
+    /// Subscribes where it should and does not.
+    pub fn subscribe_all(&mut self, net: &mut Random, oracle: &Oracle) {
         if self.life.settles() {
             return;
         }

@@ -84,6 +84,16 @@ impl Tells {
         }
     }
 
+    /// Some stream is told in part.
+    pub fn tells_something(&self) -> bool {
+        self.tales.iter().any(|tale| !tale.over && tale.acknowledged > 0)
+    }
+
+    /// What open streams said before is on its way.
+    pub fn joins(&self) -> bool {
+        self.heard.values().any(|heard| heard.joins)
+    }
+
     /// Why it has not come to rest.
     pub fn unrest(&self, oracle: &Oracle) -> Option<String> {
         if let Some(tale) = self.tales.iter().find(|t| !t.over && t.acknowledged < t.deltas.len() as u64) {
@@ -154,6 +164,7 @@ impl Client {
                     let tale = self.tells.tales.iter_mut().filter(|tale| !tale.over).nth(at);
                     if let Some(tale) = tale.filter(|tale| tale.closing.is_none()) {
                         tale.over = true;
+                        self.counts.add("stream", "left alone");
                     }
                 }
                 _ => {}
@@ -321,6 +332,8 @@ impl Client {
                 if client == "$server" && status != "partial" {
                     return Err("the server says partial".to_owned());
                 }
+                self.counts
+                    .add("stream", if client == "$server" { "ended by its lease" } else { "ended by its teller" });
                 oracle.streams.ended(event_id, session, stream, status, Some(seq))?;
             }
             (None, Some(data)) => {

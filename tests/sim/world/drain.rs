@@ -25,6 +25,17 @@ pub(super) enum Stage {
     Settling(u64),
 }
 
+impl Stage {
+    /// Name of the fault that ends a process here.
+    pub fn death(self) -> &'static str {
+        match self {
+            Stage::Waves => "death: while stopping, waves",
+            Stage::Hearing(_) => "death: while stopping, hearing",
+            Stage::Settling(_) => "death: while stopping, settling",
+        }
+    }
+}
+
 /// One stop of a node.
 #[derive(Default)]
 pub(super) struct Drain {
@@ -33,6 +44,8 @@ pub(super) struct Drain {
     next_wave_us: u64,
     told: Vec<(u64, usize, ConnectionId)>,
     leaving: Vec<(usize, ConnectionId)>,
+    /// All was said in time.
+    said: bool,
 }
 
 impl Drain {
@@ -67,7 +80,7 @@ impl World {
                 node.shards.iter_mut().for_each(|core| core.woken = true);
                 let said = node.shards.iter().all(|core| core.gone.is_empty() && core.shard.is_settled());
                 if said || now_us >= until_us {
-                    node.drain.stage = Stage::Settling(now_us + SAY_US_MAX);
+                    (node.drain.stage, node.drain.said) = (Stage::Settling(now_us + SAY_US_MAX), said);
                     self.counts
                         .add(WORLD, if said { "stop: all was said" } else { "stop: time was up before all was said" });
                 }
@@ -143,6 +156,9 @@ impl World {
                 return Err(format!("shard {index} stopped with something uncommitted"));
             }
         }
+        self.kept = node.drain.said;
+        // Whatever was acknowledged, in memory too, is in the log of a process that ended by itself.
+        self.oracle.process_ended()?;
         self.counts.add(WORLD, "graceful stops");
         self.say(format_args!("stopped"));
         self.forget_node();

@@ -3,10 +3,14 @@
 use super::*;
 use crate::client::Role;
 use crate::disk::Faults;
+use std::collections::BTreeMap;
 
 /// Steps of the liveness phase in which nothing is delivered before the world counts as stuck: a reader with a credit of one
 /// event takes its time.
 const QUIET_STEPS_MAX: u64 = 200_000;
+
+/// Steps of it however much is delivered: what goes round in a circle is no rest either.
+const REST_STEPS_MAX: u64 = 5_000_000;
 
 impl World {
     pub(super) fn come_to_rest(&mut self, when: &str) -> Checked {
@@ -17,12 +21,18 @@ impl World {
         self.say(format_args!("calm"));
         let mut why = String::new();
         let (mut quiet, mut delivered) = (0, 0);
-        while quiet < QUIET_STEPS_MAX {
+        for step in 1..=REST_STEPS_MAX {
+            if quiet >= QUIET_STEPS_MAX {
+                break;
+            }
             self.step()?;
             quiet += 1;
-            if quiet % 64 == 0 {
+            if step % 64 == 0 {
                 match self.unrest() {
-                    None => return Ok(()),
+                    None => {
+                        self.say(format_args!("rest {when}, after {step} steps"));
+                        return Ok(());
+                    }
                     Some(unrest) => why = unrest,
                 }
                 if self.frames > delivered {
@@ -45,6 +55,30 @@ impl World {
             let door = self.node.as_ref().and_then(|n| n.shards[link.shard].doors.get(&link.connection));
             if door.is_some_and(|door| !door.out.is_empty() || door.has_input()) {
                 return Some(format!("{} has bytes in its connection", client.name()));
+            }
+        }
+        self.disagreement()
+    }
+
+    /// Two who watch one session and believe different things, or a receipt that says less than was acknowledged.
+    fn disagreement(&self) -> Option<String> {
+        let mut known = BTreeMap::new();
+        for client in &self.clients {
+            for (session, believes) in client.believes() {
+                let before = known.entry(session).or_insert(believes);
+                if *before != believes {
+                    return Some(format!("{}: of {session} some believe {before:?}, it {believes:?}", client.name()));
+                }
+            }
+        }
+        let due: BTreeMap<(String, &String), u64> = self
+            .clients
+            .iter()
+            .flat_map(|client| client.receipts_due().map(|(session, next)| ((client.name(), session), next)))
+            .collect();
+        for (session, name, delivered) in self.clients.iter().flat_map(Client::believes_delivered) {
+            if let Some(next) = due.get(&(name.clone(), session)).filter(|next| **next != delivered) {
+                return Some(format!("{name} has acknowledged {session} below {next}, its receipt says {delivered}"));
             }
         }
         None

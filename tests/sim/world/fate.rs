@@ -12,7 +12,8 @@ use tidegate::wire::decode::Scratch;
 
 impl World {
     pub(super) fn boot(&mut self) -> Checked {
-        self.clients.iter_mut().for_each(Client::server_began);
+        let kept = std::mem::take(&mut self.kept);
+        self.clients.iter_mut().for_each(|client| client.server_began(kept));
         let before = self.options.shards;
         if self.boots > 0 && self.options.reshard && self.schedule.chance(400) {
             self.options.shards = self.schedule.between(1, 8) as u16;
@@ -82,9 +83,8 @@ impl World {
 
     pub(super) fn crash(&mut self, why: &str) {
         self.say(format_args!("crash {why}"));
-        if self.node.as_ref().is_some_and(|node| node.stopping) {
-            self.counts.add(FAULT, "death: while stopping");
-        }
+        self.count_death();
+        self.oracle.process_died();
         for client in 0..self.clients.len() {
             // What the server had sent may still arrive, or not.
             if let Some(link) = self.links[client].take() {
@@ -107,6 +107,19 @@ impl World {
         self.forget_node();
         self.fail_disk();
         self.disk.set_full(false);
+    }
+
+    /// In the middle of what.
+    fn count_death(&mut self) {
+        let stage = self.node.as_ref().filter(|node| node.stopping).map(|node| node.drain.stage);
+        if let Some(stage) = stage {
+            self.counts.add(FAULT, stage.death());
+        }
+        for client in 0..self.clients.len() {
+            if self.links[client].is_some() {
+                self.clients[client].amid().for_each(|amid| self.counts.add(FAULT, amid.death));
+            }
+        }
     }
 
     /// The process died, or the power failed with it.

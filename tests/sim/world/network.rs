@@ -20,6 +20,7 @@ impl World {
     pub(super) fn break_by_chance(&mut self, client: usize) -> Checked {
         let Some(link) = self.links[client] else { return Ok(()) };
         self.counts.add(FAULT, "connection breaks");
+        self.clients[client].amid().for_each(|amid| self.counts.add(FAULT, amid.cut));
         let wall = self.now().wall_ms;
         let Some(core) = self.node.as_mut().map(|node| &mut node.shards[link.shard]) else { return Ok(()) };
         let Some(door) = core.doors.get_mut(&link.connection) else { return Ok(()) };
@@ -97,7 +98,7 @@ impl World {
         self.node = None;
     }
 
-    fn connect(&mut self, client: usize) {
+    pub(super) fn connect(&mut self, client: usize) {
         let now = self.now();
         let Some(node) = self.node.as_mut().filter(|node| !node.stopping) else { return };
         let name = self.clients[client].name();

@@ -67,6 +67,8 @@ pub(super) struct Core {
 pub(super) struct Effects {
     pub wakes: Vec<ShardId>,
     pub poisoned: Option<storage::disk::DiskFault>,
+    /// Connections that had to let go of a life.
+    pub replaced: u64,
 }
 
 impl Core {
@@ -160,7 +162,10 @@ impl Core {
             work += 1;
             match effect {
                 Effect::Reply { connection, id, reply } => doors.reply(connection, &id, &reply),
-                Effect::Replaced { connection } => doors.replaced(connection),
+                Effect::Replaced { connection } => {
+                    effects.replaced += 1;
+                    doors.replaced(connection);
+                }
                 Effect::Wake { shard } => effects.wakes.push(shard),
                 Effect::Poisoned { fault } => effects.poisoned = Some(fault),
             }
