@@ -6,7 +6,8 @@ pub mod roster;
 pub use roster::{CHANGE_BYTES_MAX, Happened, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue};
 
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, SliceId, SliceSeq};
-use storage::record::{DataKind, EventView};
+use crate::streams::gathered::add_to;
+use storage::record::{DataKind, EventView, RecordView};
 
 /// Why offsets were skipped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,8 +104,37 @@ pub struct StreamFrame<'a> {
     pub epoch: Epoch,
     /// The last of the events: with it the reader has all before. `Offset::MAX`: more is to follow first.
     pub offset: Offset,
+    /// Its place in its slice, where a feed of patterns counts by that.
+    pub at: Option<(SliceId, SliceSeq)>,
     /// By stream.
     pub parts: &'a [StreamPart],
+}
+
+/// What stands in a page of history.
+#[derive(Clone, Copy, Debug)]
+pub enum PageItem<'a> {
+    /// An event.
+    Event(EventView<'a>),
+    /// Deltas that the log has merged, of these offsets.
+    Text(RecordView<'a>, Offset, Offset),
+}
+
+impl PageItem<'_> {
+    /// Its offset; of deltas, the last one's.
+    pub fn offset(&self) -> Offset {
+        match self {
+            PageItem::Event(event) => event.offset(),
+            PageItem::Text(_, _, to) => to - 1,
+        }
+    }
+}
+
+/// What streams said in a record of merged deltas, from one offset to before another.
+pub fn text_parts(record: RecordView<'_>, from: Offset, to: Offset) -> Vec<StreamPart> {
+    let mut parts = Vec::new();
+    let wanted = record.deltas().filter(|delta| (from..to).contains(&delta.offset));
+    wanted.for_each(|delta| add_to(&mut parts, &delta.into()));
+    parts
 }
 
 /// A control event was committed.
@@ -155,7 +185,7 @@ pub trait Outbox {
         connection: ConnectionId,
         id: CommandId,
         head: &HistoryHead<'_>,
-        events: &mut dyn Iterator<Item = EventView<'_>>,
+        items: &mut dyn Iterator<Item = PageItem<'_>>,
     );
 }
 

@@ -14,7 +14,7 @@ use std::hash::BuildHasherDefault;
 use storage::ids::{LogSeq, SLICES};
 use storage::log::Log;
 use storage::log::ScanCursor;
-use storage::record::RecordView;
+use storage::record::{Kind, RecordView};
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// Records a scan looks at in one step, wanted or not: bounds a turn.
@@ -123,16 +123,22 @@ impl Scan {
             return Wanted::No;
         }
         let seen = self.seen.get(usize::from(record.slice().0)).copied().unwrap_or(0);
-        let last = record.slice_seq() + u64::from(record.count()) - 1;
+        let last = record.slice_seq() + u64::from(record.slice_count()) - 1;
         if !self.seen.is_empty() && last <= seen {
             return Wanted::No;
         }
+        if record.kind() == Kind::Text {
+            let skip = record.deltas().take_while(|delta| delta.slice_seq <= seen).count();
+            let wanted = record.deltas().skip(skip).any(|delta| self.matches(delta.topic));
+            return if wanted { Wanted::From(skip as u32) } else { Wanted::No };
+        }
         let skip = if self.seen.is_empty() { 0 } else { (seen + 1).saturating_sub(record.slice_seq()) as u32 };
-        let wanted = record
-            .events()
-            .skip(skip as usize)
-            .any(|event| self.patterns.iter().any(|pattern| pattern_matches(pattern, event.topic())));
+        let wanted = record.events().skip(skip as usize).any(|event| self.matches(event.topic()));
         if wanted { Wanted::From(skip) } else { Wanted::No }
+    }
+
+    fn matches(&self, topic: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern_matches(pattern, topic))
     }
 
     /// A batch begins.

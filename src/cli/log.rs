@@ -11,6 +11,7 @@ use crate::disk::folder::DataFolder;
 use crate::wire::encode;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
+use storage::record::Kind;
 use storage::recovery::{self, RecoverError, Report};
 
 /// Look into a data folder.
@@ -61,6 +62,11 @@ fn dump(dir: &Path, session: Option<&str>) -> Result<(), Failure> {
     let report = recovery::dump(&&folder, |_, _, record| {
         if stopped.is_err() || session.is_some_and(|wanted| wanted != record.session()) {
             return;
+        }
+        if record.kind() == Kind::Text {
+            line.clear();
+            encode::merged(&mut line, record, record.offset(), record.next_offset());
+            stopped = super::print_line(&String::from_utf8_lossy(&line));
         }
         for event in record.events() {
             line.clear();

@@ -11,7 +11,7 @@ use crate::net::websocket::{Opcode, append_with};
 use crate::net::{Class, Sends, Shared};
 use crate::wire::encode;
 use shards::ids::{CommandId, ConnectionId};
-use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
+use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
 use storage::record::EventView;
 
 /// Frames kept. Subscribers of one event are served close together, so few suffice.
@@ -155,11 +155,11 @@ impl Outbox for Post<'_> {
         connection: ConnectionId,
         id: CommandId,
         head: &HistoryHead<'_>,
-        events: &mut dyn Iterator<Item = EventView<'_>>,
+        items: &mut dyn Iterator<Item = PageItem<'_>>,
     ) {
         let out = &mut self.frames.scratch;
         out.clear();
-        append_with(out, Opcode::Text, |out| encode::history(out, &id, head, events));
+        append_with(out, Opcode::Text, |out| encode::history(out, &id, head, items));
         self.sends.push(connection, out, Class::Delivery);
         self.frames.scratch.shrink_to(FRAME_BYTES_MAX);
     }

@@ -18,9 +18,11 @@ use shards::command::{DataKind, Durability};
 use shards::effect::Reply;
 use shards::ids::{CommandId, Epoch, Offset};
 use shards::limits::{FRAME_COMMANDS_MAX, Limits};
-use shards::outbox::{Gap, GapReason, HistoryHead, Notice, PatternGap, StreamFrame, VolatileEvent};
+use shards::outbox::{
+    Gap, GapReason, HistoryHead, Notice, PageItem, PatternGap, StreamFrame, VolatileEvent, text_parts,
+};
 use shards::refusal::{Refusal, Refused};
-use storage::record::{EventView, NO_OFFSET};
+use storage::record::{EventView, NO_OFFSET, RecordView};
 
 /// First frame of every connection: who the client is, where it is, what it may send.
 pub fn welcome(out: &mut Vec<u8>, client: &str, shard: u16, limits: &Limits) {
@@ -249,6 +251,13 @@ pub fn streams(out: &mut Vec<u8>, frame: &StreamFrame<'_>) {
         event_id(out, frame.session, frame.epoch, frame.offset);
         text(out, "\",");
     }
+    if let Some((slice, slice_seq)) = frame.at {
+        text(out, "\"at\":\"");
+        number(out, slice.0.into());
+        text(out, ".");
+        number(out, slice_seq);
+        text(out, "\",");
+    }
     text(out, "\"session\":\"");
     text(out, frame.session);
     text(out, "\",\"streams\":[");
@@ -274,6 +283,13 @@ pub fn streams(out: &mut Vec<u8>, frame: &StreamFrame<'_>) {
         text(out, "}");
     }
     text(out, "]}");
+}
+
+/// Deltas that the log has merged, of these offsets: like those that were merged for a reader.
+pub fn merged(out: &mut Vec<u8>, record: RecordView<'_>, from: Offset, to: Offset) {
+    let parts = text_parts(record, from, to);
+    let frame = StreamFrame { session: record.session(), epoch: record.epoch(), offset: to - 1, at: None, parts: &parts };
+    streams(out, &frame);
 }
 
 /// A control event was committed; it comes at its place too.
@@ -323,7 +339,7 @@ pub fn history<'a>(
     out: &mut Vec<u8>,
     id: &CommandId,
     head: &HistoryHead<'_>,
-    events: impl IntoIterator<Item = EventView<'a>>,
+    items: impl IntoIterator<Item = PageItem<'a>>,
 ) {
     begin(out, "history", id);
     text(out, ",\"session\":\"");
@@ -335,11 +351,14 @@ pub fn history<'a>(
     text(out, ",\"tail\":");
     number(out, head.tail);
     text(out, ",\"events\":[");
-    for (i, view) in events.into_iter().enumerate() {
+    for (i, item) in items.into_iter().enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        event(out, &view);
+        match item {
+            PageItem::Event(view) => event(out, &view),
+            PageItem::Text(record, from, to) => merged(out, record, from, to),
+        }
     }
     text(out, "]}");
 }

@@ -4,7 +4,7 @@
 //! bytes this process encoded, the same bytes are looked at again and again, and checking each time would cost more
 //! than the work itself.
 
-use crate::record::{ArchivedCommitBody, ArchivedSpanBody, CommitBody};
+use crate::record::{ArchivedCommitBody, ArchivedSpanBody, ArchivedTextBody, CommitBody};
 use rkyv::Serialize;
 use rkyv::api::low::{LowSerializer, access, to_bytes_in_with_alloc};
 use rkyv::rancor::{Failure, Panic};
@@ -34,6 +34,11 @@ pub(crate) fn check_span(body: &[u8]) -> Option<&ArchivedSpanBody<'static>> {
     access::<ArchivedSpanBody<'static>, Failure>(body).ok()
 }
 
+/// The text body in `body`, if it is one.
+pub(crate) fn check_text(body: &[u8]) -> Option<&ArchivedTextBody<'static>> {
+    access::<ArchivedTextBody<'static>, Failure>(body).ok()
+}
+
 /// # Safety
 /// `body` must be what [`serialize`] wrote of a `CommitBody`, or accepted by [`check_commit`].
 pub(crate) unsafe fn commit(body: &[u8]) -> &ArchivedCommitBody<'static> {
@@ -46,6 +51,13 @@ pub(crate) unsafe fn commit(body: &[u8]) -> &ArchivedCommitBody<'static> {
 pub(crate) unsafe fn span(body: &[u8]) -> &ArchivedSpanBody<'static> {
     // SAFETY: as above.
     unsafe { rkyv::access_unchecked::<ArchivedSpanBody<'static>>(body) }
+}
+
+/// # Safety
+/// `body` must be what [`serialize`] wrote of a `TextBody`, or accepted by [`check_text`].
+pub(crate) unsafe fn text(body: &[u8]) -> &ArchivedTextBody<'static> {
+    // SAFETY: as above.
+    unsafe { rkyv::access_unchecked::<ArchivedTextBody<'static>>(body) }
 }
 
 const _: () = assert!(align_of::<rkyv::Archived<CommitBody<'static>>>() == 1);

@@ -24,7 +24,7 @@
 
 use crate::ids::{COUNTER_MAX, LogId, LogSeq, SegmentId};
 use crate::record::{RecordFault, RecordView};
-use crate::segment::FORMAT_VERSION;
+use crate::segment::{FORMAT_VERSION, is_readable};
 use std::fmt;
 
 /// Grain of positions and lengths on disk: what O_DIRECT needs.
@@ -125,7 +125,7 @@ impl GroupHeader {
         let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let version = u16::from_le_bytes([head[4], head[5]]);
-        if u32_at(0) != MAGIC || version != FORMAT_VERSION || head[6..8] != [0, 0] {
+        if u32_at(0) != MAGIC || !is_readable(version) || head[6..8] != [0, 0] {
             return None;
         }
         if crc32c::crc32c(&head[..60]) != u32_at(60) {

@@ -19,10 +19,12 @@
 
 use crate::bytes::{Put, Take};
 use crate::ids::{HashKey, LogId, SLICES};
-use crate::segment::FORMAT_VERSION;
+use crate::segment::{FORMAT_VERSION, FORMAT_VERSION_MIN, is_readable};
 use std::fmt;
 
 const MAGIC: [u8; 8] = *b"TIDEGATE";
+
+const VERSION_AT: usize = 16;
 
 /// Most shards of a folder.
 pub const SHARDS_MAX: u16 = 256;
@@ -58,7 +60,7 @@ impl fmt::Display for BadManifest {
             BadManifest::Version { found } => {
                 write!(
                     out,
-                    "manifest has format version {found}, this build reads {FORMAT_VERSION}; use the build that wrote it"
+                    "manifest has format version {found}, this build reads {FORMAT_VERSION_MIN} to {FORMAT_VERSION}; use the build that wrote it"
                 )
             }
             BadManifest::Corrupt => out.write_str("manifest is corrupt; restore it from a backup of this folder"),
@@ -108,10 +110,16 @@ impl Manifest {
             return Err(BadManifest::Corrupt);
         }
         match take.u16() {
-            Some(FORMAT_VERSION) => Manifest::parse_fields(take).ok_or(BadManifest::Corrupt),
+            Some(version) if is_readable(version) => Manifest::parse_fields(take).ok_or(BadManifest::Corrupt),
             Some(found) => Err(BadManifest::Version { found }),
             None => Err(BadManifest::Corrupt),
         }
+    }
+
+    /// Whether a manifest that was read is of the version before: then it is written anew before anything else is, so that the
+    /// build that wrote it refuses the folder by name and takes nothing in it for damage.
+    pub fn is_of_version_before(bytes: &[u8]) -> bool {
+        bytes.get(VERSION_AT..VERSION_AT + 2) != Some(&FORMAT_VERSION.to_le_bytes())
     }
 
     fn parse_fields(mut take: Take<'_>) -> Option<Manifest> {

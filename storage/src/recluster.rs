@@ -6,9 +6,19 @@
 //!                        ▼
 //!   clustered, covers 5..=7:  A1 A2 A3 A4 │ B1 B2 │ C1 C2 C3      by slice, partition, place in the log
 //! ```
-//! A history read becomes sequential. Nothing is dropped and no record is changed: offsets, slice sequences and bytes are
-//! the same, so every reader sees the same events before and after. Readers of a pattern go through the slice table
-//! of the sidecar, which lists every record in the order of slice sequences.
+//! A history read becomes sequential. Offsets and slice sequences stay, and so do the bytes of every record but those of deltas: of
+//! a session's neighbours that are deltas of token streams one record is made, with their text ([`crate::record::Kind::Text`]).
+//! Every reader sees the same events, and of deltas the same text, before and after. Readers of a pattern go through the slice table of
+//! the sidecar, which lists every record in the order of slice sequences.
+//!
+//! ```text
+//!   d1 d2 event d3 │ d4 d5         event  t1..2  t3..5: text never passes an event, and an event never text
+//!   1st job          1st job       in one job what lies in its segments
+//!   └──────── 2nd job ──────┘      clustered segments that became small are rewritten together, and texts that meet are one
+//! ```
+//! A delta needs about 250 bytes on disk, half a byte beside its text when merged. A job sees only its own segments, so a stream that
+//! took a while is left in pieces, with 250 bytes each; a segment of text is small, and [`plan`] takes small ones together until they
+//! are a quarter of a job. Whether a stream is closed does not matter: what a session knows of an open one is in its partition.
 //!
 //! A clustered segment has the number of a new file (bit 31 set) and says in its header which original numbers it
 //! **covers**. Sessions go on naming the original ones; the [`SegmentMap`] finds the file. The rename that publishes the
@@ -19,7 +29,7 @@ use crate::disk::FileId;
 use crate::group::{BLOCK_BYTES, GROUP_HEAD_BYTES, GroupHeader, group_bytes};
 use crate::ids::{LogId, LogSeq, PartitionId, SegmentId};
 use crate::jobs::{CHUNK_BYTES, JobDone, Step};
-use crate::record::RecordView;
+use crate::record::{RecordView, TextMerge, is_mergeable};
 use crate::segment::{SegmentExpect, SegmentHeader, SegmentKind, Verdict, scan_segment};
 use crate::sidecar::{Contents, SidecarBuilder, SidecarIndex};
 use std::ops::Range;
@@ -60,27 +70,46 @@ pub struct ReclusterLimits {
     pub segments_max: usize,
     /// Sum of the sources, which the job holds in memory.
     pub bytes_max: u64,
+    /// Largest record that deltas are merged into; 0: they are left as they are.
+    pub text_record_bytes_max: usize,
 }
 
-/// The oldest neighbours that may be rewritten together: appended, of one log, without a hole between their numbers, and
-/// all below `replay_from`, because a recovery replays the log in its order. Empty if there are none.
+/// Clustered segments that are worth rewriting once more, so many at least and none larger than that part of a job: a byte is so
+/// rewritten once each time what it lies in grows fourfold.
+const CLUSTERED_MIN: usize = 4;
+
+/// The oldest neighbours that may be rewritten together: of one log, without a hole between their numbers, and all below
+/// `replay_from`, because a recovery replays the log in its order. Appended ones first, then clustered ones that are small. Empty
+/// if there are none.
 ///
 /// `sealed` are the segments that have a sidecar.
 pub fn plan(sealed: &[Contents], log: LogId, replay_from: u32, limits: ReclusterLimits) -> Vec<Contents> {
-    let eligible = |contents: &&Contents| {
-        contents.segment.log == log && !is_clustered(contents.segment) && contents.covers.1 < replay_from
-    };
+    let eligible = |contents: &&Contents| contents.segment.log == log && contents.covers.1 < replay_from;
     let mut order: Vec<Contents> = sealed.iter().filter(eligible).copied().collect();
     order.sort_by_key(|contents| contents.covers);
-    for neighbours in order.chunk_by(|a, b| a.covers.1 + 1 == b.covers.0) {
+    let appended = |contents: &Contents| !is_clustered(contents.segment);
+    let small =
+        |contents: &Contents| is_clustered(contents.segment) && contents.end <= limits.bytes_max / CLUSTERED_MIN as u64;
+    let first = neighbours(&order, appended, limits.segments_min.max(2), limits);
+    if first.is_empty() { neighbours(&order, small, CLUSTERED_MIN, limits) } else { first }
+}
+
+/// The first of the segments in a row that are of a sort and enough for a job.
+fn neighbours(
+    order: &[Contents],
+    sort: impl Fn(&Contents) -> bool,
+    segments_min: usize,
+    limits: ReclusterLimits,
+) -> Vec<Contents> {
+    for row in order.chunk_by(|a, b| a.covers.1 + 1 == b.covers.0 && sort(a) == sort(b)) {
         let mut bytes = 0;
         let fits = |contents: &&Contents| {
             bytes += contents.end;
-            bytes <= limits.bytes_max.min(JOB_BYTES_MAX)
+            sort(contents) && bytes <= limits.bytes_max.min(JOB_BYTES_MAX)
         };
-        let taken = neighbours.iter().take(limits.segments_max).take_while(fits).count();
-        if taken >= limits.segments_min.max(2) {
-            return neighbours[..taken].to_vec();
+        let taken = row.iter().take(limits.segments_max).take_while(fits).count();
+        if taken >= segments_min {
+            return row[..taken].to_vec();
         }
     }
     Vec::new()
@@ -108,6 +137,8 @@ pub struct ReclusterJob {
     pub covers: (u32, u32),
     /// What to read, in the order of the log; their ends together below 2 GiB.
     pub sources: Vec<Source>,
+    /// Largest record that deltas are merged into; 0: they are left as they are.
+    pub text_record_bytes_max: usize,
 }
 
 /// A record held in memory: where it belongs, where its bytes are.
@@ -117,12 +148,21 @@ struct Held {
     log_seq: LogSeq,
     at: usize,
     len: u32,
+    /// It holds no events: nothing is found by it, and deltas on both of its sides are neighbours.
+    marks: bool,
+}
+
+/// A record of the new segment: one that is held, or what several are merged into.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    first: u32,
+    count: u32,
 }
 
 /// A group of the new segment: which records, and where it goes.
 #[derive(Clone, Debug)]
 struct Layout {
-    records: Range<usize>,
+    items: Range<usize>,
     records_bytes: u32,
     position: u64,
 }
@@ -135,7 +175,10 @@ pub struct ReclusterRun {
     /// Bytes of all records, in the order they were read.
     bytes: Vec<u8>,
     records: Vec<Held>,
+    items: Vec<Item>,
     groups: Vec<Layout>,
+    /// A merged record.
+    merged: Vec<u8>,
     chunk: Vec<u8>,
     index: Option<Box<SidecarIndex>>,
 }
@@ -161,7 +204,9 @@ impl ReclusterRun {
             stage: Stage::Reading(0),
             bytes: Vec::with_capacity(total as usize),
             records: Vec::new(),
+            items: Vec::new(),
             groups: Vec::new(),
+            merged: Vec::new(),
             chunk: Vec::new(),
             index: None,
         }
@@ -215,7 +260,8 @@ impl ReclusterRun {
         let scan = scan_segment(input, expect, |_, record| {
             let (at, len) = (bytes.len(), record.bytes().len() as u32);
             bytes.extend_from_slice(record.bytes());
-            records.push(Held { partition: record.partition(), log_seq: record.log_seq(), at, len });
+            let marks = record.count() == 0;
+            records.push(Held { partition: record.partition(), log_seq: record.log_seq(), at, len, marks });
         });
         match scan.verdict {
             Verdict::Clean if scan.end == end => Ok(()),
@@ -224,28 +270,73 @@ impl ReclusterRun {
         }
     }
 
-    /// Sorts the records, gives each its place and builds the sidecar into `chunk`.
+    /// Sorts the records, merges deltas, gives each record its place and builds the sidecar into `chunk`.
     fn lay_out(&mut self) {
         // The slice is the top of the partition, so this is the order of (slice, partition, place in the log).
-        self.records.sort_unstable_by_key(|held| (held.partition, held.log_seq));
+        self.records.sort_unstable_by_key(|held| (held.partition, !held.marks, held.log_seq));
         let mut sidecar = SidecarBuilder::new(self.job.target, SegmentKind::Clustered, self.job.covers);
         let (mut position, mut first, mut records_bytes) = (BLOCK_BYTES as u64, 0, 0);
-        for at in 0..self.records.len() {
-            let len = self.records[at].len;
-            if at > first && group_bytes((records_bytes + len) as usize) > CHUNK_BYTES {
-                self.groups.push(Layout { records: first..at, records_bytes, position });
+        let mut at = 0;
+        while at < self.records.len() {
+            let count = self.merge_at(at);
+            let merged = if count > 1 { RecordView::checked(&self.merged).ok() } else { None };
+            let (record, count) = match merged {
+                Some(record) => (record, count),
+                None => (view(&self.bytes, self.records[at]), 1),
+            };
+            let len = record.bytes().len() as u32;
+            let item = self.items.len();
+            if item > first && group_bytes((records_bytes + len) as usize) > CHUNK_BYTES {
+                self.groups.push(Layout { items: first..item, records_bytes, position });
                 position += group_bytes(records_bytes as usize) as u64;
-                (first, records_bytes) = (at, 0);
+                (first, records_bytes) = (item, 0);
             }
             let in_file = position + (GROUP_HEAD_BYTES as u32 + records_bytes) as u64;
-            sidecar.add(in_file as u32, view(&self.bytes, self.records[at]));
+            sidecar.add(in_file as u32, record);
+            self.items.push(Item { first: at as u32, count: count as u32 });
             records_bytes += len;
+            at += count;
         }
-        if first < self.records.len() {
-            self.groups.push(Layout { records: first..self.records.len(), records_bytes, position });
+        if first < self.items.len() {
+            self.groups.push(Layout { items: first..self.items.len(), records_bytes, position });
         }
         let (bytes, index) = sidecar.finish(self.end());
         (self.chunk, self.index) = (bytes, Some(Box::new(index)));
+    }
+
+    /// Merges as many of the records from this one on as may be into `merged`; how many, if that takes fewer bytes than they do.
+    fn merge_at(&mut self, at: usize) -> usize {
+        let mut merge = TextMerge::default();
+        let (mut count, mut bytes) = (0, 0);
+        for held in &self.records[at..] {
+            let record = view(&self.bytes, *held);
+            let taken = is_mergeable(record) && merge.take(record, self.job.text_record_bytes_max);
+            if !taken {
+                break;
+            }
+            count += 1;
+            bytes += held.len as usize;
+        }
+        if count > 1 {
+            merge.finish(&mut self.merged);
+        }
+        if count > 1 && self.merged.len() < bytes { count } else { 1 }
+    }
+
+    /// Bytes of an item, which are those of its record or put into `merged`.
+    fn item_bytes(&mut self, item: Item) -> &[u8] {
+        let (first, count) = (item.first as usize, item.count as usize);
+        if count == 1 {
+            let held = self.records[first];
+            return &self.bytes[held.at..held.at + held.len as usize];
+        }
+        let mut merge = TextMerge::default();
+        let whole = self.records[first..first + count]
+            .iter()
+            .all(|held| merge.take(view(&self.bytes, *held), self.job.text_record_bytes_max));
+        assert!(whole, "they were merged when the segment was laid out");
+        merge.finish(&mut self.merged);
+        &self.merged
     }
 
     /// Length of the new segment.
@@ -258,8 +349,8 @@ impl ReclusterRun {
     /// Fills `chunk` with the next groups, before the first of them the header; how many are written then.
     fn write_groups(&mut self, mut written: usize) -> usize {
         let ReclusterJob { target, salt, covers, .. } = self.job;
-        let log_seq = |at: usize| self.records.get(at).map_or(0, |held| held.log_seq);
-        self.chunk.clear();
+        let mut chunk = std::mem::take(&mut self.chunk);
+        chunk.clear();
         if written == 0 {
             let header = SegmentHeader {
                 segment: target,
@@ -268,37 +359,45 @@ impl ReclusterRun {
                 previous: Some((covers.0, covers.1.into())),
                 bytes: self.end(),
                 first_group: 1,
-                first_log_seq: log_seq(0),
+                first_log_seq: self.first_log_seq(0),
                 salt,
             };
-            self.chunk.resize(BLOCK_BYTES, 0);
-            header.put(&mut self.chunk);
+            chunk.resize(BLOCK_BYTES, 0);
+            header.put(&mut chunk);
         }
-        while written < self.groups.len() && self.chunk.len() < CHUNK_BYTES {
-            let Layout { records, records_bytes, position } = self.groups[written].clone();
+        while written < self.groups.len() && chunk.len() < CHUNK_BYTES {
+            let Layout { items, records_bytes, position } = self.groups[written].clone();
             let number = written as u64 + 1;
             let header = GroupHeader {
                 group_bytes: group_bytes(records_bytes as usize) as u32,
                 records_bytes,
-                count: records.len() as u32,
+                count: items.len() as u32,
                 segment: target,
                 position,
                 group: number,
-                first_log_seq: log_seq(records.start),
+                first_log_seq: self.first_log_seq(items.start),
                 // The file appears under its name only when all of it is durable.
                 durable_through: number - 1,
                 salt,
             };
-            let start = self.chunk.len();
-            self.chunk.resize(start + GROUP_HEAD_BYTES, 0);
-            header.put(&mut self.chunk[start..]);
-            for held in &self.records[records] {
-                self.chunk.extend_from_slice(&self.bytes[held.at..held.at + held.len as usize]);
+            let start = chunk.len();
+            chunk.resize(start + GROUP_HEAD_BYTES, 0);
+            header.put(&mut chunk[start..]);
+            for item in items {
+                let item = self.items[item];
+                chunk.extend_from_slice(self.item_bytes(item));
             }
-            self.chunk.resize(start + header.group_bytes as usize, 0);
+            chunk.resize(start + header.group_bytes as usize, 0);
             written += 1;
         }
+        self.chunk = chunk;
         written
+    }
+
+    /// Log sequence of an item: of its last record, as a merged one says.
+    fn first_log_seq(&self, item: usize) -> LogSeq {
+        let last = self.items.get(item).and_then(|item| self.records.get((item.first + item.count - 1) as usize));
+        last.map_or(0, |held| held.log_seq)
     }
 }
 

@@ -31,7 +31,15 @@ use crate::record::RecordView;
 use std::fmt;
 
 /// Version of everything in `FORMAT.md`. A reader takes this version and the one before; a writer writes this one.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
+
+/// The oldest that it reads.
+pub const FORMAT_VERSION_MIN: u16 = FORMAT_VERSION - 1;
+
+/// Can this build read what was written in this version?
+pub const fn is_readable(version: u16) -> bool {
+    version >= FORMAT_VERSION_MIN && version <= FORMAT_VERSION
+}
 
 const MAGIC: u64 = u64::from_le_bytes(*b"TIDESEG\0");
 const HEAD_BYTES: usize = 64;
@@ -102,7 +110,7 @@ impl SegmentHeader {
             return Err(HeaderFault::Damaged);
         }
         let version = u16::from_le_bytes([head[8], head[9]]);
-        if version != FORMAT_VERSION {
+        if !is_readable(version) {
             return Err(HeaderFault::Version { found: version });
         }
         let kind = match head[10] {
@@ -199,7 +207,7 @@ impl fmt::Display for Verdict {
                     Damage::Version { found } => {
                         write!(
                             out,
-                            "format version {found}, this build reads {FORMAT_VERSION}; use the build that wrote it"
+                            "format version {found}, this build reads {FORMAT_VERSION_MIN} to {FORMAT_VERSION}; use the build that wrote it"
                         )
                     }
                     Damage::Misplaced => out.write_str("segment does not continue its predecessor"),

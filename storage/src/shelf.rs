@@ -1,7 +1,7 @@
 //! The sealed segments of one shard: which there are, where in them an answer lies, and what is to be done with them.
 //!
 //! ```text
-//!   filled, all durable ──► waiting ──Seal──► sealed ──Recluster──► clustered (covers several)
+//!   filled, all durable ──► waiting ──Seal──► sealed ──Recluster──► clustered (covers several) ◄─┐ small ones together
 //!                                               │                       │
 //!                                               └──── retention ────────┴──► Remove
 //! ```
@@ -142,15 +142,15 @@ impl Shelf {
     }
 
     /// Blocks that may know `key`, youngest segment first: of the segments in `runs` that are sealed and whose filter does not
-    /// exclude it. Ask [`SidecarIndex::dedupe_row`] of each in turn until one does.
-    pub fn dedupe_blocks(&self, runs: &[Run], key: u128) -> impl Iterator<Item = (&SidecarIndex, BlockAt)> {
+    /// exclude it, with an original segment in it. Ask [`SidecarIndex::dedupe_row`] of each in turn until one does.
+    pub fn dedupe_blocks(&self, runs: &[Run], key: u128) -> impl Iterator<Item = (SegmentId, &SidecarIndex, BlockAt)> {
         let mut before = None;
         runs.iter().rev().filter_map(move |run| {
             let index = self.find(run.segment)?;
             // Runs of originals that were rewritten together lead to one file.
             let again = before.replace(index.contents.segment) == Some(index.contents.segment);
             let at = index.dedupe_block(key).filter(|_| !again)?;
-            Some((index, at))
+            Some((run.segment, index, at))
         })
     }
 
@@ -322,6 +322,7 @@ impl Shelf {
             salt: self.key.segment_salt(target),
             covers: (first.covers.0, last.covers.1),
             sources: neighbours.iter().map(source).collect(),
+            text_record_bytes_max: limits.text_record_bytes_max,
         })
     }
 }

@@ -190,10 +190,10 @@ fn another_checkpoint_or_version_is_not_taken_for_this_one() {
     let (mut file, _) = small();
     assert_eq!(CheckpointIndex::parse(LOG, 2, &file), Err(BadCheckpoint::Corrupt { at: 0 }));
     assert_eq!(CheckpointIndex::parse(LogId(4), 1, &file), Err(BadCheckpoint::Corrupt { at: 0 }));
-    file[8] = 2;
+    file[8] = 9;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&file[..12]), &file[16..4096]);
     file[12..16].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(CheckpointIndex::parse(LOG, 1, &file), Err(BadCheckpoint::Version { found: 2 }));
+    assert_eq!(CheckpointIndex::parse(LOG, 1, &file), Err(BadCheckpoint::Version { found: 9 }));
 }
 
 #[test]

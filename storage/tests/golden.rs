@@ -1,7 +1,7 @@
-//! Files of format version 1, kept: what this build writes is what they are, and it reads what they hold.
+//! Files of this format version and the one before, kept: what this build writes is what the former are, and it reads what they hold.
 //!
 //! A difference means that the format changed. Then it gets a new version, the old files stay as they are and are read by the
-//! reader for the version before. Compiled with `TIDEGATE_GOLDEN=write`, it makes files that do not exist yet.
+//! reader for the version before; those of the one before that go. Compiled with `TIDEGATE_GOLDEN=write`, it makes files that do not exist yet.
 
 #![expect(clippy::disallowed_methods, reason = "a test may read files; the crate it tests may not")]
 
@@ -14,12 +14,21 @@ use storage::disk::FileId;
 use storage::ids::SegmentId;
 use storage::jobs::{Job, JobDone};
 use storage::recluster::{CLUSTERED, ReclusterJob, Source, covers};
-use storage::segment::{SegmentExpect, SegmentHeader, Verdict, scan_segment};
+use storage::segment::{FORMAT_VERSION, FORMAT_VERSION_MIN, SegmentExpect, SegmentHeader, Verdict, scan_segment};
 use storage::sidecar::{SealJob, SidecarIndex};
 use support::{Folder, KEY, LOG, Wanted, Writer, segment};
 
+fn path(version: u16, name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version.to_string()).join(name)
+}
+
+/// What was kept of the version before.
+fn before(name: &str) -> Vec<u8> {
+    std::fs::read(path(FORMAT_VERSION_MIN, name)).unwrap()
+}
+
 fn golden(name: &str, written: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = path(FORMAT_VERSION, name);
     if option_env!("TIDEGATE_GOLDEN") == Some("write") && !path.exists() {
         std::fs::write(&path, written).unwrap();
     }
@@ -52,21 +61,21 @@ fn checkpoint() {
     assert!(catalog.collect(100));
     let draft = catalog.collect_end(10, true);
     let (written, _) = merge(CheckpointJob { log: LOG, number: 9, draft, previous: None }, &[]).unwrap();
-    let kept = golden("checkpoint.ckp", &written);
-
-    let index = CheckpointIndex::parse(LOG, 9, &kept).unwrap();
-    assert_eq!(verify_pages(&index, &kept), Ok(()));
-    assert_eq!((index.position, index.clean_stop, index.entries), (position, true, 5));
-    let mut catalog = Catalog::new(LOG, 100, Some(index));
-    let id = KEY.partition("acme", "session-3");
-    let Lookup::NeedsPage(at) = catalog.lookup(id, "acme", "session-3") else { panic!() };
-    let page = &kept[at.at as usize..at.at as usize + at.len];
-    let Load::Resident(slot) = catalog.load(id, "acme", "session-3", at, page) else { panic!() };
-    let partition = catalog.get(slot).unwrap();
-    assert_eq!((partition.epoch(), partition.tail(), partition.committed()), (0xabf, 6, 6));
-    assert_eq!((partition.marker("seen"), partition.runs().len()), (Some(3), 2));
-    assert_eq!(partition.producer("worker").map(|p| (p.epoch, p.seq, p.offset)), Some((1, 7, 3)));
-    assert_eq!(catalog.slice_next(id.slice()), 7);
+    for kept in [golden("checkpoint.ckp", &written), before("checkpoint.ckp")] {
+        let index = CheckpointIndex::parse(LOG, 9, &kept).unwrap();
+        assert_eq!(verify_pages(&index, &kept), Ok(()));
+        assert_eq!((index.position, index.clean_stop, index.entries), (position, true, 5));
+        let mut catalog = Catalog::new(LOG, 100, Some(index));
+        let id = KEY.partition("acme", "session-3");
+        let Lookup::NeedsPage(at) = catalog.lookup(id, "acme", "session-3") else { panic!() };
+        let page = &kept[at.at as usize..at.at as usize + at.len];
+        let Load::Resident(slot) = catalog.load(id, "acme", "session-3", at, page) else { panic!() };
+        let partition = catalog.get(slot).unwrap();
+        assert_eq!((partition.epoch(), partition.tail(), partition.committed()), (0xabf, 6, 6));
+        assert_eq!((partition.marker("seen"), partition.runs().len()), (Some(3), 2));
+        assert_eq!(partition.producer("worker").map(|p| (p.epoch, p.seq, p.offset)), Some((1, 7, 3)));
+        assert_eq!(catalog.slice_next(id.slice()), 7);
+    }
 }
 
 #[test]
@@ -90,18 +99,26 @@ fn sidecar_and_clustered_segment() {
     let Source { segment: file, salt, end } = sources[0];
     let JobDone::Sealed { index } = folder.run(Job::Seal(SealJob { segment: file, salt, end })) else { panic!() };
     let kept = golden("sidecar.idx", &folder.files[&FileId::Sidecar(file)]);
-    assert_eq!(SidecarIndex::parse(file, &kept), Ok(*index));
+    assert_eq!(SidecarIndex::parse(file, &kept).as_ref(), Ok(&*index));
+    assert_eq!(SidecarIndex::parse(file, &before("sidecar.idx")), Ok(*index));
 
     let target = segment(CLUSTERED);
-    let job = ReclusterJob { target, salt: KEY.segment_salt(target), covers: (0, 1), sources };
+    let job = ReclusterJob {
+        target,
+        salt: KEY.segment_salt(target),
+        covers: (0, 1),
+        sources,
+        text_record_bytes_max: 1 << 20,
+    };
     let JobDone::Reclustered { index, .. } = folder.run(Job::Recluster(job)) else { panic!() };
-    let kept = golden("clustered.log", &folder.files[&FileId::Segment(target)]);
-    assert_eq!(SegmentHeader::get(&kept).map(|header| covers(&header)), Ok(Some((0, 1))));
-    let (salt, end) = (KEY.segment_salt(target), kept.len() as u64);
-    let expect = SegmentExpect { segment: target, salt, first: None, fixed_end: Some(end), durable_end: end };
-    let mut records = 0;
-    let scan = scan_segment(&kept, expect, |_, _| records += 1);
-    assert_eq!((scan.verdict, records, index.contents.records), (Verdict::Clean, 40, 40));
+    for kept in [golden("clustered.log", &folder.files[&FileId::Segment(target)]), before("clustered.log")] {
+        assert_eq!(SegmentHeader::get(&kept).map(|header| covers(&header)), Ok(Some((0, 1))));
+        let (salt, end) = (KEY.segment_salt(target), kept.len() as u64);
+        let expect = SegmentExpect { segment: target, salt, first: None, fixed_end: Some(end), durable_end: end };
+        let mut records = 0;
+        let scan = scan_segment(&kept, expect, |_, _| records += 1);
+        assert_eq!((scan.verdict, records, index.contents.records), (Verdict::Clean, 40, 40));
+    }
     golden("clustered.idx", &folder.files[&FileId::Sidecar(target)]);
 }
 
@@ -185,16 +202,69 @@ fn appended_segment() {
         salt,
     };
     group_header.put(group);
-    let kept = golden("appended.log", &written);
+    for kept in [golden("appended.log", &written), before("appended.log")] {
+        let expect = SegmentExpect { segment: name, salt, first: Some((17, 90)), fixed_end: None, durable_end: 0 };
+        let mut events = vec![];
+        let scan = scan_segment(&kept, expect, |_, record| {
+            events
+                .extend(record.events().map(|event| (event.offset(), event.topic().to_owned(), event.data().to_vec())));
+        });
+        assert_eq!((scan.verdict, scan.header, scan.records), (Verdict::Clean, Some(segment_header), 3));
+        assert_eq!(events[0], (41, "chat.message".to_owned(), b"{\"text\":\"hello\"}".to_vec()));
+        assert_eq!(events[1].2, [0, 255, 128]);
+    }
+}
 
-    let expect = SegmentExpect { segment: name, salt, first: Some((17, 90)), fixed_end: None, durable_end: 0 };
-    let mut events = vec![];
-    let scan = scan_segment(&kept, expect, |_, record| {
-        events.extend(record.events().map(|event| (event.offset(), event.topic().to_owned(), event.data().to_vec())));
+/// Deltas of two streams, and an event between them, re-clustered.
+#[test]
+fn merged_deltas() {
+    use storage::record::{DataKind, DeltaView, EventBody, Kind, NO_OFFSET, RecordView};
+    let said = [("answer", 0, "Once"), ("plan", 0, ""), ("answer", 1, " upon"), ("", 0, ""), ("answer", 2, " a time")];
+    let mut writer = Writer::default();
+    let bytes = writer.pack(0, &said, |writer, (stream, seq, text)| {
+        let data = format!("\"{text}\"");
+        let is_event = stream.is_empty();
+        let event = EventBody {
+            topic: if is_event { "chat.message" } else { "stream" },
+            client_id: "client",
+            message_id: stream,
+            traceparent: "",
+            data: data.as_bytes(),
+            data_kind: if is_event { DataKind::Json } else { DataKind::Delta } as u8,
+            prev_offset: NO_OFFSET,
+            expires_ms: 0,
+            producer_epoch: 0,
+            producer_seq: if is_event { NO_OFFSET } else { *seq },
+            dedupe_low: u64::from(is_event),
+            dedupe_high: 0,
+            body_hash: 5,
+        };
+        writer.commit("demo", &[event], &[])
     });
-    assert_eq!((scan.verdict, scan.header, scan.records), (Verdict::Clean, Some(segment_header), 3));
-    assert_eq!(events[0], (41, "chat.message".to_owned(), b"{\"text\":\"hello\"}".to_vec()));
-    assert_eq!(events[1].2, [0, 255, 128]);
+    let mut folder = Folder::default();
+    let (source, salt, end) = (segment(0), KEY.segment_salt(segment(0)), bytes.len() as u64);
+    folder.files.insert(FileId::Segment(source), bytes);
+    let sources = vec![Source { segment: source, salt, end }];
+    let (target, text_record_bytes_max) = (segment(CLUSTERED), 4096);
+    let salt = KEY.segment_salt(target);
+    let job = ReclusterJob { target, salt, covers: (0, 0), sources, text_record_bytes_max };
+    folder.run(Job::Recluster(job));
+    let kept = golden("text.log", &folder.files[&FileId::Segment(target)]);
+    let expect =
+        SegmentExpect { segment: target, salt, first: None, fixed_end: Some(kept.len() as u64), durable_end: 0 };
+    let mut found = vec![];
+    let delta = |d: DeltaView<'_>| (d.offset, d.slice_seq, d.seq, format!("{}: {}", d.stream, d.text));
+    let scan = scan_segment(&kept, expect, |_, record: RecordView<'_>| {
+        found.push((record.kind(), record.offset(), record.count(), record.deltas().map(delta).collect::<Vec<_>>()));
+    });
+    assert_eq!(scan.verdict, Verdict::Clean);
+    let merged = vec![
+        (0, 1, 0, "answer: Once".to_owned()),
+        (1, 2, 0, "plan: ".to_owned()),
+        (2, 3, 1, "answer:  upon".to_owned()),
+    ];
+    let rest = [(Kind::Text, 0, 3, merged), (Kind::Commit, 3, 1, vec![]), (Kind::Commit, 4, 1, vec![])];
+    assert_eq!(found, rest, "what stands alone stays as it was");
 }
 
 #[test]
@@ -207,6 +277,9 @@ fn manifest() {
         logs: vec![LogId(5), LogId(6)],
         old: vec![LogId(0), LogId(1)],
     };
-    let kept = golden("manifest", &manifest.encode());
-    assert_eq!(Manifest::parse(&kept), Ok(manifest));
+    let (kept, before) = (golden("manifest", &manifest.encode()), before("manifest"));
+    assert_eq!(Manifest::parse(&kept).as_ref(), Ok(&manifest));
+    assert!(!Manifest::is_of_version_before(&kept));
+    assert_eq!(Manifest::parse(&before), Ok(manifest));
+    assert!(Manifest::is_of_version_before(&before));
 }

@@ -17,7 +17,8 @@ use storage::sidecar::SidecarIndex;
 use support::{Folder, KEY, LOG, Wanted, Writer, segment};
 
 const KEEP: RetentionLimits = RetentionLimits { age_ms_max: u64::MAX, bytes_max: u64::MAX, segments_max: 1000 };
-const PAIRS: ReclusterLimits = ReclusterLimits { segments_min: 2, segments_max: 3, bytes_max: 1 << 20 };
+const PAIRS: ReclusterLimits =
+    ReclusterLimits { segments_min: 2, segments_max: 3, bytes_max: 1 << 20, text_record_bytes_max: 1 << 20 };
 const LIMITS: ShelfLimits =
     ShelfLimits { retention: KEEP, recluster: Some(PAIRS), dedupe_filter_bytes_max: 1 << 20, expire_every_ms: 1000 };
 
@@ -101,7 +102,7 @@ impl World {
             let runs = [Run { segment: segment(*number), first: 0 }];
             let sealed = self.shelf.find(segment(*number)).is_some();
             for (key, offset) in keys {
-                let found = self.shelf.dedupe_blocks(&runs, *key).find_map(|(index, at)| {
+                let found = self.shelf.dedupe_blocks(&runs, *key).find_map(|(_, index, at)| {
                     index.dedupe_row(at, self.folder.block(at), *key).unwrap().map(|row| row.offset)
                 });
                 assert_eq!(found, sealed.then_some(*offset), "segment {number}");

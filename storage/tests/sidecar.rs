@@ -9,53 +9,9 @@ use storage::ids::{LogId, PartitionId, SegmentId, SliceId};
 use storage::jobs::{Job, JobDone};
 use storage::recluster::{CLUSTERED, ReclusterJob, ReclusterLimits, SegmentMap, Source, covers, plan};
 use storage::record::*;
-use storage::segment::{SegmentExpect, SegmentHeader, SegmentKind, Verdict, scan_segment};
+use storage::segment::{SegmentHeader, SegmentKind};
 use storage::sidecar::{BadSidecar, BlockAt, SealJob, SidecarIndex};
-use support::{Folder, KEY, LOG, Wanted, Writer, segment};
-
-fn seal(folder: &mut Folder, number: u32) -> SidecarIndex {
-    let (segment, salt) = (segment(number), KEY.segment_salt(segment(number)));
-    let end = folder.files[&FileId::Segment(segment)].len() as u64;
-    match folder.run(Job::Seal(SealJob { segment, salt, end })) {
-        JobDone::Sealed { index } => {
-            let bytes = &folder.files[&FileId::Sidecar(segment)];
-            assert_eq!(SidecarIndex::parse(segment, bytes).as_ref(), Ok(&*index));
-            *index
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Records of a segment file by scanning it.
-fn scan(bytes: &[u8], segment: SegmentId) -> Vec<(u32, RecordView<'_>)> {
-    let (salt, end) = (KEY.segment_salt(segment), bytes.len() as u64);
-    let expect = SegmentExpect { segment, salt, first: None, fixed_end: Some(end), durable_end: end };
-    let mut positions = vec![];
-    let scanned = scan_segment(bytes, expect, |position, _| positions.push(position as u32));
-    assert_eq!((scanned.verdict, scanned.end), (Verdict::Clean, end));
-    positions.into_iter().map(|at| (at, RecordView::checked(&bytes[at as usize..]).unwrap())).collect()
-}
-
-/// Rows of a partition from `offset` on, block after block, as a reader goes.
-fn partition_rows(folder: &Folder, index: &SidecarIndex, id: PartitionId, offset: u64) -> Vec<(u64, u32, u32)> {
-    let (mut rows, mut next) = (vec![], index.partition_block(id, offset));
-    while let Some(at) = next {
-        let block = index.partition_rows(at, folder.block(at), id, offset).unwrap();
-        rows.extend(block.map(|row| (row.at, row.position, row.count)));
-        next = index.next_partition_block(at, id);
-    }
-    rows
-}
-
-fn slice_rows(folder: &Folder, index: &SidecarIndex, slice: SliceId, seq: u64) -> Vec<(u64, u32, u32)> {
-    let (mut rows, mut next) = (vec![], index.slice_block(slice, seq));
-    while let Some(at) = next {
-        let block = index.slice_rows(at, folder.block(at), slice, seq).unwrap();
-        rows.extend(block.map(|row| (row.at, row.position, row.count)));
-        next = index.next_slice_block(at, slice);
-    }
-    rows
-}
+use support::{Folder, KEY, LOG, Wanted, Writer, partition_rows, scan, seal, segment, slice_rows};
 
 /// Every question the index can be asked, against the scan.
 fn check_index(folder: &Folder, index: &SidecarIndex, offsets_step: usize) {
@@ -202,7 +158,7 @@ proptest! {
                 .filter(|file| *file != segment(last) && (covers.0 == 0 || *file != segment(0)))
                 .map(|segment| Source { segment, salt: KEY.segment_salt(segment), end: indexes[&segment].contents.end })
                 .collect();
-            let job = ReclusterJob { target, salt: KEY.segment_salt(target), covers, sources: sources.clone() };
+            let job = ReclusterJob { target, salt: KEY.segment_salt(target), covers, sources: sources.clone(), text_record_bytes_max: 1 << 20 };
             folder.published.clear();
             let JobDone::Reclustered { index, sources: replaced } = folder.run(Job::Recluster(job)) else { panic!() };
             prop_assert_eq!(&folder.published, &[FileId::Sidecar(target), FileId::Segment(target)]);
@@ -257,7 +213,13 @@ fn tables_of_many_blocks() {
         });
     }
     let target = segment(CLUSTERED | 7);
-    let job = ReclusterJob { target, salt: KEY.segment_salt(target), covers: (0, 1), sources };
+    let job = ReclusterJob {
+        target,
+        salt: KEY.segment_salt(target),
+        covers: (0, 1),
+        sources,
+        text_record_bytes_max: 1 << 20,
+    };
     let JobDone::Reclustered { mut index, .. } = folder.run(Job::Recluster(job)) else { panic!() };
     assert!(index.contents.end > 2 << 20, "{}", index.contents.end);
     check_index(&folder, &index, 101);
@@ -358,10 +320,10 @@ fn another_segments_sidecar_or_version_is_refused() {
     let (folder, ..) = small();
     let mut bytes = folder.files[&FileId::Sidecar(segment(4))].clone();
     assert_eq!(SidecarIndex::parse(segment(5), &bytes), Err(BadSidecar::Corrupt { at: 0 }));
-    bytes[12] = 2;
+    bytes[12] = 9;
     let crc = crc32c::crc32c(&bytes[12..4096]);
     bytes[8..12].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(SidecarIndex::parse(segment(4), &bytes), Err(BadSidecar::Version { found: 2 }));
+    assert_eq!(SidecarIndex::parse(segment(4), &bytes), Err(BadSidecar::Version { found: 9 }));
     assert!(SidecarIndex::parse(segment(4), &vec![0; 10_000]).is_err());
 }
 
@@ -386,7 +348,13 @@ fn damage_in_a_segment_is_reported_and_not_carried_on() {
         );
         let target = segment(CLUSTERED);
         let sources = vec![Source { segment: segment(4), salt, end }];
-        let job = ReclusterJob { target, salt: KEY.segment_salt(target), covers: (4, 4), sources };
+        let job = ReclusterJob {
+            target,
+            salt: KEY.segment_salt(target),
+            covers: (4, 4),
+            sources,
+            text_record_bytes_max: 1 << 20,
+        };
         assert!(matches!(folder.run(Job::Recluster(job)), JobDone::Corrupt { .. }), "byte {at}");
         assert_eq!(folder.published, []);
     }
@@ -404,7 +372,7 @@ fn the_plan_takes_old_neighbours_only() {
     let numbers = |limits, replay_from, all: &[_]| -> Vec<u32> {
         plan(all, LOG, replay_from, limits).iter().map(|contents| contents.segment.number).collect()
     };
-    let limits = ReclusterLimits { segments_min: 3, segments_max: 4, bytes_max: 1000 };
+    let limits = ReclusterLimits { segments_min: 3, segments_max: 4, bytes_max: 1000, text_record_bytes_max: 0 };
     assert_eq!(numbers(limits, 9, &all), [3, 4, 5, 6], "0 and 1 are too few: 2 is not sealed");
     assert_eq!(numbers(ReclusterLimits { segments_min: 2, ..limits }, 9, &all), [0, 1]);
     assert_eq!(numbers(ReclusterLimits { bytes_max: 300, ..limits }, 9, &all), [3, 4, 5]);

@@ -9,7 +9,7 @@ use shards::effect::{PresenceReply, Reply};
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{
-    Gap, GapReason, Happened, HistoryHead, Notice, PatternGap, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue,
+    Gap, GapReason, Happened, HistoryHead, Notice, PageItem, PatternGap, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue,
     StreamFrame, StreamPart, VolatileEvent, event_bytes_max,
 };
 use shards::refusal::{Refusal, Refused};
@@ -330,7 +330,7 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             let page: Page<'_> = serde_json::from_str(text).unwrap();
             let records: Vec<Vec<u8>> = page.events.iter().map(|event| record_of(event.get())).collect();
             let views = records.iter().flat_map(|record| RecordView::checked(record).unwrap().events());
-            return encode::history(out, &id, &head, views);
+            return encode::history(out, &id, &head, views.map(PageItem::Event));
         }
         "stream.delta" => {
             let streams = value["streams"].as_array().unwrap();
@@ -344,7 +344,7 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             };
             let parts: Vec<StreamPart> = streams.iter().map(part).collect();
             let (session, offset) = (str("session"), event_offset);
-            return encode::streams(out, &StreamFrame { session, epoch: event_epoch, offset, parts: &parts });
+            return encode::streams(out, &StreamFrame { session, epoch: event_epoch, offset, at: None, parts: &parts });
         }
         "notice" => {
             let (session, topic) = (str("session"), str("topic"));

@@ -8,7 +8,7 @@ use shards::effect::Reply;
 use shards::ids::{CommandId, ConnectionId, Now};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{
-    GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Notice, Outbox, PatternGap, RosterFrame, StreamFrame, VolatileEvent,
+    GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame, VolatileEvent,
     event_bytes_max,
 };
 use shards::refusal::Refused;
@@ -342,9 +342,9 @@ impl Outbox for Doors<'_> {
         connection: ConnectionId,
         id: CommandId,
         head: &HistoryHead<'_>,
-        events: &mut dyn Iterator<Item = EventView<'_>>,
+        items: &mut dyn Iterator<Item = PageItem<'_>>,
     ) {
         let room = self.room(connection);
-        self.deliver(connection, room, |payload| encode::history(payload, &id, head, events));
+        self.deliver(connection, room, |payload| encode::history(payload, &id, head, items));
     }
 }

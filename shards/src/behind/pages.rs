@@ -6,16 +6,18 @@
 
 use crate::effect::Reply;
 use crate::gather::{Gather, GatherFor, Page, PageEnd};
+use crate::ids::Offset;
 use crate::limits::HISTORY_HEAD_BYTES_MAX;
 use crate::limits::PAGES_MAX;
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_connection, put_id, reply};
-use crate::outbox::{HistoryHead, Outbox, event_bytes_max};
+use crate::outbox::{EVENT_FRAME_OVERHEAD_BYTES_MAX, HistoryHead, Outbox, PageItem, event_bytes_max};
 use crate::packed::Records;
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::Origin;
 use crate::shard::{Opened, Shard};
 use storage::log::{Read, ReadFault, ReadTicket};
+use storage::record::Kind;
 
 use super::ReadFor;
 
@@ -162,14 +164,17 @@ impl Shard {
             let room = out.room(page.connection);
             let (mut bytes, mut next, mut events) = (HISTORY_HEAD_BYTES_MAX, page.from, 0);
             let budget = self.config.limits.connection_send_bytes_max / 2;
-            for event in Records(&page.records).flat_map(|record| record.events()).filter(|e| e.offset() >= page.from) {
-                let event_bytes = event_bytes_max(&event);
-                if events == page.limit || (bytes + event_bytes > budget && events > 0) {
+            for item in items(&page.records, page.from) {
+                let (item_bytes, to) = fitting(&item, budget.saturating_sub(bytes));
+                if events == page.limit || (bytes + item_bytes > budget && events > 0) {
                     break;
                 }
                 events += 1;
-                bytes += event_bytes;
-                next = event.offset() + 1;
+                bytes += item_bytes;
+                next = to;
+                if to <= item.offset() {
+                    break;
+                }
             }
             let all = Records(&page.records).last().is_none_or(|record| record.next_offset() <= next);
             if room < bytes.min(budget) {
@@ -178,13 +183,50 @@ impl Shard {
             }
             let next = if all { page.next.max(next) } else { next };
             let head = HistoryHead { session: &page.session, epoch: page.epoch, next, tail: page.tail };
-            let mut events = Records(&page.records)
-                .flat_map(|record| record.events())
-                .filter(|event| event.offset() >= page.from && event.offset() < next);
-            out.history(page.connection, page.id, &head, &mut events);
+            let mut items = items(&page.records, page.from).filter_map(|item| match item {
+                PageItem::Text(record, from, to) if from < next => Some(PageItem::Text(record, from, to.min(next))),
+                item => (item.offset() < next).then_some(item),
+            });
+            out.history(page.connection, page.id, &head, &mut items);
             client.in_flight = client.in_flight.saturating_sub(1);
             sent += 1;
         }
         sent
+    }
+}
+
+/// What a page holds from an offset on.
+fn items(records: &[u8], page_from: Offset) -> impl Iterator<Item = PageItem<'_>> {
+    Records(records).flat_map(move |record| {
+        let from = record.offset().max(page_from);
+        let text = record.kind() == Kind::Text && from < record.next_offset();
+        let text = text.then(|| PageItem::Text(record, from, record.next_offset()));
+        let events = record.events().filter(move |event| event.offset() >= page_from);
+        text.into_iter().chain(events.map(PageItem::Event))
+    })
+}
+
+/// Bytes that an item takes of a page, and where it ends: an event is whole, of deltas as many as find room, one at least.
+fn fitting(item: &PageItem<'_>, room: usize) -> (usize, Offset) {
+    match item {
+        PageItem::Event(event) => (event_bytes_max(event), event.offset() + 1),
+        PageItem::Text(record, from, to) => {
+            let (mut bytes, mut end) = (EVENT_FRAME_OVERHEAD_BYTES_MAX + 2 * record.session().len(), *from);
+            let mut known: Vec<&str> = Vec::new();
+            for delta in record.deltas().filter(|delta| (*from..*to).contains(&delta.offset)) {
+                let fresh = !known.contains(&delta.stream);
+                let names =
+                    if fresh { EVENT_FRAME_OVERHEAD_BYTES_MAX + delta.stream.len() + delta.topic.len() } else { 0 };
+                if end > *from && bytes + names + delta.text.len() > room {
+                    break;
+                }
+                if fresh {
+                    known.push(delta.stream);
+                }
+                bytes += names + delta.text.len();
+                end = delta.offset + 1;
+            }
+            (bytes, end)
+        }
     }
 }

@@ -165,6 +165,9 @@ impl Shard {
         (at.seq, at.partial, at.by_position) = (through, Partials::default(), false);
         if live.is_none_or(|live| live <= through) {
             at.state = ReaderState::Live;
+            if feed.sources.iter().all(|at| at.state == ReaderState::Live) {
+                feed.passed.forget();
+            }
         } else {
             at.state = ReaderState::Queued;
             self.readers.queued.push_back(Reader::Pattern(connection, source));

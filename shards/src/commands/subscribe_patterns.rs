@@ -101,7 +101,8 @@ pub(crate) fn run(
         position: String::new(),
         gaps: Vec::new(),
         gap_owed: None,
-        delivered: Vec::new(),
+        delivered: Default::default(),
+        passed: Default::default(),
     };
     if let Some(client) = shard.readers.clients.get_mut(connection) {
         client.patterns = Some(Box::new(feed));

@@ -15,7 +15,9 @@
 //! A pattern client has one such cursor per source shard, counted in the source's log order.
 
 pub(crate) mod client;
+pub(crate) mod elsewhere;
 pub(crate) mod ledger;
+mod passed;
 pub(crate) mod patterns;
 
 use crate::clients::state::KeptSession;
@@ -24,8 +26,10 @@ use crate::ids::{ConnectionId, Epoch, Now, Offset, PartitionId, ShardId};
 use crate::outbox::{GAP_FRAME_BYTES_MAX, Gap, GapReason, Outbox, event_bytes_max};
 use crate::streams::gathered::{Gathered, Newest};
 use client::{Client, Clients, NONE};
+use elsewhere::Delivered;
 use hashbrown::HashMap;
-use patterns::{Delivered, TenantFeeds};
+use passed::Passed;
+use patterns::TenantFeeds;
 use std::collections::VecDeque;
 use storage::few::Few;
 use storage::ids::LogSeq;
@@ -156,6 +160,8 @@ pub(crate) struct Readers {
     pub gathered_bytes: usize,
     /// Largest frame of deltas.
     pub frame_bytes_max: usize,
+    /// What was offered to pattern feeds.
+    pub passed: Passed,
     generation: u32,
 }
 
@@ -195,6 +201,7 @@ impl Readers {
             newest: Newest::default(),
             gathered_bytes: 0,
             frame_bytes_max,
+            passed: Passed::default(),
             generation: 0,
         }
     }
@@ -447,7 +454,7 @@ impl Readers {
         out: &mut impl Outbox,
     ) -> Option<Pushed> {
         let subscription = self.subscriptions.get_mut(id.slot as usize).filter(|s| s.generation == id.generation)?;
-        if subscription.gathers() {
+        if subscription.gathers() || record.kind() == Kind::Text {
             return self.gather(id, record, now, out);
         }
         let client = self.clients.get_mut(subscription.connection)?;

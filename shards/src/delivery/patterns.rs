@@ -10,14 +10,16 @@
 //! slice, because that survives another number of shards.
 
 use super::client::{Client, NONE};
+use super::elsewhere::{Delivered, Elsewhere};
+use super::passed::{self, Passed};
 use super::{ByPartition, Feed, Pushed, Reader, ReaderState, Readers, Subscription, block, is_expired};
-use crate::ids::{CommandId, ConnectionId, Now, Offset, PartitionId, ShardId, SliceId, SliceSeq};
+use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
 use crate::names::pattern_matches;
 use crate::outbox::{GAP_FRAME_BYTES_MAX, GapReason, Outbox, PatternGap, event_bytes_max};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use storage::ids::LogSeq;
-use storage::record::RecordView;
+use storage::record::{Kind, RecordView};
 
 /// What a client listens to by pattern.
 pub(crate) struct PatternFeed {
@@ -36,19 +38,9 @@ pub(crate) struct PatternFeed {
     /// A gap of which only its reason is known, to be said before anything else.
     pub gap_owed: Option<GapReason>,
     /// What session subscriptions that have ended delivered, while the feed was behind on their source.
-    pub delivered: Vec<Delivered>,
-}
-
-/// Ranges remembered of sources on which the feed is live.
-pub(crate) const DELIVERED_MAX: usize = 256;
-
-/// Offsets of a session that a session subscription delivered before it ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Delivered {
-    pub partition: PartitionId,
-    pub source: ShardId,
-    pub from: Offset,
-    pub to: Offset,
+    pub delivered: Elsewhere,
+    /// How far it has come in each slice, while it is behind.
+    pub passed: Passed,
 }
 
 /// Slice, first and one past the last slice sequence that are gone.
@@ -120,36 +112,25 @@ impl Partials {
 }
 
 impl PatternFeed {
+    /// It was live on this source until now.
+    fn fell_behind(&mut self, source: ShardId, passed: &Passed) {
+        let shards = self.sources.len() as u16;
+        self.passed.join(passed, |slice| slice.0 % shards == source.0);
+    }
+
     pub fn matches(&self, topic: &str) -> bool {
         self.patterns.iter().any(|pattern| pattern_matches(pattern, topic))
     }
 
-    /// Remembers what another subscription delivered, until the feed has passed it. Also where the feed is live: a subscription
-    /// that fetched from another shard may be ahead of the stream that comes from there. Where so many are remembered, those
-    /// of live sources go first, the oldest of them.
+    /// Remembers what another subscription delivered, until the feed has passed it.
     pub fn delivered_elsewhere(&mut self, range: Delivered) {
-        if range.from >= range.to {
-            return;
-        }
-        if self.delivered.len() >= DELIVERED_MAX {
-            let sources = &self.sources;
-            let live = |d: &Delivered| sources[usize::from(d.source.0)].state == ReaderState::Live;
-            if let Some(oldest) = self.delivered.iter().position(live) {
-                self.delivered.remove(oldest);
-            }
-        }
-        self.delivered.push(range);
+        let sources = &self.sources;
+        self.delivered.insert(range, |source| sources[usize::from(source.0)].state == ReaderState::Live);
     }
 
-    /// The feed has passed an offset: what ended at it or before need not be remembered.
-    fn passed(&mut self, partition: PartitionId, next: Offset) {
-        if !self.delivered.is_empty() {
-            self.delivered.retain(|d| d.partition != partition || d.to > next);
-        }
-    }
-
-    fn was_delivered(&self, partition: PartitionId, offset: Offset) -> bool {
-        self.delivered.iter().any(|d| d.partition == partition && (d.from..d.to).contains(&offset))
+    /// Is as much remembered as may be? Then no other subscription may begin, which would have to be remembered when it ends.
+    pub fn remembers_all_it_may(&self) -> bool {
+        self.delivered.is_full(|source| self.sources[usize::from(source.0)].state == ReaderState::Live)
     }
 
     pub fn unblock(&mut self, connection: ConnectionId, queued: &mut VecDeque<Reader>) {
@@ -220,8 +201,9 @@ impl Readers {
                     SessionFeeds { subscriptions: &mut self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
                 let pushed = push_matching(client, *connection, &patterns, &mut skip, record, feeds, now, out);
                 if pushed == Pushed::Whole {
-                    patterns.passed(record.partition(), record.next_offset());
+                    patterns.delivered.pass(record.partition(), record.next_offset());
                 } else {
+                    patterns.fell_behind(source, &self.passed);
                     let at = &mut patterns.sources[usize::from(source.0)];
                     at.state = ReaderState::Blocked;
                     at.seq = record.log_seq();
@@ -233,6 +215,7 @@ impl Readers {
             }
             client.patterns = Some(patterns);
         }
+        self.passed.pass(record);
     }
 
     /// All sources have answered and the reply has left: each source's cursor is live, or behind.
@@ -328,11 +311,21 @@ impl Readers {
         let at = patterns.sources[usize::from(source.0)];
         let mut skip = at.partial.of(place(record)).max(seen);
         let feeds = SessionFeeds { subscriptions: &mut self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
-        let pushed = push_matching(client, connection, &patterns, &mut skip, record, feeds, now, out);
+        let pushed = if patterns.passed.has(record) {
+            // A file was replaced under the scan, which began it anew.
+            Pushed::Whole
+        } else if record.kind() == Kind::Text {
+            skip = 0;
+            let mut text = passed::TextPush { client, connection, record, seen, frame_bytes_max: self.frame_bytes_max };
+            text.push(&mut patterns, feeds, out)
+        } else {
+            push_matching(client, connection, &patterns, &mut skip, record, feeds, now, out)
+        };
         let at = &mut patterns.sources[usize::from(source.0)];
         match pushed {
             Pushed::Whole => {
-                patterns.passed(record.partition(), record.next_offset());
+                patterns.passed.pass(record);
+                patterns.delivered.pass(record.partition(), record.next_offset());
                 let at = &mut patterns.sources[usize::from(source.0)];
                 at.partial.pass(place(record));
                 if !at.by_position {
@@ -370,8 +363,10 @@ impl Readers {
         }
         for connection in &tenant.clients {
             let Some(patterns) = self.clients.get_mut(*connection).and_then(|c| c.patterns.as_mut()) else { continue };
-            let at = &mut patterns.sources[usize::from(source.0)];
+            let at = patterns.sources[usize::from(source.0)];
             if at.state == ReaderState::Live {
+                patterns.fell_behind(source, &self.passed);
+                let at = &mut patterns.sources[usize::from(source.0)];
                 *at = Source {
                     seq: stood.max(at.seq),
                     partial: Partials::default(),
@@ -398,7 +393,7 @@ pub(crate) enum Covered {
 }
 
 /// What is needed to see whether a session subscription of the same client covers an event.
-struct SessionFeeds<'a> {
+pub(super) struct SessionFeeds<'a> {
     subscriptions: &'a mut slab::Slab<Subscription>,
     feeds: &'a slab::Slab<Feed>,
     feed_of: &'a ByPartition<u32>,
@@ -406,7 +401,7 @@ struct SessionFeeds<'a> {
 
 impl SessionFeeds<'_> {
     /// The client's subscription to the partition.
-    fn covering(&mut self, client: &Client, partition: PartitionId) -> Option<&mut Subscription> {
+    pub(super) fn covering(&mut self, client: &Client, partition: PartitionId) -> Option<&mut Subscription> {
         if client.subscriptions == NONE || !self.feed_of.contains_key(&partition) {
             return None;
         }
@@ -438,7 +433,7 @@ fn push_matching(
     let mut covering = feeds.covering(client, partition);
     for event in record.events().skip(*skip as usize) {
         let offset = event.offset();
-        if !patterns.matches(event.topic()) || patterns.was_delivered(partition, offset) {
+        if !patterns.matches(event.topic()) || patterns.delivered.contains(partition, offset) {
         } else if let Some(subscription) = covering.as_mut().filter(|s| offset >= s.start) {
             subscription.skipped = subscription.skipped.max(offset + 1);
         } else if !is_expired(&event, now) {

@@ -12,7 +12,8 @@
 //! gets what it does not have, once. Nothing is kept for a reader that is blocked: it is read again. What is being gathered
 //! is bounded by [`GATHERED_BYTES_MAX`] for all readers of a shard.
 //!
-//! Only readers that are behind come here. One that keeps up is given each event as it passes, whatever its policy.
+//! Only readers that are behind come here. One that keeps up is given each event as it passes, whatever its policy. Deltas that the log
+//! has merged ([`Kind::Text`]) come here whatever the policy, from the cursor on: they are no events any more.
 
 use crate::command::{DataKind, Policy};
 use crate::delivery::client::Client;
@@ -24,7 +25,7 @@ use crate::outbox::{GAP_FRAME_BYTES_MAX, Gap, GapReason, Outbox, StreamFrame, St
 use crate::streams::notices::is_control;
 use hashbrown::HashMap;
 use std::hash::BuildHasherDefault;
-use storage::record::{EventView, Kind, RecordView};
+use storage::record::{DeltaView, EventView, Kind, RecordView};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 /// A frame of deltas without sessions and parts.
@@ -80,13 +81,12 @@ impl Gathered {
         Some(Box::new(Gathered { spilled, begun, has_hole, ..Gathered::joining(join?) }))
     }
 
-    /// Does a joining want this event of a stream?
-    fn wants(&mut self, event: &EventView<'_>) -> bool {
-        let Some((stream, seq)) = event.stream() else { return false };
-        let known = self.begun.iter().any(|begun| **begun == *stream);
-        let begins = event.data_kind() == DataKind::Delta && (seq == 0 || self.has_hole);
+    /// Does a joining want this of a stream?
+    fn wants(&mut self, said: &Said<'_>) -> bool {
+        let known = self.begun.iter().any(|begun| **begun == *said.stream);
+        let begins = said.status.is_none() && (said.seq == 0 || self.has_hole);
         if begins && !known {
-            self.begun.push(stream.into());
+            self.begun.push(said.stream.into());
         }
         known || begins
     }
@@ -97,42 +97,83 @@ impl Gathered {
     }
 
     /// What a delta, or an end, of a stream would add.
-    fn cost(&self, event: &EventView<'_>) -> usize {
-        let (stream, _) = event.stream().unwrap_or_default();
-        let fresh = self.parts.iter().all(|part| *part.stream != *stream);
-        event.data().len() + if fresh { PART_BYTES + stream.len() + event.topic().len() } else { 0 }
+    fn cost(&self, said: &Said<'_>) -> usize {
+        let fresh = self.parts.iter().all(|part| *part.stream != *said.stream);
+        said.bytes() + if fresh { PART_BYTES + said.stream.len() + said.topic.len() } else { 0 }
     }
 
-    fn add(&mut self, event: &EventView<'_>) {
-        let Some((stream, seq)) = event.stream() else { return };
-        self.bytes += self.cost(event);
-        let at = match self.parts.iter().position(|part| *part.stream == *stream) {
-            Some(at) => at,
-            None => {
-                self.parts.push(StreamPart {
-                    stream: stream.into(),
-                    topic: event.topic().into(),
-                    seqs: seq..seq,
-                    text: Vec::new(),
-                    status: Vec::new(),
-                });
-                self.parts.len() - 1
-            }
-        };
-        let part = &mut self.parts[at];
-        if event.data_kind() == DataKind::Close {
-            part.status = event.data().to_vec();
-            return;
-        }
-        if part.seqs.end != seq {
-            // Retention or damage took what was between: a text begins where it goes on without a hole.
-            part.text.clear();
-            part.seqs = seq..seq;
-        }
-        part.seqs.end = seq + 1;
-        let text = event.data();
-        part.text.extend_from_slice(text.get(1..text.len().saturating_sub(1)).unwrap_or_default());
+    fn add(&mut self, said: &Said<'_>) {
+        self.bytes += self.cost(said);
+        add_to(&mut self.parts, said);
     }
+}
+
+/// A delta or the end of a stream, whichever record it is in.
+#[derive(Clone, Copy)]
+pub(crate) struct Said<'a> {
+    stream: &'a str,
+    topic: &'a str,
+    seq: u64,
+    offset: Offset,
+    /// JSON string bytes without the quotes.
+    text: &'a [u8],
+    /// JSON string.
+    status: Option<&'a [u8]>,
+}
+
+impl<'a> Said<'a> {
+    /// By an event, if it is of a stream.
+    pub fn by(event: &EventView<'a>) -> Option<Said<'a>> {
+        let (stream, seq) = event.stream()?;
+        let data = event.data();
+        let (text, status) = match event.data_kind() {
+            DataKind::Close => (&[][..], Some(data)),
+            _ => (data.get(1..data.len().saturating_sub(1)).unwrap_or_default(), None),
+        };
+        Some(Said { stream, topic: event.topic(), seq, offset: event.offset(), text, status })
+    }
+
+    fn bytes(&self) -> usize {
+        self.text.len() + self.status.map_or(2, <[u8]>::len)
+    }
+}
+
+impl<'a> From<DeltaView<'a>> for Said<'a> {
+    fn from(delta: DeltaView<'a>) -> Said<'a> {
+        let DeltaView { stream, topic, seq, offset, text, .. } = delta;
+        Said { stream, topic, seq, offset, text: text.as_bytes(), status: None }
+    }
+}
+
+/// Adds what was said to the part of its stream.
+pub(crate) fn add_to(parts: &mut Vec<StreamPart>, said: &Said<'_>) {
+    let Said { stream, topic, seq, text, status, .. } = *said;
+    let at = match parts.iter().position(|part| *part.stream == *stream) {
+        Some(at) => at,
+        None => {
+            let (stream, topic) = (stream.into(), topic.into());
+            parts.push(StreamPart { stream, topic, seqs: seq..seq, text: Vec::new(), status: Vec::new() });
+            parts.len() - 1
+        }
+    };
+    let part = &mut parts[at];
+    if let Some(status) = status {
+        part.status = status.to_vec();
+        return;
+    }
+    if part.seqs.end != seq {
+        // Retention or damage took what was between: a text begins where it goes on without a hole.
+        part.text.clear();
+        part.seqs = seq..seq;
+    }
+    part.seqs.end = seq + 1;
+    part.text.extend_from_slice(text);
+}
+
+/// What parts take in a frame, beside the names of the session.
+pub(crate) fn frame_bytes_max(parts: &[StreamPart]) -> usize {
+    let names = |part: &StreamPart| part.stream.len() + part.topic.len();
+    FRAME_BYTES + parts.iter().map(|p| PART_BYTES + names(p) + p.text.len() + p.status.len() + 2).sum::<usize>()
 }
 
 /// The newest event of each topic among those that lie ready for one reader.
@@ -194,7 +235,7 @@ impl<O: Outbox> Reach<'_, O> {
             return Pushed::Blocked;
         }
         if !gathered.parts.is_empty() {
-            let frame = StreamFrame { session, epoch, offset: next - 1, parts: &gathered.parts };
+            let frame = StreamFrame { session, epoch, offset: next - 1, at: None, parts: &gathered.parts };
             self.client.delivered(self.out.streams(connection, &frame));
             if let Some(life) = &mut self.client.life {
                 // Not acknowledged, it has to be had again: from where it began.
@@ -211,19 +252,19 @@ impl<O: Outbox> Reach<'_, O> {
         Pushed::Whole
     }
 
-    /// Adds an event of a stream, after a flush if it does not fit in the frame.
-    fn add(&mut self, event: &EventView<'_>) -> Pushed {
+    /// Adds what a stream said, after a flush if it does not fit in the frame.
+    fn add(&mut self, said: &Said<'_>, epoch: u64) -> Pushed {
         let room = self.frame_bytes_max.saturating_sub(FRAME_BYTES + 2 * self.session.len());
         if let Some(gathered) = &self.subscription.gathered {
-            let full = !gathered.parts.is_empty() && gathered.bytes + gathered.cost(event) > room;
-            if (full || gathered.skips) && self.flush(event.epoch()) == Pushed::Blocked {
+            let full = !gathered.parts.is_empty() && gathered.bytes + gathered.cost(said) > room;
+            if (full || gathered.skips) && self.flush(epoch) == Pushed::Blocked {
                 return Pushed::Blocked;
             }
         }
         let gathered = self.subscription.gathered.get_or_insert_default();
-        *self.gathered_bytes += gathered.cost(event);
-        gathered.add(event);
-        gathered.next = event.offset() + 1;
+        *self.gathered_bytes += gathered.cost(said);
+        gathered.add(said);
+        gathered.next = said.offset + 1;
         Pushed::Whole
     }
 
@@ -231,34 +272,14 @@ impl<O: Outbox> Reach<'_, O> {
     /// before the last move no cursor and name no event.
     fn join(&mut self, record: RecordView<'_>) -> Pushed {
         let until = self.subscription.cursor;
-        let room = self.frame_bytes_max.saturating_sub(FRAME_BYTES + 2 * self.session.len());
+        for delta in record.deltas() {
+            if !self.join_said(Some(Said::from(delta)), delta.offset, until, record.epoch()) {
+                return Pushed::Blocked;
+            }
+        }
         for event in record.events() {
-            let Some(gathered) = &mut self.subscription.gathered else { break };
-            if event.offset() >= until {
-                break;
-            }
-            if event.offset() < gathered.next {
-                continue;
-            }
-            gathered.next = event.offset() + 1;
-            if event.data_kind() == DataKind::Close && !gathered.spilled {
-                // Over before the subscription begins: what was gathered of it is of no use.
-                let stream = event.stream().map_or("", |(stream, _)| stream);
-                let before = gathered.parts.len();
-                gathered.parts.retain(|part| *part.stream != *stream);
-                gathered.begun.retain(|begun| **begun != *stream);
-                if gathered.parts.len() < before && gathered.parts.is_empty() {
-                    *self.gathered_bytes -= gathered.bytes;
-                    gathered.bytes = 0;
-                }
-            } else if gathered.wants(&event) {
-                let cost = gathered.cost(&event);
-                if !gathered.parts.is_empty() && gathered.bytes + cost > room && self.spill(event.epoch()).is_none() {
-                    return Pushed::Blocked;
-                }
-                let Some(gathered) = &mut self.subscription.gathered else { break };
-                *self.gathered_bytes += gathered.cost(&event);
-                gathered.add(&event);
+            if !self.join_said(Said::by(&event), event.offset(), until, record.epoch()) {
+                return Pushed::Blocked;
             }
         }
         if record.kind() == Kind::Span
@@ -267,6 +288,36 @@ impl<O: Outbox> Reach<'_, O> {
             gathered.next = record.next_offset().min(until);
         }
         self.joined(record.epoch())
+    }
+
+    /// Takes one offset of what is joined. `false`: no room; the joining begins anew.
+    fn join_said(&mut self, said: Option<Said<'_>>, offset: Offset, until: Offset, epoch: u64) -> bool {
+        let room = self.frame_bytes_max.saturating_sub(FRAME_BYTES + 2 * self.session.len());
+        let Some(gathered) = &mut self.subscription.gathered else { return true };
+        if offset >= until || offset < gathered.next {
+            return true;
+        }
+        gathered.next = offset + 1;
+        let Some(said) = said else { return true };
+        if said.status.is_some() && !gathered.spilled {
+            // Over before the subscription begins: what was gathered of it is of no use.
+            let before = gathered.parts.len();
+            gathered.parts.retain(|part| *part.stream != *said.stream);
+            gathered.begun.retain(|begun| **begun != *said.stream);
+            if gathered.parts.len() < before && gathered.parts.is_empty() {
+                *self.gathered_bytes -= gathered.bytes;
+                gathered.bytes = 0;
+            }
+        } else if gathered.wants(&said) {
+            let cost = gathered.cost(&said);
+            if !gathered.parts.is_empty() && gathered.bytes + cost > room && self.spill(epoch).is_none() {
+                return false;
+            }
+            let Some(gathered) = &mut self.subscription.gathered else { return true };
+            *self.gathered_bytes += gathered.cost(&said);
+            gathered.add(&said);
+        }
+        true
     }
 
     /// Queues the text so far that fills a frame, and goes on. `None`: no room; the joining begins anew.
@@ -281,7 +332,7 @@ impl<O: Outbox> Reach<'_, O> {
             gathered.next = gathered.join.unwrap_or(gathered.next);
             return None;
         }
-        let frame = StreamFrame { session: self.session, epoch, offset: Offset::MAX, parts: &parts };
+        let frame = StreamFrame { session: self.session, epoch, offset: Offset::MAX, at: None, parts: &parts };
         self.client.delivered(self.out.streams(connection, &frame));
         if let Some(life) = &mut self.client.life {
             life.ledger.passed();
@@ -321,13 +372,20 @@ impl<O: Outbox> Reach<'_, O> {
             let cursor = &mut self.subscription.cursor;
             return push_skip(self.client, self.slot, cursor, record, to, connection, self.out);
         }
+        let from = self.subscription.reads_from();
+        for delta in record.deltas().filter(|delta| delta.offset >= from) {
+            if self.add(&delta.into(), record.epoch()) == Pushed::Blocked {
+                return Pushed::Blocked;
+            }
+        }
         for event in record.events() {
             if event.offset() < self.subscription.reads_from() {
                 continue;
             }
             let policy = self.policy_of(&event);
-            let pushed = if policy != Policy::Lossless && event.data_kind().is_stream() && !is_expired(&event, now) {
-                self.add(&event)
+            let said = Said::by(&event).filter(|_| policy != Policy::Lossless && !is_expired(&event, now));
+            let pushed = if let Some(said) = said {
+                self.add(&said, event.epoch())
             } else if policy == Policy::Latest && !is_control(event.topic()) && self.newest.supersedes(&event) {
                 self.skip(&event)
             } else if self.flush(record.epoch()) == Pushed::Blocked {

@@ -199,9 +199,9 @@ mod tests {
             leases.expire(now, 50);
             assert!(!leases.wait(), "{now}");
         }
-        leases.expire(1039, 50);
-        assert!(!leases.wait(), "heard of at 990");
-        leases.expire(1040, 50);
+        leases.expire(1019, 50);
+        assert!(!leases.wait(), "heard of at 970, the last time before 1000");
+        leases.expire(1020, 50);
         assert_eq!(leases.due, [key]);
         leases.expire(9999, 50);
         assert_eq!(leases.due, [key], "due once");

@@ -7,8 +7,8 @@ use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
 use shards::mailbox::mesh;
 use shards::outbox::{
-    Gap, Happened, HistoryHead, Notice, Outbox, PatternGap, RosterFrame, RosterValue, StreamFrame, StreamPart,
-    VolatileEvent,
+    Gap, Happened, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, RosterValue, StreamFrame,
+    StreamPart, VolatileEvent,
 };
 use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
 use std::collections::{BTreeMap, VecDeque};
@@ -149,9 +149,9 @@ impl Outbox for Queues {
         c: ConnectionId,
         _id: CommandId,
         h: &HistoryHead<'_>,
-        events: &mut dyn Iterator<Item = EventView<'_>>,
+        items: &mut dyn Iterator<Item = PageItem<'_>>,
     ) {
-        let offsets = events.map(|e| e.offset()).collect();
+        let offsets = items.map(|item| item.offset()).collect();
         self.put(c, 400, Got::History { offsets, next: h.next, tail: h.tail });
     }
 }

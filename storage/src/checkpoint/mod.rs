@@ -31,10 +31,11 @@ use crate::group::BLOCK_BYTES;
 use crate::ids::{COUNTER_MAX, LogId, LogSeq, PartitionId, SLICES, SliceSeq};
 use crate::jobs::CHUNK_BYTES;
 use crate::recluster::SEGMENTS_END;
+use crate::segment::{FORMAT_VERSION, is_readable};
 use page::PAGE_HEAD_BYTES;
 
-/// Version this build writes, and the only one it reads.
-pub const CHECKPOINT_VERSION: u32 = 1;
+/// Version this build writes.
+pub const CHECKPOINT_VERSION: u32 = FORMAT_VERSION as u32;
 /// Largest page: one entry of the largest size.
 pub const PAGE_BYTES_MAX: usize = (PAGE_HEAD_BYTES + ENTRY_BYTES_MAX).next_multiple_of(BLOCK_BYTES);
 
@@ -208,7 +209,7 @@ fn parse_header(log: LogId, number: u32, bytes: &[u8]) -> Result<(), BadCheckpoi
     if crc != header_crc(header, 12) {
         return Err(corrupt);
     }
-    if version != CHECKPOINT_VERSION {
+    if !u16::try_from(version).is_ok_and(is_readable) {
         return Err(BadCheckpoint::Version { found: version });
     }
     if take.u32() != Some(log.0) || take.u32() != Some(number) {

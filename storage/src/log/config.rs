@@ -212,6 +212,7 @@ impl LogConfig {
                 segments_min: RECLUSTER_SEGMENTS_MIN,
                 segments_max: RECLUSTER_SEGMENTS_MAX,
                 bytes_max: self.recluster_bytes_max,
+                text_record_bytes_max: self.record_bytes_max(),
             }),
             dedupe_filter_bytes_max: self.dedupe_filter_bytes_max,
             expire_every_ms: EXPIRE_EVERY_MS,

@@ -22,8 +22,8 @@ const ANSWERS_MAX: usize = 1024;
 struct Lookup {
     id: PartitionId,
     key: u128,
-    /// Blocks still to be asked, the newest segment's last.
-    blocks: Vec<(SegmentId, BlockAt)>,
+    /// Blocks still to be asked, the newest segment's last: an original segment, the file that held it, and where in that.
+    blocks: Vec<(SegmentId, SegmentId, BlockAt)>,
 }
 
 #[derive(Debug)]
@@ -61,8 +61,9 @@ impl Log {
             return Seen::Looking;
         }
         let runs = self.partition(slot).runs();
+        let found = self.shelf.dedupe_blocks(runs, key);
         let mut blocks: Vec<_> =
-            self.shelf.dedupe_blocks(runs, key).map(|(index, block)| (index.contents.segment, block)).collect();
+            found.map(|(original, index, block)| (original, index.contents.segment, block)).collect();
         // The newest segment's is asked first, from the back.
         blocks.reverse();
         if blocks.is_empty() {
@@ -81,7 +82,7 @@ impl Log {
             && let Some(lookup) = self.lookups.queue.pop_front()
         {
             match self.lookups.waiting[lookup as usize].blocks.last() {
-                Some((_, block)) => {
+                Some((_, _, block)) => {
                     let BlockAt { file, at, len } = *block;
                     let wanted = self.reader.begin(Purpose::KeyIndex { lookup }, file, at, len);
                     self.ask(wanted.expect("a buffer is free"));
@@ -95,7 +96,7 @@ impl Log {
     pub(super) fn key_block_read(&mut self, lookup: u32, slot: u16, result: Result<usize, DiskFault>) {
         let waiting = &mut self.lookups.waiting[lookup as usize];
         let key = waiting.key;
-        let Some((segment, block)) = waiting.blocks.pop() else { return };
+        let Some((original, segment, block)) = waiting.blocks.pop() else { return };
         let answer = match (result, self.shelf.index(segment)) {
             (Ok(bytes), Some(index)) => {
                 let bytes = &self.reader.buffer(slot)[..bytes.min(block.len)];
@@ -103,8 +104,8 @@ impl Log {
             }
             // Retention took it: what it had seen is forgotten. Re-clustering: the key is in the new one.
             (Err(DiskFault::Missing), _) | (_, None) => {
-                let moved = self.shelf.find(segment).filter(|index| index.contents.segment != segment);
-                let again = moved.and_then(|index| Some((index.contents.segment, index.dedupe_block(key)?)));
+                let moved = self.shelf.find(original).filter(|index| index.contents.segment != segment);
+                let again = moved.and_then(|index| Some((original, index.contents.segment, index.dedupe_block(key)?)));
                 self.lookups.waiting[lookup as usize].blocks.extend(again);
                 Ok(None)
             }

@@ -417,11 +417,16 @@ impl Reader {
                 }
                 Purpose::Slice { slice, .. } => {
                     let first = record.slice_seq();
-                    (record.slice() == slice, first, first + u64::from(record.count()))
+                    (record.slice() == slice, first, first + u64::from(record.slice_count()))
                 }
                 _ => (true, record.log_seq(), record.log_seq() + 1),
             };
-            let continues = if whole == 0 { first <= expect && expect < end } else { first == expect };
+            let continues = match slot.purpose {
+                // Merged deltas stand where the last of them stood: the places of the others are nobody's.
+                Purpose::Slice { .. } => expect < end && (whole == 0 || first >= expect),
+                _ if whole == 0 => first <= expect && expect < end,
+                _ => first == expect,
+            };
             if !own || !continues {
                 return Err(corrupt(position));
             }

@@ -3,11 +3,11 @@
 //! ```text
 //!  0  u32  length      whole record, head and padding included, multiple of 8
 //!  4  u32  crc32c      of bytes 8..length
-//!  8  u8   kind        1 = commit, 2 = span
+//!  8  u8   kind        1 = commit, 2 = span, 3 = text
 //!  9  u8   flags       0
 //! 10  u16  slice
-//! 12  u32  count       offsets covered, = slice_seqs covered; 0 for a record of markers only
-//! 16  u64  slice_seq   of the first event
+//! 12  u32  count       offsets covered, = slice_seqs but for a text; 0 for a record of markers only
+//! 16  u64  slice_seq   of the first event; of a text, of its last delta
 //! 24  u128 partition
 //! 40  u64  offset      of the first event
 //! 48  u64  epoch
@@ -15,13 +15,17 @@
 //! 64  u64  log_seq     dense in the log
 //! 72  u32  body_bytes  rkyv root is at the end of body; padding follows
 //! 76  u32  reserved 0
-//! 80  rkyv body        [`CommitBody`] or [`SpanBody`], then zero padding to a multiple of 8
+//! 80  rkyv body        [`CommitBody`], [`SpanBody`] or [`TextBody`], then zero padding to a multiple of 8
 //! ```
 //! All integers little endian. Bodies are rkyv 0.8 with `little_endian, unaligned, pointer_width_32`, read in
 //! place from any address.
 
+mod bits;
+mod text;
 mod view;
 
+pub(crate) use text::{ArchivedTextBody, TextMerge, is_mergeable};
+pub use text::{DeltaView, Deltas, TEXT_BYTES_MAX, TEXT_DELTAS_MAX, TEXT_PARTS_MAX, TextBody, TextPart};
 pub(crate) use view::text_bytes;
 pub use view::{EventView, Events, RecordFault, RecordView};
 
@@ -48,6 +52,8 @@ pub enum Kind {
     Commit = 1,
     /// Offsets that no longer hold events.
     Span = 2,
+    /// Offsets that held deltas of token streams, and their text.
+    Text = 3,
 }
 
 /// How an event's bytes are to be read by a client.

@@ -68,6 +68,7 @@ impl<'a> RecordView<'a> {
         let kind = match bytes[KIND_AT] {
             1 => Kind::Commit,
             2 => Kind::Span,
+            3 => Kind::Text,
             _ => return Err(RecordFault::Head),
         };
         let body_bytes = u32_at(bytes, BODY_BYTES_AT) as usize;
@@ -90,6 +91,7 @@ impl<'a> RecordView<'a> {
                     && commit.events.iter().all(|event| event.data_kind <= DataKind::Close as u8)
             }),
             Kind::Span => archived::check_span(body).is_some(),
+            Kind::Text => archived::check_text(body).is_some_and(|text| text::is_sound(text, view)),
         };
         if sound { Ok(view) } else { Err(RecordFault::Body) }
     }
@@ -114,7 +116,11 @@ impl<'a> RecordView<'a> {
 
     /// What it is.
     pub fn kind(self) -> Kind {
-        if self.bytes[KIND_AT] == Kind::Span as u8 { Kind::Span } else { Kind::Commit }
+        match self.bytes[KIND_AT] {
+            2 => Kind::Span,
+            3 => Kind::Text,
+            _ => Kind::Commit,
+        }
     }
 
     /// Slice of the partition.
@@ -122,14 +128,28 @@ impl<'a> RecordView<'a> {
         SliceId(u16::from_le_bytes([self.bytes[SLICE_AT], self.bytes[SLICE_AT + 1]]))
     }
 
-    /// Offsets (and slice sequence numbers) covered.
+    /// Offsets covered.
     pub fn count(self) -> u32 {
         u32_at(self.bytes, COUNT_AT)
     }
 
-    /// Slice sequence of the first event; of a record of markers only, that of the next event.
+    /// Where it stands in its slice: slice sequence of the first event; of a text, of its last delta; of a record of markers only,
+    /// that of the next event.
     pub fn slice_seq(self) -> SliceSeq {
         u64_at(self.bytes, SLICE_SEQ_AT)
+    }
+
+    /// Slice sequences from there on that are its own: one of a text, because others lie between those of its deltas.
+    pub fn slice_count(self) -> u32 {
+        if self.kind() == Kind::Text { 1 } else { self.count() }
+    }
+
+    /// Lowest slice sequence of what it holds.
+    pub fn first_slice_seq(self) -> SliceSeq {
+        match self.kind() {
+            Kind::Text => self.text().first_slice_seq.to_native(),
+            Kind::Commit | Kind::Span => self.slice_seq(),
+        }
     }
 
     /// Partition.
@@ -186,6 +206,7 @@ impl<'a> RecordView<'a> {
         match self.kind() {
             Kind::Commit => &self.commit().tenant,
             Kind::Span => &self.span().tenant,
+            Kind::Text => &self.text().tenant,
         }
     }
 
@@ -194,14 +215,15 @@ impl<'a> RecordView<'a> {
         match self.kind() {
             Kind::Commit => &self.commit().session,
             Kind::Span => &self.span().session,
+            Kind::Text => &self.text().session,
         }
     }
 
-    /// Events in offset order; none of a span.
+    /// Events in offset order; none of a span, and of a text [`RecordView::deltas`].
     pub fn events(self) -> Events<'a> {
         let count = match self.kind() {
             Kind::Commit => self.count(),
-            Kind::Span => 0,
+            Kind::Span | Kind::Text => 0,
         };
         Events { record: self, next: 0, count }
     }
@@ -210,15 +232,28 @@ impl<'a> RecordView<'a> {
     pub fn markers(self) -> impl Iterator<Item = (&'a str, Offset)> {
         let markers: &'a [ArchivedMarkerBody<'static>] = match self.kind() {
             Kind::Commit => &self.commit().markers,
-            Kind::Span => &[],
+            Kind::Span | Kind::Text => &[],
         };
         markers.iter().map(|marker| (&*marker.name, marker.offset.to_native()))
     }
 
-    /// Why a span holds no events ([`SpanBody::reason`]); 0 of a commit.
+    /// Deltas that were merged into a text, in offset order; none of other records.
+    pub fn deltas(self) -> Deltas<'a> {
+        match self.kind() {
+            Kind::Text => Deltas::of(self.text(), self.offset(), self.next_offset()),
+            Kind::Commit | Kind::Span => Deltas::none(),
+        }
+    }
+
+    /// Shows each delta, whether merged or an event of its own, until one is not taken. Were all?
+    pub(crate) fn each_delta(self, mut take: impl FnMut(DeltaView<'a>) -> bool) -> bool {
+        self.deltas().all(&mut take) && self.events().filter_map(EventView::delta).all(&mut take)
+    }
+
+    /// Why a span holds no events ([`SpanBody::reason`]); 0 of others.
     pub fn span_reason(self) -> u8 {
         match self.kind() {
-            Kind::Commit => 0,
+            Kind::Commit | Kind::Text => 0,
             Kind::Span => self.span().reason,
         }
     }
@@ -237,6 +272,12 @@ impl<'a> RecordView<'a> {
         debug_assert_eq!(self.kind(), Kind::Span);
         // SAFETY: as above, and this one is a span.
         unsafe { archived::span(self.body()) }
+    }
+
+    fn text(self) -> &'a ArchivedTextBody<'static> {
+        debug_assert_eq!(self.kind(), Kind::Text);
+        // SAFETY: as above, and this one is a text.
+        unsafe { archived::text(self.body()) }
     }
 }
 
@@ -376,6 +417,13 @@ impl<'a> EventView<'a> {
     /// The stream that it belongs to and its number there (of the end: how many deltas there were), if it is of a stream.
     pub fn stream(self) -> Option<(&'a str, u64)> {
         self.data_kind().is_stream().then(|| (&*self.event.message_id, self.event.producer_seq.to_native()))
+    }
+
+    /// The delta that it is, if it is one.
+    pub fn delta(self) -> Option<DeltaView<'a>> {
+        let (stream, seq) = self.stream().filter(|_| self.data_kind() == DataKind::Delta)?;
+        let (offset, slice_seq, topic) = (self.offset(), self.slice_seq(), self.topic());
+        Some(DeltaView { stream, topic, seq, offset, slice_seq, text: text::delta_text(self.data())? })
     }
 
     /// What a catalog keeps of it, if it is of a stream.

@@ -181,12 +181,12 @@ pub fn recover<F: Folder>(folder: &mut F, shards: u16, fresh_key: HashKey) -> Re
     let files: BTreeSet<FileId> =
         folder.list().map_err(|fault| RecoverError::Disk { file: None, fault })?.into_iter().collect();
     let mut report = Report::default();
-    let manifest = match read_manifest(folder, &files)? {
-        Some(manifest) => manifest,
+    let (manifest, is_before) = match read_manifest(folder, &files)? {
+        Some(found) => found,
         None => {
             let manifest = Manifest::new(fresh_key, shards);
             write(folder, FileId::Manifest, &manifest.encode())?;
-            manifest
+            (manifest, false)
         }
     };
 
@@ -210,6 +210,9 @@ pub fn recover<F: Folder>(folder: &mut F, shards: u16, fresh_key: HashKey) -> Re
         return Err(RecoverError::Corrupt(report));
     }
 
+    if is_before {
+        write(folder, FileId::Manifest, &manifest.encode())?;
+    }
     for found in current.iter_mut().chain(&mut old) {
         found.settle(folder)?;
     }
@@ -235,7 +238,7 @@ pub fn recover<F: Folder>(folder: &mut F, shards: u16, fresh_key: HashKey) -> Re
 pub fn verify<F: Folder>(folder: &F) -> Result<Report, RecoverError> {
     let files: BTreeSet<FileId> =
         folder.list().map_err(|fault| RecoverError::Disk { file: None, fault })?.into_iter().collect();
-    let manifest = read_manifest(folder, &files)?.ok_or(RecoverError::NoManifest)?;
+    let (manifest, _) = read_manifest(folder, &files)?.ok_or(RecoverError::NoManifest)?;
     let mut report = Report::default();
     for (log, current) in manifest.old.iter().map(|log| (log, false)).chain(manifest.logs.iter().map(|log| (log, true)))
     {
@@ -281,7 +284,7 @@ pub fn dump<F: Folder>(
 ) -> Result<Report, RecoverError> {
     let files: BTreeSet<FileId> =
         folder.list().map_err(|fault| RecoverError::Disk { file: None, fault })?.into_iter().collect();
-    let manifest = read_manifest(folder, &files)?.ok_or(RecoverError::NoManifest)?;
+    let (manifest, _) = read_manifest(folder, &files)?.ok_or(RecoverError::NoManifest)?;
     let mut report = Report::default();
     for (log, current) in manifest.old.iter().map(|log| (log, false)).chain(manifest.logs.iter().map(|log| (log, true)))
     {
@@ -305,9 +308,12 @@ pub fn dump<F: Folder>(
     Ok(report)
 }
 
-fn read_manifest<F: Folder>(folder: &F, files: &BTreeSet<FileId>) -> Result<Option<Manifest>, RecoverError> {
+/// The manifest, and whether it is of the version before.
+fn read_manifest<F: Folder>(folder: &F, files: &BTreeSet<FileId>) -> Result<Option<(Manifest, bool)>, RecoverError> {
     if files.contains(&FileId::Manifest) {
-        return Manifest::parse(&read(folder, FileId::Manifest)?).map(Some).map_err(RecoverError::Manifest);
+        let bytes = read(folder, FileId::Manifest)?;
+        let manifest = Manifest::parse(&bytes).map_err(RecoverError::Manifest)?;
+        return Ok(Some((manifest, Manifest::is_of_version_before(&bytes))));
     }
     if files.is_empty() { Ok(None) } else { Err(RecoverError::NoManifest) }
 }

@@ -6,7 +6,7 @@ use crate::bytes::Put;
 use crate::disk::FileId;
 use crate::filter::Filter;
 use crate::group::BLOCK_BYTES;
-use crate::ids::{Epoch, PartitionId, SegmentId, SliceId};
+use crate::ids::{Epoch, PartitionId, SegmentId, SliceId, SliceSeq};
 use crate::jobs::{JobDone, Step};
 use crate::record::RecordView;
 use crate::segment::{SegmentExpect, SegmentKind, Verdict, scan_segment};
@@ -20,7 +20,7 @@ pub struct SidecarBuilder {
     contents: Contents,
     kind: SegmentKind,
     partitions: Vec<PartitionRow>,
-    slices: Vec<(SliceId, Row)>,
+    slices: Vec<SliceRow>,
     dedupe: Vec<DedupeRow>,
 }
 
@@ -28,6 +28,14 @@ pub struct SidecarBuilder {
 struct PartitionRow {
     id: PartitionId,
     epoch: Epoch,
+    row: Row,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SliceRow {
+    slice: SliceId,
+    /// Lowest slice sequence of the record: of a text below its place.
+    first: SliceSeq,
     row: Row,
 }
 
@@ -63,7 +71,8 @@ impl SidecarBuilder {
         }
         let (id, epoch) = (record.partition(), record.epoch());
         self.partitions.push(PartitionRow { id, epoch, row: Row { at: record.offset(), position, count } });
-        self.slices.push((record.slice(), Row { at: record.slice_seq(), position, count }));
+        let row = Row { at: record.slice_seq(), position, count: record.slice_count() };
+        self.slices.push(SliceRow { slice: record.slice(), first: record.first_slice_seq(), row });
         for event in record.events() {
             if let Some(key) = event.dedupe_key() {
                 self.dedupe.push(DedupeRow { key, offset: event.offset(), body_hash: event.body_hash() });
@@ -88,9 +97,10 @@ impl SidecarBuilder {
         });
         let partitions = table::write_positions(&mut out, TableKind::Partitions, last_lives);
 
-        self.slices.sort_by_key(|(slice, row)| (*slice, row.at));
-        let ranges: Vec<SliceRange> = self.slices.chunk_by(|a, b| a.0 == b.0).filter_map(slice_range).collect();
-        let rows = self.slices.chunk_by(|a, b| a.0 == b.0).flat_map(|rows| thinned(rows, self.kind));
+        self.slices.sort_by_key(|found| (found.slice, found.row.at));
+        let of_slices = || self.slices.chunk_by(|a, b| a.slice == b.slice);
+        let ranges: Vec<SliceRange> = of_slices().filter_map(slice_range).collect();
+        let rows = of_slices().flat_map(|rows| thinned(rows, self.kind));
         let slices = table::write_positions(&mut out, TableKind::Slices, rows);
 
         // One message has one row: the first, should a key ever be met twice.
@@ -128,16 +138,18 @@ impl SidecarBuilder {
     }
 }
 
-fn slice_range(rows: &[(SliceId, Row)]) -> Option<SliceRange> {
-    let ((slice, first), (_, last)) = (rows.first()?, rows.last()?);
-    let end = last.at + u64::from(last.count);
-    Some(SliceRange { slice: *slice, first: first.at, end, position: first.position })
+fn slice_range(rows: &[SliceRow]) -> Option<SliceRange> {
+    let SliceRow { slice, row: Row { position, .. }, .. } = *rows.first()?;
+    let last = rows.last()?.row;
+    // A text that stands behind others may have begun before them.
+    let first = rows.iter().map(|found| found.first).min()?;
+    Some(SliceRange { slice, first, end: last.at + u64::from(last.count), position })
 }
 
 /// All rows of one slice for a clustered segment; for an appended one, the first and then one every stride.
-fn thinned(rows: &[(SliceId, Row)], kind: SegmentKind) -> impl Iterator<Item = (u128, Row)> {
+fn thinned(rows: &[SliceRow], kind: SegmentKind) -> impl Iterator<Item = (u128, Row)> {
     let mut kept: Option<u32> = None;
-    rows.iter().filter_map(move |(slice, row)| {
+    rows.iter().filter_map(move |SliceRow { slice, row, .. }| {
         let near = kept.is_some_and(|kept| row.position < kept.saturating_add(SPARSE_STRIDE_BYTES));
         if near && kind == SegmentKind::Appended {
             return None;

@@ -28,10 +28,11 @@ use crate::disk::FileId;
 use crate::filter::Filter;
 use crate::group::BLOCK_BYTES;
 use crate::ids::{COUNTER_MAX, LogId, LogSeq, Offset, PartitionId, SegmentId, SliceId, SliceSeq};
+use crate::segment::{FORMAT_VERSION, is_readable};
 use table::{Fence, TableKind};
 
-/// Version this build writes, and the only one it reads.
-pub const SIDECAR_VERSION: u32 = 1;
+/// Version this build writes.
+pub const SIDECAR_VERSION: u32 = FORMAT_VERSION as u32;
 
 const MAGIC: [u8; 8] = *b"TGSIDE01";
 const FENCE_BYTES: usize = 24;
@@ -321,7 +322,7 @@ impl Header {
             return Err(corrupt);
         }
         match take.u32() {
-            Some(SIDECAR_VERSION) => Header::parse_fields(take).ok_or(corrupt),
+            Some(version) if u16::try_from(version).is_ok_and(is_readable) => Header::parse_fields(take).ok_or(corrupt),
             Some(found) => Err(BadSidecar::Version { found }),
             None => Err(corrupt),
         }

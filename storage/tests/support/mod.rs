@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use storage::disk::FileId;
 use storage::group::{BLOCK_BYTES, GROUP_HEAD_BYTES, GroupHeader, group_bytes};
-use storage::ids::{HashKey, LogId, SegmentId, SliceId};
+use storage::ids::{HashKey, LogId, PartitionId, SegmentId, SliceId};
 use storage::jobs::{Job, JobDone, JobRun, Step};
 use storage::record::*;
-use storage::segment::{SegmentHeader, SegmentKind};
-use storage::sidecar::BlockAt;
+use storage::segment::{SegmentExpect, SegmentHeader, SegmentKind, Verdict, scan_segment};
+use storage::sidecar::{BlockAt, SealJob, SidecarIndex};
 
 pub const KEY: HashKey = HashKey(1, 2);
 pub const LOG: LogId = LogId(3);
@@ -102,7 +102,6 @@ impl Writer {
         if wanted.restart {
             *session = Session { epoch: session.epoch + 1, tail: 0 };
         }
-        let slice_seq = self.slices.entry(partition.slice()).or_insert(1);
         let ids: Vec<String> = (0..wanted.events).map(|n| format!("m{}", self.messages + u64::from(n))).collect();
         let events: Vec<EventBody<'_>> = ids
             .iter()
@@ -127,7 +126,16 @@ impl Writer {
             .collect();
         let markers = [MarkerBody { name: "m", offset: session.tail }];
         let markers = if wanted.marker || wanted.events == 0 { &markers[..] } else { &[] };
-        let body = CommitBody { tenant: "t", session: &name, events: &events, markers };
+        self.messages += u64::from(wanted.events);
+        self.commit(&name, &events, markers)
+    }
+
+    /// The next record of a session.
+    pub fn commit(&mut self, name: &str, events: &[EventBody<'_>], markers: &[MarkerBody<'_>]) -> Vec<u8> {
+        let partition = KEY.partition("t", name);
+        let session = self.sessions.entry(name.to_owned()).or_insert(Session { epoch: 1, tail: 0 });
+        let slice_seq = self.slices.entry(partition.slice()).or_insert(1);
+        let body = CommitBody { tenant: "t", session: name, events, markers };
         let head = RecordHead {
             length: 0,
             kind: Kind::Commit,
@@ -143,15 +151,19 @@ impl Writer {
         };
         let mut out = vec![0; commit_bytes_max(&body)];
         encode_commit(&head, &body, &mut out);
-        session.tail += u64::from(wanted.events);
-        *slice_seq += u64::from(wanted.events);
+        session.tail += events.len() as u64;
+        *slice_seq += events.len() as u64;
         self.log_seq += 1;
-        self.messages += u64::from(wanted.events);
         out
     }
 
     /// A sealed segment with these records, some to a group.
     pub fn segment(&mut self, number: u32, wanted: &[Wanted]) -> Vec<u8> {
+        self.pack(number, wanted, |writer, wanted| writer.record(*wanted))
+    }
+
+    /// A sealed segment with what is made of these.
+    pub fn pack<T>(&mut self, number: u32, all: &[T], mut record: impl FnMut(&mut Writer, &T) -> Vec<u8>) -> Vec<u8> {
         let (segment, salt) = (segment(number), KEY.segment_salt(segment(number)));
         let mut out = vec![0; BLOCK_BYTES];
         let header = SegmentHeader {
@@ -165,9 +177,9 @@ impl Writer {
             salt,
         };
         header.put(&mut out);
-        for group in wanted.chunks(9) {
+        for group in all.chunks(9) {
             let first_log_seq = self.log_seq;
-            let records: Vec<u8> = group.iter().flat_map(|wanted| self.record(*wanted)).collect();
+            let records: Vec<u8> = group.iter().flat_map(|one| record(self, one)).collect();
             self.group += 1;
             let header = GroupHeader {
                 group_bytes: group_bytes(records.len()) as u32,
@@ -188,4 +200,50 @@ impl Writer {
         }
         out
     }
+}
+
+/// Seals a segment.
+pub fn seal(folder: &mut Folder, number: u32) -> SidecarIndex {
+    let (segment, salt) = (segment(number), KEY.segment_salt(segment(number)));
+    let end = folder.files[&FileId::Segment(segment)].len() as u64;
+    match folder.run(Job::Seal(SealJob { segment, salt, end })) {
+        JobDone::Sealed { index } => {
+            let bytes = &folder.files[&FileId::Sidecar(segment)];
+            assert_eq!(SidecarIndex::parse(segment, bytes).as_ref(), Ok(&*index));
+            *index
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Records of a segment file by scanning it.
+pub fn scan(bytes: &[u8], segment: SegmentId) -> Vec<(u32, RecordView<'_>)> {
+    let (salt, end) = (KEY.segment_salt(segment), bytes.len() as u64);
+    let expect = SegmentExpect { segment, salt, first: None, fixed_end: Some(end), durable_end: end };
+    let mut positions = vec![];
+    let scanned = scan_segment(bytes, expect, |position, _| positions.push(position as u32));
+    assert_eq!((scanned.verdict, scanned.end), (Verdict::Clean, end));
+    positions.into_iter().map(|at| (at, RecordView::checked(&bytes[at as usize..]).unwrap())).collect()
+}
+
+/// Rows of a partition from `offset` on, block after block, as a reader goes.
+pub fn partition_rows(folder: &Folder, index: &SidecarIndex, id: PartitionId, offset: u64) -> Vec<(u64, u32, u32)> {
+    let (mut rows, mut next) = (vec![], index.partition_block(id, offset));
+    while let Some(at) = next {
+        let block = index.partition_rows(at, folder.block(at), id, offset).unwrap();
+        rows.extend(block.map(|row| (row.at, row.position, row.count)));
+        next = index.next_partition_block(at, id);
+    }
+    rows
+}
+
+/// Rows of a slice, likewise.
+pub fn slice_rows(folder: &Folder, index: &SidecarIndex, slice: SliceId, seq: u64) -> Vec<(u64, u32, u32)> {
+    let (mut rows, mut next) = (vec![], index.slice_block(slice, seq));
+    while let Some(at) = next {
+        let block = index.slice_rows(at, folder.block(at), slice, seq).unwrap();
+        rows.extend(block.map(|row| (row.at, row.position, row.count)));
+        next = index.next_slice_block(at, slice);
+    }
+    rows
 }
