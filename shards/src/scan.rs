@@ -128,9 +128,9 @@ impl Scan {
             return Wanted::No;
         }
         if record.kind() == Kind::Text {
-            let skip = record.deltas().take_while(|delta| delta.slice_seq <= seen).count();
-            let wanted = record.deltas().skip(skip).any(|delta| self.matches(delta.topic));
-            return if wanted { Wanted::From(skip as u32) } else { Wanted::No };
+            // A position that lies in it says that it was not had as a whole, and no more.
+            let wanted = record.deltas().any(|delta| self.matches(delta.topic));
+            return if wanted { Wanted::From(0) } else { Wanted::No };
         }
         let skip = if self.seen.is_empty() { 0 } else { (seen + 1).saturating_sub(record.slice_seq()) as u32 };
         let wanted = record.events().skip(skip as usize).any(|event| self.matches(event.topic()));

@@ -167,7 +167,7 @@ fn a_late_joiner_gets_the_text_so_far_in_one_frame_and_then_the_tail() {
         let got = world.queues[shard].got[&2].clone();
         assert_eq!(frames(&got), 1, "{policy:?}");
         assert!(!got.iter().any(|g| matches!(g, Got::Event { .. })), "nothing else of what was before");
-        let Some(Got::Streams { offset, parts }) = got.last() else { panic!("{got:?}") };
+        let Some(Got::Streams { offset, parts, .. }) = got.last() else { panic!("{got:?}") };
         assert_eq!((*offset, parts.len()), (tail - 2, 2), "only what is open");
         for seq in 300..310 {
             says(&mut world, 0, append("s", seq, &format!("\"{seq},\"")));

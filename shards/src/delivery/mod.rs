@@ -28,7 +28,7 @@ use crate::streams::gathered::{Gathered, Newest};
 use client::{Client, Clients, NONE};
 use elsewhere::Delivered;
 use hashbrown::HashMap;
-use passed::Passed;
+use passed::Slices;
 use patterns::TenantFeeds;
 use std::collections::VecDeque;
 use storage::few::Few;
@@ -161,7 +161,7 @@ pub(crate) struct Readers {
     /// Largest frame of deltas.
     pub frame_bytes_max: usize,
     /// What was offered to pattern feeds.
-    pub passed: Passed,
+    pub offered: Slices,
     generation: u32,
 }
 
@@ -201,7 +201,7 @@ impl Readers {
             newest: Newest::default(),
             gathered_bytes: 0,
             frame_bytes_max,
-            passed: Passed::default(),
+            offered: Slices::default(),
             generation: 0,
         }
     }

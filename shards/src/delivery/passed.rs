@@ -1,19 +1,22 @@
 //! How far a pattern feed has come in each slice, and deltas that the log has merged, from there on.
 //!
 //! ```text
-//!   slice 7     70 a   71 ·   72 a │ 73 a   77 ·   78 a      a: deltas of one stream, ·: others
-//!                              passed
-//!   the log, later:  one text a 70..78, which stands at 78   ─►  stream.delta of 73 and 78
+//!   slice 7     70 a   71 b   72 a │ 73 e   77 b   78 a   79 b      a, b: deltas of two sessions, e: an event
+//!                             heard: as events, while the feed was live
+//!   the log, later:    73 e · a 70..78 · b 71..79   each stands at its last   ─►  e, stream.delta of 78, of 77 and 79
+//!                                  scanned
 //! ```
-//! A feed that is live is behind nothing; when it falls behind, what its shard has offered until then is what it has passed. A scan
-//! that finds its file replaced begins the new one: what it brings again is left out here.
+//! What was **heard** was heard to the delta: of a text it is left out. What was **scanned** was scanned record by record, in the order
+//! in which they stand: a scan that finds its file replaced begins the new one, and what it brings again is left out. A record that was
+//! merged once more meanwhile is not: its deltas come again, as they do for a reader that comes with a position, which
+//! is of the one kind or of the other. They say so by their numbers.
 //!
-//! Memory: 8 KiB a feed that is behind, and a shard.
+//! Memory: 16 KiB a feed that is behind, 8 KiB a shard.
 
 use super::Pushed;
 use super::client::Client;
 use super::patterns::{PatternFeed, SessionFeeds};
-use crate::ids::{ConnectionId, Offset, SliceId, SliceSeq};
+use crate::ids::{ConnectionId, Offset, PartitionId, SliceId, SliceSeq};
 use crate::outbox::{Outbox, StreamFrame, StreamPart};
 use crate::streams::gathered::{add_to, frame_bytes_max};
 use storage::ids::SLICES;
@@ -22,36 +25,17 @@ use storage::record::{DeltaView, RecordView};
 /// Room that is left in a frame for another stream's names and the session's.
 const FRESH_BYTES: usize = 1024;
 
-/// Of each slice the last sequence that was passed; none yet, until something is.
+/// Of each slice a sequence; none yet, until something is.
 #[derive(Default, Debug)]
-pub(crate) struct Passed(Box<[SliceSeq]>);
+pub(crate) struct Slices(Box<[SliceSeq]>);
 
-impl Passed {
-    fn slices(&mut self) -> &mut [SliceSeq] {
+impl Slices {
+    fn raise(&mut self, slice: SliceId, seq: SliceSeq) {
         if self.0.is_empty() {
             self.0 = vec![0; SLICES.into()].into();
         }
-        &mut self.0
-    }
-
-    /// A record was passed.
-    pub fn pass(&mut self, record: RecordView<'_>) {
-        if record.count() > 0 {
-            self.pass_to(record.slice(), record.slice_seq() + u64::from(record.slice_count()) - 1);
-        }
-    }
-
-    fn pass_to(&mut self, slice: SliceId, seq: SliceSeq) {
-        if let Some(at) = self.slices().get_mut(usize::from(slice.0)) {
+        if let Some(at) = self.0.get_mut(usize::from(slice.0)) {
             *at = seq.max(*at);
-        }
-    }
-
-    /// Takes over what another has passed, of some slices.
-    pub fn join(&mut self, other: &Passed, of: impl Fn(SliceId) -> bool) {
-        let others = (0..).map(SliceId).zip(&other.0).filter(|(slice, seq)| **seq > 0 && of(*slice));
-        for (slice, seq) in others {
-            self.pass_to(slice, *seq);
         }
     }
 
@@ -59,14 +43,59 @@ impl Passed {
         self.0.get(usize::from(slice.0)).copied().unwrap_or(0)
     }
 
-    /// Was all of the record passed?
+    /// A record was passed.
+    pub fn pass(&mut self, record: RecordView<'_>) {
+        if record.count() > 0 {
+            self.raise(record.slice(), last_of(record));
+        }
+    }
+}
+
+fn last_of(record: RecordView<'_>) -> SliceSeq {
+    record.slice_seq() + u64::from(record.slice_count()).saturating_sub(1)
+}
+
+/// Of one feed.
+#[derive(Default, Debug)]
+pub(crate) struct Passed {
+    heard: Slices,
+    scanned: Slices,
+    /// Where a text that found no room is to go on: its partition, and the offset; one of each source at most.
+    told: Vec<(PartitionId, Offset)>,
+}
+
+impl Passed {
+    /// The feed was live until now on the source of these slices, where so much was offered.
+    pub fn fell_behind(&mut self, offered: &Slices, of: impl Fn(SliceId) -> bool) {
+        for (slice, seq) in (0..).map(SliceId).zip(&offered.0).filter(|(slice, seq)| **seq > 0 && of(*slice)) {
+            self.heard.raise(slice, *seq);
+            self.scanned.raise(slice, *seq);
+        }
+    }
+
+    /// A record that was read has been passed.
+    pub fn pass(&mut self, record: RecordView<'_>) {
+        self.scanned.pass(record);
+        self.told.retain(|(partition, _)| *partition != record.partition());
+    }
+
+    /// Was all of a record passed that is read?
     pub fn has(&self, record: RecordView<'_>) -> bool {
-        record.slice_seq() + u64::from(record.slice_count()) <= self.of(record.slice()) + 1
+        record.count() > 0 && last_of(record) <= self.scanned.of(record.slice())
     }
 
     /// It is behind nothing.
     pub fn forget(&mut self) {
-        self.0 = Box::default();
+        *self = Passed::default();
+    }
+
+    fn told(&self, partition: PartitionId) -> Offset {
+        self.told.iter().find(|(of, _)| *of == partition).map_or(0, |(_, next)| *next)
+    }
+
+    fn tell(&mut self, partition: PartitionId, next: Offset) {
+        self.told.retain(|(of, _)| *of != partition);
+        self.told.push((partition, next));
     }
 }
 
@@ -75,8 +104,6 @@ pub(super) struct TextPush<'a> {
     pub client: &'a mut Client,
     pub connection: ConnectionId,
     pub record: RecordView<'a>,
-    /// Deltas that the client had before it came.
-    pub seen: u32,
     pub frame_bytes_max: usize,
 }
 
@@ -84,10 +111,10 @@ impl TextPush<'_> {
     /// Pushes what a pattern matches, in as many frames as it takes. Blocked: what was pushed is passed.
     pub fn push(&mut self, patterns: &mut PatternFeed, mut feeds: SessionFeeds<'_>, out: &mut impl Outbox) -> Pushed {
         let (record, partition) = (self.record, self.record.partition());
-        let passed = patterns.passed.of(record.slice());
+        let (heard, told) = (patterns.passed.heard.of(record.slice()), patterns.passed.told(partition));
         let mut covering = feeds.covering(self.client, partition);
         let mut gathered = Gathered::default();
-        for delta in record.deltas().skip(self.seen as usize).filter(|delta| delta.slice_seq > passed) {
+        for delta in record.deltas().filter(|delta| delta.slice_seq > heard && delta.offset >= told) {
             if !patterns.matches(delta.topic) || patterns.delivered.contains(partition, delta.offset) {
                 continue;
             }
@@ -118,7 +145,7 @@ impl TextPush<'_> {
             life.ledger.passed();
             life.seen.delivered(slice.0, slice_seq);
         }
-        patterns.passed.pass_to(slice, slice_seq);
+        patterns.passed.tell(self.record.partition(), offset + 1);
         true
     }
 }

@@ -11,7 +11,7 @@
 
 use super::client::{Client, NONE};
 use super::elsewhere::{Delivered, Elsewhere};
-use super::passed::{self, Passed};
+use super::passed::{self, Passed, Slices};
 use super::{ByPartition, Feed, Pushed, Reader, ReaderState, Readers, Subscription, block, is_expired};
 use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
 use crate::names::pattern_matches;
@@ -113,9 +113,9 @@ impl Partials {
 
 impl PatternFeed {
     /// It was live on this source until now.
-    fn fell_behind(&mut self, source: ShardId, passed: &Passed) {
+    fn fell_behind(&mut self, source: ShardId, offered: &Slices) {
         let shards = self.sources.len() as u16;
-        self.passed.join(passed, |slice| slice.0 % shards == source.0);
+        self.passed.fell_behind(offered, |slice| slice.0 % shards == source.0);
     }
 
     pub fn matches(&self, topic: &str) -> bool {
@@ -203,7 +203,7 @@ impl Readers {
                 if pushed == Pushed::Whole {
                     patterns.delivered.pass(record.partition(), record.next_offset());
                 } else {
-                    patterns.fell_behind(source, &self.passed);
+                    patterns.fell_behind(source, &self.offered);
                     let at = &mut patterns.sources[usize::from(source.0)];
                     at.state = ReaderState::Blocked;
                     at.seq = record.log_seq();
@@ -215,7 +215,7 @@ impl Readers {
             }
             client.patterns = Some(patterns);
         }
-        self.passed.pass(record);
+        self.offered.pass(record);
     }
 
     /// All sources have answered and the reply has left: each source's cursor is live, or behind.
@@ -316,7 +316,7 @@ impl Readers {
             Pushed::Whole
         } else if record.kind() == Kind::Text {
             skip = 0;
-            let mut text = passed::TextPush { client, connection, record, seen, frame_bytes_max: self.frame_bytes_max };
+            let mut text = passed::TextPush { client, connection, record, frame_bytes_max: self.frame_bytes_max };
             text.push(&mut patterns, feeds, out)
         } else {
             push_matching(client, connection, &patterns, &mut skip, record, feeds, now, out)
@@ -365,7 +365,7 @@ impl Readers {
             let Some(patterns) = self.clients.get_mut(*connection).and_then(|c| c.patterns.as_mut()) else { continue };
             let at = patterns.sources[usize::from(source.0)];
             if at.state == ReaderState::Live {
-                patterns.fell_behind(source, &self.passed);
+                patterns.fell_behind(source, &self.offered);
                 let at = &mut patterns.sources[usize::from(source.0)];
                 *at = Source {
                     seq: stood.max(at.seq),

@@ -49,7 +49,10 @@ pub enum Got {
     Reply(u64, String),
     /// Streams of one frame: name, numbers, text, status.
     Streams {
+        session: String,
         offset: u64,
+        /// Slice and place in it.
+        at: Option<(u16, u64)>,
         parts: Vec<(String, std::ops::Range<u64>, String, String)>,
     },
     Notice {
@@ -115,7 +118,8 @@ impl Outbox for Queues {
         let part = |p: &StreamPart| (p.stream.to_string(), p.seqs.clone(), text(&p.text), text(&p.status));
         let parts: Vec<_> = frame.parts.iter().map(part).collect();
         let bytes = frame.parts.iter().map(|p| p.text.len() + 160).sum::<usize>() + 160;
-        self.put(c, bytes, Got::Streams { offset: frame.offset, parts })
+        let at = frame.at.map(|(slice, seq)| (slice.0, seq));
+        self.put(c, bytes, Got::Streams { session: frame.session.into(), offset: frame.offset, at, parts })
     }
     fn notice(&mut self, c: ConnectionId, n: &Notice<'_>) {
         self.put(c, 0, Got::Notice { offset: n.offset, topic: n.topic.into() });
@@ -160,7 +164,7 @@ impl Outbox for Queues {
 pub struct World {
     pub shards: Vec<Shard>,
     pub queues: Vec<Queues>,
-    files: BTreeMap<FileId, Vec<u8>>,
+    pub files: BTreeMap<FileId, Vec<u8>>,
     pending: Vec<VecDeque<DiskOp>>,
     pub now: Now,
     next_id: u64,
