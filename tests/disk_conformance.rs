@@ -483,7 +483,13 @@ fn a_job_without_its_input_makes_nothing() {
         let source = |number| Source { segment: segment(number), salt: 1, end: 2 * BLOCK as u64 };
         for sources in [vec![source(9), source(10)], vec![source(0), source(0)]] {
             let expected = sources[0].segment;
-            let job = ReclusterJob { target: segment(CLUSTERED), salt: 1, covers: (0, 1), sources, text_record_bytes_max: 1 << 20 };
+            let job = ReclusterJob {
+                target: segment(CLUSTERED),
+                salt: 1,
+                covers: (0, 1),
+                sources,
+                text_record_bytes_max: 1 << 20,
+            };
             let done = log.job(Job::Recluster(job));
             match done {
                 Err(DiskFault::Missing) => assert_eq!(expected, segment(9)),

@@ -288,7 +288,8 @@ pub fn streams(out: &mut Vec<u8>, frame: &StreamFrame<'_>) {
 /// Deltas that the log has merged, of these offsets: like those that were merged for a reader.
 pub fn merged(out: &mut Vec<u8>, record: RecordView<'_>, from: Offset, to: Offset) {
     let parts = text_parts(record, from, to);
-    let frame = StreamFrame { session: record.session(), epoch: record.epoch(), offset: to - 1, at: None, parts: &parts };
+    let frame =
+        StreamFrame { session: record.session(), epoch: record.epoch(), offset: to - 1, at: None, parts: &parts };
     streams(out, &frame);
 }
 

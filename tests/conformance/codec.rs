@@ -9,8 +9,8 @@ use shards::effect::{PresenceReply, Reply};
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{
-    Gap, GapReason, Happened, HistoryHead, Notice, PageItem, PatternGap, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue,
-    StreamFrame, StreamPart, VolatileEvent, event_bytes_max,
+    Gap, GapReason, Happened, HistoryHead, Notice, PageItem, PatternGap, ReceiptsOfAll, RosterChange, RosterFrame,
+    RosterValue, StreamFrame, StreamPart, VolatileEvent, event_bytes_max,
 };
 use shards::refusal::{Refusal, Refused};
 use std::collections::HashSet;

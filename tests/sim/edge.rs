@@ -8,8 +8,8 @@ use shards::effect::Reply;
 use shards::ids::{CommandId, ConnectionId, Now};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{
-    GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame, VolatileEvent,
-    event_bytes_max,
+    GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame,
+    VolatileEvent, event_bytes_max,
 };
 use shards::refusal::Refused;
 use std::collections::BTreeMap;

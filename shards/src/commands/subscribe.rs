@@ -55,18 +55,12 @@ pub(crate) fn run(
         || shard.readers.subscriptions.len() >= shard.config.limits.subscriptions_per_shard_max;
     // What is kept of a client is one record, and records of a small log are small.
     let kept_bytes_max = CLIENT_SESSIONS_BYTES_MAX.min(shard.log.record_bytes_max() / 2);
-<<<<<<< HEAD
     let kept_full = client
         .life
         .as_ref()
         .is_some_and(|life| life.sessions_bytes as usize + KeptSession::bytes(session) > kept_bytes_max);
-    if (full || kept_full) && existing.is_none() {
-=======
-    let kept_full =
-        client.life.as_ref().is_some_and(|life| life.sessions_bytes + KeptSession::bytes(session) > kept_bytes_max);
     let remembered = client.patterns.as_ref().is_some_and(|feed| feed.remembers_all_it_may());
     if remembered || (full || kept_full) && existing.is_none() {
->>>>>>> f4bd5c9 (storage: deltas of token streams are merged when segments are re-clustered)
         shard.refuse_local(connection, id, Refused::field(Refusal::TooManySubscriptions, "session"));
         return Handled::Done;
     }

@@ -142,8 +142,7 @@ impl TextPush<'_> {
         let frame = StreamFrame { session, epoch, offset, at: Some((slice, slice_seq)), parts: &parts };
         self.client.delivered(out.streams(self.connection, &frame));
         if let Some(life) = &mut self.client.life {
-            life.ledger.passed();
-            life.seen.delivered(slice.0, slice_seq);
+            life.pattern_delivered(slice.0, slice_seq);
         }
         patterns.passed.tell(self.record.partition(), offset + 1);
         true
