@@ -68,6 +68,7 @@ enum Way {
 
 fn end_of(config: &Config, way: Way) -> ExitCode {
     process::log_to_stderr(&config.log);
+    process::give_back_large_blocks();
     match run(config, way) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { status, line, .. }) => {

@@ -153,7 +153,7 @@ impl Shard {
         let durability = if log.config().sync { Durability::Disk } else { Durability::Memory };
         Self {
             effects: EffectQueue::new(config.limits.effects_max),
-            readers: Readers::new(config.limits.event_frame_bytes_max()),
+            readers: Readers::new(config.limits.event_frame_bytes_max(), config.limits.connections_per_shard_max),
             interests: Interests::default(),
             waiters: Waiters::new(durability),
             parked: ParkedCommands::default(),

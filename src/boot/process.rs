@@ -14,6 +14,20 @@ pub(super) fn log_to_stderr(filter: &str) {
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
 
+/// Blocks from this size on are the kernel's again as soon as they are freed.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES_MIN: libc::c_int = 1 << 20;
+
+/// Makes the allocator map large blocks one by one. By itself it would keep the largest that was ever freed (an index that a job of the
+/// background built, a table that has doubled) for the next ones, in each thread, and memory would not be what the plan says.
+pub(super) fn give_back_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call sets a number of the allocator, which takes it at any time.
+    let known = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN) } == 1;
+    #[cfg(target_env = "gnu")]
+    debug_assert!(known, "glibc knows its own parameter");
+}
+
 /// Raises the limit of open files as far as it may go, and returns it.
 pub(super) fn raise_open_files() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

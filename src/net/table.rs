@@ -13,7 +13,8 @@ pub(super) struct Table {
 
 impl Table {
     pub fn new(connections_max: usize) -> Self {
-        Self { slots: Slab::new(), generations: vec![0; connections_max] }
+        // Room for all: what was never used was never touched, and a table that doubles leaves holes.
+        Self { slots: Slab::with_capacity(connections_max), generations: vec![0; connections_max] }
     }
 
     pub fn len(&self) -> usize {

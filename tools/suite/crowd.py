@@ -74,11 +74,12 @@ class Crowd:
     """All load processes of a run; the last one has the survivors."""
 
     def __init__(self, server, size, flags=(), survivors=0):
-        # Buffers that all connections share, and the hot tails of the logs, are touched for the first time by the first thousands:
-        # not theirs to pay.
+        # Buffers that all connections share, lanes between the shards, and hot tails and indexes of the logs are of fixed size, and
+        # touched for the first time by the first thousands: not theirs to pay. Large events for the tails, many for the rest.
         server.load("handshake", "--seconds", 0.1 if size.tiny else 0.7)
         if not size.tiny:
-            server.load("fill", "--sessions", 300, "--events", 75_000, "--bytes", 2048, "--window", 16)
+            server.load("fill", "--sessions", 300, "--events", 50_000, "--bytes", 2048, "--window", 16)
+            server.load("fill", "--sessions", 300, "--events", 450_000, "--bytes", 64, "--window", 32, "--spread")
             server.rest()
         self.server, self.size = server, size
         self.before_kib, before_s = rss_kib(server.process.pid), cpu_s(server.process.pid)

@@ -141,6 +141,11 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
+    /// Room for so many: what was never used was never touched, and a table that doubles leaves holes.
+    pub fn with_room(connections_max: usize) -> Self {
+        Self { slots: Vec::with_capacity(connections_max), ..Self::default() }
+    }
+
     /// Enters a client. A slot is only given again after its connection was reported gone.
     pub fn insert(&mut self, connection: ConnectionId, principal: Principal<'_>, now: Now) {
         let slot = connection.slot as usize;

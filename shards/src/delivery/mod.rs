@@ -185,9 +185,9 @@ pub(crate) enum Pushed {
 }
 
 impl Readers {
-    pub fn new(frame_bytes_max: usize) -> Self {
+    pub fn new(frame_bytes_max: usize, connections_max: usize) -> Self {
         Self {
-            clients: Clients::default(),
+            clients: Clients::with_room(connections_max),
             subscriptions: slab::Slab::new(),
             feeds: slab::Slab::new(),
             feed_of: HashMap::default(),
