@@ -102,13 +102,17 @@ class Crowd:
         return [load.hear(key) for load in loads or self.loads] if key else []
 
     def calm(self):
-        """Some calm seconds; (KiB a client, cores used)."""
+        """Some calm seconds; (KiB a client: connected, and when each has published; cores used)."""
         time.sleep(0.2 if self.size.tiny else 2.0)
-        kib = (rss_kib(self.server.process.pid) - self.before_kib) / self.size.crowd
+        kib = [self.kib()]
         before, began = cpu_s(self.server.process.pid), time.monotonic()
         self.all("go", "calm")
         cores = (cpu_s(self.server.process.pid) - before) / (time.monotonic() - began)
-        return kib, cores
+        return [*kib, self.kib()], cores
+
+    def kib(self):
+        """What the server has grown by, for each client."""
+        return (rss_kib(self.server.process.pid) - self.before_kib) / self.size.crowd
 
     def end(self):
         """Reports, and one that stands for all of them."""
@@ -146,7 +150,7 @@ def counts(reports):
 def calm(server, size, context):
     crowd = Crowd(server, size)
     try:
-        kib, cores = crowd.calm()
+        (connected_kib, kib), cores = crowd.calm()
         reports, together = crowd.end()
     finally:
         crowd.close()
@@ -155,6 +159,7 @@ def calm(server, size, context):
         "deliver p50 ms": max(report["calm"]["intended"]["p50_us"] for report in reports) / 1000,
         "deliver p99.9 ms": p999_ms(reports, "calm"),
         "KiB/client": kib,
+        "KiB/client before their first event": connected_kib,
         "server core": cores,
         "connected in s": crowd.connect_s,
         "CPU µs/client connected": crowd.connect_us,

@@ -375,8 +375,8 @@ impl Shard {
             slot = subscription.next_of_client;
         }
         life.ledger.begin_at(frames, acknowledged, sent.into_iter());
-        let restored = |restore: &Box<Restore>| (restore.sessions.len() as u32, restore.patterns.is_some());
-        let (sessions, patterns) = life.restore.as_ref().map(restored).unwrap_or_default();
+        let restored = |restore: &Restore| (restore.sessions.len() as u32, restore.patterns.is_some());
+        let (sessions, patterns) = life.restore.as_deref().map(restored).unwrap_or_default();
         client.life = Some(Box::new(life));
         match sessions == 0 && !patterns {
             true => self.life_changed(connection),
