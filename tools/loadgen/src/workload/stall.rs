@@ -87,7 +87,8 @@ impl Run<'_> {
     fn event(&mut self, client: usize, now: u64, stamp: Stamp) {
         let (sessions, lane) = (self.stall.sessions, stamp.lane as usize);
         let own = lane == client % sessions;
-        if !own && !(lane == sessions && self.stops(client)) {
+        let extra = lane == sessions && self.stops(client);
+        if !own && !extra {
             return self.error(format!("client {client} saw {stamp:?}"));
         }
         let next = &mut self.clients[client].next[usize::from(!own)];
