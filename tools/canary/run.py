@@ -7,7 +7,7 @@
 A patch begins with two lines: `Canary:` says what is broken, `Test:` names what must notice it, all of them:
 
     sim      the simulator              crash    kills and power cuts over the real binary
-    loom     the mailbox under loom
+    loom     the mailbox under loom         takeover one process takes the place of another, over and over
 
 Builds go to a target folder of their own, so that only the crates that a patch changes compile again. First the tree runs as it
 is: what fails without a bug proves nothing with one. Exit status 0 only if every canary was caught.
@@ -32,6 +32,9 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resol
 TREE = TARGET / "tree"
 RUN_S = 60
 BASE_S = 15
+# Tests that drive the binary from outside; they need Python's websockets, which tools/check installs.
+BLACKBOX = {"takeover": "tests/blackbox/takeover.py"}
+VENV_PYTHON = TARGET.parent / "check" / "venv" / "bin" / "python"
 # Rounds of one life of the crash test.
 ROUNDS = 12
 
@@ -74,12 +77,17 @@ def build(tests):
     # A canary changes a function or two, and compiling takes longer than finding it.
     quick = {"CARGO_INCREMENTAL": "1", "CARGO_PROFILE_SIM_OPT_LEVEL": "1", "CARGO_PROFILE_SIM_DEBUG": "0"}
     environment = {**os.environ, **quick, "CARGO_TARGET_DIR": str(TARGET)}
-    for package, names in [("tidegate", [name for name in tests if name != "loom"]), ("shards", ["mailbox_loom"] * ("loom" in tests))]:
+    outside = [name for name in tests if name in BLACKBOX]
+    inside = [name for name in tests if name != "loom" and name not in BLACKBOX]
+    for package, names in [("tidegate", inside), ("shards", ["mailbox_loom"] * ("loom" in tests)), ("tidegate", ["tidegate"] * bool(outside))]:
         if not names:
             continue
-        command = ["cargo", "test", "--no-run", "--locked", "-q", "--profile", "sim", "--message-format=json", "-p", package]
+        command = ["cargo", "build" if names == ["tidegate"] else "test", "--locked", "-q", "--profile", "sim", "--message-format=json", "-p", package]
         command += ["--features", "power-cut"] * (package == "tidegate")
-        command += list(itertools.chain.from_iterable(["--test", name] for name in names))
+        if names == ["tidegate"]:
+            command += ["--bin", "tidegate"]
+        else:
+            command += ["--no-run", *itertools.chain.from_iterable(["--test", name] for name in names)]
         # Many small units: a changed function compiles one of them again, not a quarter of its crate.
         command += list(itertools.chain.from_iterable(["--config", f"profile.sim.package.{crate}.codegen-units=64"] for crate in ("storage", "shards", "tidegate")))
         done = subprocess.run(command, cwd=TREE, env=environment, capture_output=True, text=True)
@@ -89,7 +97,8 @@ def build(tests):
             message = json.loads(line)
             if message.get("executable") and message["target"]["name"] in names:
                 programs[message["target"]["name"].replace("mailbox_", "")] = message["executable"]
-    return programs
+    binary = programs.pop("tidegate", None)
+    return programs | {name: binary for name in outside}
 
 
 def calls(test, folder):
@@ -99,6 +108,8 @@ def calls(test, folder):
             yield ["--seeds", "1000000", "--from", str(n)], " failed: "
         elif test == "crash":
             yield ["--rounds", str(ROUNDS), "--seed", str(n), "--folder", os.path.join(folder, str(n))], "crash: rounds of "
+        elif test in BLACKBOX:
+            yield [], "Error: "
         else:
             yield [], "panicked"
 
@@ -108,7 +119,11 @@ def hunt(test, program, seconds):
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tidegate-canary-") as folder:
         for arguments, telling in calls(test, folder):
-            process = subprocess.Popen([program, *arguments], cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+            command, environment = [program, *arguments], None
+            if test in BLACKBOX:
+                python = VENV_PYTHON if VENV_PYTHON.exists() else sys.executable
+                command, environment = [python, BLACKBOX[test]], {**os.environ, "TIDEGATE_BIN": program}
+            process = subprocess.Popen(command, cwd=TREE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
             alarm = threading.Timer(max(0.1, began + seconds - time.monotonic()), stop, [process])
             alarm.start()
             said, found = "no word", None
@@ -123,7 +138,7 @@ def hunt(test, program, seconds):
             # A test that ended by itself, and not well, has found something too.
             if found or status not in (0, -signal.SIGKILL):
                 return (found or said).strip()[:200], took
-            if test == "loom" or took >= seconds:
+            if test == "loom" or test in BLACKBOX or took >= seconds:
                 return None, took
 
 
