@@ -137,9 +137,9 @@ impl View {
         Ok(())
     }
 
-    /// Something was told, and not all.
+    /// It watches, and was not told all yet.
     pub(super) fn is_in_part(&self) -> bool {
-        self.live && self.more && self.version > 0
+        self.live && self.more
     }
 
     /// All that is to be known is known.

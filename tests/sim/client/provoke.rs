@@ -181,6 +181,17 @@ impl Client {
                 self.send(net, &format!("{{\"type\":\"mark\",\"id\":{id},{fields}1}}"));
                 self.provoke_with(net, "mark", &format!("{fields}0"), perhaps("marker_backwards"));
             }
+            96 => {
+                // More sessions than it may be in; nobody watches them. Asked too often, it is refused for that.
+                for n in 0..66 {
+                    let fields = format!("\"session\":\"none-{n}\"");
+                    self.provoke_with(net, "presence.enter", &fields, perhaps("too_many_presences"));
+                }
+            }
+            97 => {
+                let fields = format!("\"session\":\"{own}\",\"data\":\"{}\"", "x".repeat(300));
+                self.provoke_with(net, "presence.enter", &fields, sure("presence_too_large"));
+            }
             _ => self.provoke_the_framer(workload, net),
         }
     }
