@@ -3,7 +3,6 @@
 //! A hunt adds up the tables of many processes, so a line is `count  kind: name` and nothing else. Every refusal and every
 //! fault has its line, also where it never came about: a nought is the finding.
 
-use super::client::amid::AMID;
 use shards::refusal::Refusal;
 use std::collections::BTreeMap;
 
@@ -65,6 +64,27 @@ pub const NEVER_GIVEN: &[(Refusal, &str)] = &[
     (Refusal::TooManyConnections, "503 to the upgrade, outside of the core"),
     (Refusal::FrameTooLarge, "close code 1009"),
     (Refusal::BadUpgrade, "400 or 426 to the upgrade, outside of the core"),
+];
+
+/// In the middle of what a client is when something ends, as the two faults that it names.
+#[derive(Clone, Copy, Debug)]
+pub struct Amid {
+    /// The server dies.
+    pub death: &'static str,
+    /// The connection breaks.
+    pub cut: &'static str,
+}
+
+/// All of them, in the order in which clients say which of them hold.
+pub const AMID: [Amid; 8] = [
+    Amid { death: "death: amid a resume, asked", cut: "connection breaks amid a resume, asked" },
+    Amid { death: "death: amid a resume, restoring", cut: "connection breaks amid a resume, restoring" },
+    Amid { death: "death: of a process with lives", cut: "connection breaks that has a life" },
+    Amid { death: "death: amid a stream", cut: "connection breaks amid a stream" },
+    Amid { death: "death: amid a late join", cut: "connection breaks amid a late join" },
+    Amid { death: "death: of a process with members", cut: "connection breaks of a member" },
+    Amid { death: "death: amid a snapshot", cut: "connection breaks amid a snapshot" },
+    Amid { death: "death: of a process with receipts", cut: "connection breaks that has receipts" },
 ];
 
 fn is_amid(name: &str) -> bool {

@@ -5,27 +5,7 @@
 //! ```
 
 use super::*;
-
-/// One such state, as the two faults that it names.
-#[derive(Clone, Copy, Debug)]
-pub struct Amid {
-    /// The server dies.
-    pub death: &'static str,
-    /// The connection breaks.
-    pub cut: &'static str,
-}
-
-/// All of them, in the order of [`Client::amid`].
-pub const AMID: [Amid; 8] = [
-    Amid { death: "death: amid a resume, asked", cut: "connection breaks amid a resume, asked" },
-    Amid { death: "death: amid a resume, restoring", cut: "connection breaks amid a resume, restoring" },
-    Amid { death: "death: of a process with lives", cut: "connection breaks that has a life" },
-    Amid { death: "death: amid a stream", cut: "connection breaks amid a stream" },
-    Amid { death: "death: amid a late join", cut: "connection breaks amid a late join" },
-    Amid { death: "death: of a process with members", cut: "connection breaks of a member" },
-    Amid { death: "death: amid a snapshot", cut: "connection breaks amid a snapshot" },
-    Amid { death: "death: of a process with receipts", cut: "connection breaks that has receipts" },
-];
+use crate::counts::{AMID, Amid};
 
 impl Client {
     /// What goes on now.

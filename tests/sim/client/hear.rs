@@ -499,7 +499,11 @@ impl Client {
             Pending::Resume(claim) => self.resume_refused(claim, refusal, retry, oracle),
             Pending::Provoked(expected) if retry || refusal == expected.refusal || !expected.sure => Ok(()),
             // What was provoked before is seen first, whatever else is wrong.
-            Pending::Provoked(_) if refusal == "too_many_subscriptions" || refusal == "patterns_held" => Ok(()),
+            Pending::Provoked(_)
+                if ["too_many_subscriptions", "patterns_held", "too_many_presences"].contains(&refusal) =>
+            {
+                Ok(())
+            }
             // A producer of a newer epoch is at work by now.
             Pending::Repeat(_) if refusal == "producer_fenced" && self.role.numbers => Ok(()),
             Pending::Reused if refusal == "message_id_reused" || retry => Ok(()),

@@ -8,7 +8,7 @@
 //!   follow / feed: next offset, place per slice ◄──┴─ event, gap ◄─ frames ◄═ chunks ═ server
 //! ```
 
-pub mod amid;
+mod amid;
 mod hear;
 mod life;
 mod mixed;
