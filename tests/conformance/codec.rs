@@ -344,7 +344,11 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             };
             let parts: Vec<StreamPart> = streams.iter().map(part).collect();
             let (session, offset) = (str("session"), event_offset);
-            return encode::streams(out, &StreamFrame { session, epoch: event_epoch, offset, at: None, parts: &parts });
+            let at = value["at"].as_str().map(|at| {
+                let (slice, slice_seq) = at.split_once('.').unwrap();
+                (SliceId(slice.parse().unwrap()), slice_seq.parse().unwrap())
+            });
+            return encode::streams(out, &StreamFrame { session, epoch: event_epoch, offset, at, parts: &parts });
         }
         "notice" => {
             let (session, topic) = (str("session"), str("topic"));

@@ -61,7 +61,8 @@ impl Client {
             "event" => self.event(&frame, payload.len() as u64, oracle),
             "stream.delta" => {
                 self.event_frame(payload.len() as u64)?;
-                self.heard_merged(&frame, oracle)
+                let listens = frame.session.as_deref().is_some_and(|session| self.tells.listens(session));
+                if listens { self.heard_merged(&frame, oracle) } else { self.fed_merged(&frame, oracle) }
             }
             "notice" => self.notice(&frame),
             "gap" => self.gap(&frame, oracle, wall_ms),
@@ -114,7 +115,7 @@ impl Client {
         if frame.stream.is_some() {
             let (listens, offset) = self.heard(frame, oracle)?;
             let at = parse_place(Frame::text(&frame.at, "at")?)?;
-            return if listens { Ok(()) } else { self.fed(frame, offset, at) };
+            return if listens { Ok(()) } else { self.fed(frame, oracle, offset, at) };
         }
         let (key, epoch, offset, at) = oracle.seen(&seen_of(frame)?)?;
         let session = Frame::text(&frame.session, "session")?;
@@ -134,11 +135,11 @@ impl Client {
             oracle.board.receives(session, &self.name(), offset + 1);
             return Ok(());
         }
-        self.fed(frame, offset, at)
+        self.fed(frame, oracle, offset, at)
     }
 
     /// An event of the pattern feed.
-    fn fed(&mut self, frame: &Frame<'_>, offset: u64, at: (u64, u64)) -> Checked {
+    fn fed(&mut self, frame: &Frame<'_>, oracle: &Oracle, offset: u64, at: (u64, u64)) -> Checked {
         let session = Frame::text(&frame.session, "session")?;
         let topic = Frame::text(&frame.topic, "topic")?;
         let patterns = &self.role.patterns;
@@ -159,6 +160,10 @@ impl Client {
             return Err(format!("{session}: offset {before} came before {offset}"));
         }
         feed.events.insert(at, (session.to_owned(), offset));
+        if let (Some(stream), Some(seq)) = (&frame.stream, frame.seq) {
+            let end = if frame.status.is_some() { seq } else { seq + 1 };
+            feed.told(session, stream, at, seq..end, oracle.retention)?;
+        }
         self.follows.get_mut(session).map_or(Ok(()), |follow| follow.fed(offset))
     }
 

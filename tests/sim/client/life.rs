@@ -301,6 +301,8 @@ impl Client {
         feed.position = given;
         let position = &feed.position;
         feed.events.retain(|(slice, seq), _| *seq <= position.get(slice).copied().unwrap_or(0));
+        let position = position.clone();
+        feed.forget_texts(&position);
         feed.last.clear();
         for (session, offset) in feed.events.values() {
             let last = feed.last.entry(session.clone()).or_default();

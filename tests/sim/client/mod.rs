@@ -189,6 +189,8 @@ pub struct Feed {
     /// Events by place.
     pub events: BTreeMap<(u64, u64), (String, u64)>,
     last: BTreeMap<String, u64>,
+    /// Of each stream, by session and name: the places at which it was told something, and the number that comes next then.
+    texts: BTreeMap<(String, String), Vec<((u64, u64), u64)>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -68,6 +68,11 @@ impl Tells {
         Tells { heard: role.listens.iter().map(|s| (s.clone(), Heard::default())).collect(), ..Tells::default() }
     }
 
+    /// Is the session one of those that are listened to?
+    pub fn listens(&self, session: &str) -> bool {
+        self.heard.contains_key(session)
+    }
+
     /// The connection is gone.
     pub fn cut_off(&mut self) {
         for tale in &mut self.tales {
@@ -387,6 +392,68 @@ impl Client {
                 (heard.next, heard.epoch, heard.joins) = (Some(offset + 1), Some(epoch), false);
                 Ok(())
             }
+        }
+    }
+}
+
+impl Client {
+    /// Deltas that the log has merged, of the pattern feed.
+    pub(super) fn fed_merged(&mut self, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
+        self.counts.add("frame", "stream.delta of a feed");
+        let session = Frame::text(&frame.session, "session")?;
+        let at = crate::oracle::parse_place(Frame::text(&frame.at, "at")?)?;
+        let (_, _, offset) = crate::oracle::parse_event_id(Frame::text(&frame.event_id, "event_id")?)?;
+        let Some(feed) = self.feed.as_mut().filter(|feed| feed.state == State::Live) else {
+            return Err("deltas nobody asked for".to_owned());
+        };
+        let place = feed.position.entry(at.0).or_default();
+        if at.1 <= *place || feed.last.insert(session.to_owned(), offset).is_some_and(|before| before >= offset) {
+            return Err(format!("slice {} stood at {place} already, or {session} at {offset}", at.0));
+        }
+        *place = at.1;
+        for part in &frame.streams {
+            let (Some(from), Some(to), Some(delta)) = (part.from_seq, part.to_seq, part.delta) else {
+                return Err("a part with half of its fields".to_owned());
+            };
+            oracle.streams.merged(session, &part.stream, from, to, inner(delta.get()))?;
+            // What it had of a text before that is told again.
+            let next = feed.next_of(session, &part.stream).unwrap_or(from);
+            if from > next && !oracle.retention && !feed.damaged {
+                return Err(format!("{}: {next} was next", part.stream));
+            }
+            feed.told(session, &part.stream, at, next.min(to + 1)..to + 1, oracle.retention)?;
+        }
+        Ok(())
+    }
+}
+
+impl super::Feed {
+    fn next_of(&self, session: &str, stream: &str) -> Option<u64> {
+        let texts = self.texts.get(&(session.to_owned(), stream.to_owned()))?;
+        texts.last().map(|(_, next)| *next)
+    }
+
+    /// It was told these numbers of a stream.
+    pub(super) fn told(
+        &mut self,
+        session: &str,
+        stream: &str,
+        at: (u64, u64),
+        numbers: std::ops::Range<u64>,
+        holes: bool,
+    ) -> Checked {
+        if let Some(next) = self.next_of(session, stream).filter(|next| *next != numbers.start && !holes && !self.damaged) {
+            return Err(format!("{stream}: {next} was next, not {}", numbers.start));
+        }
+        let texts = self.texts.entry((session.to_owned(), stream.to_owned())).or_default();
+        texts.push((at, numbers.end));
+        Ok(())
+    }
+
+    /// It goes on from a position: what came behind that comes again.
+    pub(super) fn forget_texts(&mut self, position: &BTreeMap<u64, u64>) {
+        for texts in self.texts.values_mut() {
+            texts.retain(|((slice, seq), _)| *seq <= position.get(slice).copied().unwrap_or(0));
         }
     }
 }
