@@ -79,8 +79,8 @@ pub struct ReclusterLimits {
 const CLUSTERED_MIN: usize = 4;
 
 /// The oldest neighbours that may be rewritten together: of one log, without a hole between their numbers, and all below
-/// `replay_from`, because a recovery replays the log in its order. Appended ones first, then clustered ones that are small. Empty
-/// if there are none.
+/// `replay_from`, because a recovery replays the log in its order. Appended ones first, then clustered ones that are small, then those
+/// that stay alone. Empty if there are none.
 ///
 /// `sealed` are the segments that have a sidecar.
 pub fn plan(sealed: &[Contents], log: LogId, replay_from: u32, limits: ReclusterLimits) -> Vec<Contents> {
@@ -91,7 +91,19 @@ pub fn plan(sealed: &[Contents], log: LogId, replay_from: u32, limits: Recluster
     let small =
         |contents: &Contents| is_clustered(contents.segment) && contents.end <= limits.bytes_max / CLUSTERED_MIN as u64;
     let first = neighbours(&order, appended, limits.segments_min.max(2), limits);
-    if first.is_empty() { neighbours(&order, small, CLUSTERED_MIN, limits) } else { first }
+    let then = if first.is_empty() { neighbours(&order, small, CLUSTERED_MIN, limits) } else { first };
+    if !then.is_empty() {
+        return then;
+    }
+    // What every start leaves behind: numbers between them were prepared and never used, so nothing will ever join them.
+    let newest = order.last().map_or(0, |contents| contents.covers.0);
+    let alone: Vec<Contents> = order
+        .chunk_by(|a, b| a.covers.1 + 1 == b.covers.0 && appended(a) == appended(b))
+        .filter(|row| row.iter().all(|contents| contents.covers.0 < newest))
+        .flatten()
+        .copied()
+        .collect();
+    neighbours(&alone, appended, 1, limits)
 }
 
 /// The first of the segments in a row that are of a sort and enough for a job.

@@ -254,7 +254,9 @@ fn damage_is_told_once_and_left_alone() {
     world.folder.files.get_mut(&FileId::Segment(segment(1))).unwrap()[4200] ^= 1;
     world.work(0, 9, 100);
     let damaged = ShelfChange::Damaged { segment: segment(1), at: 4096 };
-    assert_eq!(world.changes, [ShelfChange::Sealed(segment(0)), damaged, ShelfChange::Sealed(segment(2))]);
+    // Nothing will ever join what lies before it.
+    let alone = ShelfChange::Clustered { segment: segment(CLUSTERED), sources: vec![segment(0)] };
+    assert_eq!(world.changes, [ShelfChange::Sealed(segment(0)), damaged, ShelfChange::Sealed(segment(2)), alone]);
     assert!(world.folder.files.contains_key(&FileId::Segment(segment(1))));
     assert_eq!(world.work(5000, 9, 100), 0, "nothing to rewrite beside a hole, and nothing tried twice");
 }

@@ -376,9 +376,11 @@ fn the_plan_takes_old_neighbours_only() {
     assert_eq!(numbers(limits, 9, &all), [3, 4, 5, 6], "0 and 1 are too few: 2 is not sealed");
     assert_eq!(numbers(ReclusterLimits { segments_min: 2, ..limits }, 9, &all), [0, 1]);
     assert_eq!(numbers(ReclusterLimits { bytes_max: 300, ..limits }, 9, &all), [3, 4, 5]);
-    assert_eq!(numbers(ReclusterLimits { bytes_max: 299, ..limits }, 9, &all), [0u32; 0]);
+    assert_eq!(numbers(ReclusterLimits { bytes_max: 299, ..limits }, 9, &all), [0, 1], "nothing will ever join them");
+    assert_eq!(numbers(ReclusterLimits { bytes_max: 99, ..limits }, 9, &all), [0u32; 0]);
     assert_eq!(numbers(limits, 6, &all), [3, 4, 5], "recovery replays 6");
-    assert_eq!(numbers(limits, 5, &all), [0u32; 0]);
+    assert_eq!(numbers(limits, 5, &all), [0, 1]);
+    assert_eq!(numbers(limits, 5, &all[2..]), [0u32; 0], "5 may join 3 and 4");
     all[3].segment.number = CLUSTERED;
     assert_eq!(numbers(limits, 9, &all), [5, 6, 7]);
     assert_eq!(plan(&all, LogId(9), 9, limits), []);

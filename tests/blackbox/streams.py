@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import os
 import sys
 import time
 
@@ -193,12 +194,102 @@ async def a_worker_that_vanishes(server):
     await tab.close()
 
 
+def clustered(server):
+    """Names of the files that re-clustering made, and of those it has not come to."""
+    names = [name for name in os.listdir(server.data) if name.startswith("seg-") and name.endswith((".log", ".idx"))]
+    made = [name for name in names if int(name[13:21], 16) >= 1 << 31]
+    return made, [name for name in names if name not in made and name.endswith(".idx")]
+
+
+async def what_is_left_on_disk():
+    """Streams that are over are kept as text: 1.2 bytes a byte of it, and one frame for who comes later."""
+    small = ("commit_bytes_max=512KiB", "segment_bytes=2MiB", "checkpoint_bytes=1MiB")
+    flags = [flag for value in small for flag in ("--set", value)]
+    words = [" the", " answer", " is", ",", " that", " forty", "-two", " was", " é", "\n"]
+    said = {f"s{n}": [words[(7 * at + at // 5 + n) % 10] for at in range(5000)] for n in range(8)}
+    with Server(*flags, shards=1) as server:
+        worker = await Client.open(url(server, "worker"))
+        for first in range(0, 5000, 25):
+            batch = [
+                {**append(stream, seq, tokens[seq]), "session": f"room-{stream}"}
+                for seq in range(first, first + 25)
+                for stream, tokens in said.items()
+            ]
+            replies = await worker.call_all(batch)
+            assert all(reply["type"] == "published" for reply in replies), replies[-1]
+        for stream in said:
+            close = {"type": "stream.close", "session": f"room-{stream}", "stream": stream, "status": "complete"}
+            await worker.call(close)
+        event_id = replies[-1]["event_id"]
+        await worker.close()
+        # Each start begins a segment, and what was before may be rewritten.
+        for n in range(3):
+            assert server.stop() == 0
+            server.start()
+            worker = await Client.open(url(server, "worker"))
+            await worker.call({"type": "publish", "session": "other", "topic": "t", "message_id": f"m{n}", "data": n})
+            await worker.close()
+        async with asyncio.timeout(60.0):
+            before = None
+            # The newest that may be rewritten waits for another, and the one before the open one for a checkpoint.
+            while clustered(server) != before or len(before[1]) > 2:
+                before = clustered(server)
+                await asyncio.sleep(1.0)
+        made, left = before
+        blocks = 6 * 4096 * sum(name.endswith(".log") for name in made)
+        disk = sum(os.path.getsize(os.path.join(server.data, name)) for name in made) - blocks
+        text = sum(len(token.encode()) for tokens in said.values() for token in tokens)
+        assert disk <= 1.2 * text, f"{disk} bytes on disk for {text} of text"
+        frames = {}
+        for policy in ("lossless", "rollup", "latest"):
+            reader, client = Reader(), await Client.open(url(server, f"late-{policy}"))
+            await client.call({"type": "subscribe", "session": "room-s1", "from": "earliest", "policy": policy})
+            await reader.until(client, lambda: "s1" in reader.status)
+            assert reader.text["s1"] == "".join(said["s1"]), "byte for byte"
+            assert reader.next["s1"] == 5000
+            frames[policy] = reader.frames
+            await client.close()
+        assert frames == {"lossless": 1, "rollup": 1, "latest": 1}, frames
+        # From the middle of it, at the very delta; by pages; by pattern.
+        tab = await Client.open(url(server, "tab"))
+        reader = Reader()
+        reader.next["s2"] = 1234
+        await tab.call({"type": "subscribe", "session": "room-s2", "from": {"offset": 1234}})
+        await reader.until(tab, lambda: "s2" in reader.status)
+        assert reader.text["s2"] == "".join(said["s2"][1234:])
+        pages, next_offset, texts = 0, 0, []
+        while True:
+            page = await tab.call({"type": "history", "session": "room-s3", "from": next_offset, "limit": 100})
+            pages, next_offset = pages + 1, page["next"]
+            texts += [part["delta"] for frame in page["events"] if frame["type"] == "stream.delta" for part in frame["streams"]]
+            if next_offset == page["tail"]:
+                break
+        assert "".join(texts) == "".join(said["s3"]) and next_offset == 5001 and pages < 4, pages
+        feed = Reader()
+        await tab.call({"type": "subscribe", "patterns": ["stream"], "from": "earliest"})
+        await feed.until(tab, lambda: len(feed.status) == 7)
+        expected = {stream: "".join(tokens) for stream, tokens in said.items() if stream != "s2"}
+        assert feed.text == expected, "each once; what the subscription delivers is left to it"
+        # What is text now is still known.
+        cause = {"prev_event_id": event_id, "session": "room-s7", "topic": "t", "message_id": "cause", "data": 1, "type": "publish"}
+        await tab.call(cause)
+        try:
+            await tab.call({**append("s7", 4999, said["s7"][4999]), "session": "room-s7"})
+            raise AssertionError("an append to a closed stream was taken")
+        except Refused as no:
+            assert no.name == "stream_closed", no
+        await tab.close()
+        assert server.stop() == 0
+        return disk / text, len(left)
+
+
 async def main():
+    ratio, _ = await what_is_left_on_disk()
     with Server("--set", f"stream_lease_ms={LEASE_MS}") as server:
         tokens, heard_ms = await stop_and_resume(server)
         frames = await a_reader_that_lags(server)
         await a_worker_that_vanishes(server)
-    print(f"streams: {tokens} tokens, stop heard after {heard_ms:.1f} ms; 1200 tokens to a reader that lags in {frames} frames")
+    print(f"streams: {tokens} tokens, stop heard after {heard_ms:.1f} ms; 1200 tokens to a reader that lags in {frames} frames; {ratio:.2f} bytes on disk a byte of text")
 
 
 if __name__ == "__main__":
