@@ -102,10 +102,10 @@ fn said(got: &[Got], of: Option<&str>) -> BTreeMap<String, (u64, u64, String)> {
     };
     for g in got {
         match g {
-            Got::Event { session, stream: Some((stream, seq)), data, .. } if of.is_none_or(|of| of == session) => {
-                if StreamStatus::of(data.trim_matches('"')).is_none() {
-                    put(stream, *seq..*seq + 1, data.trim_matches('"'));
-                }
+            Got::Event { session, stream: Some((stream, seq)), data, .. }
+                if of.is_none_or(|of| of == session) && StreamStatus::of(data.trim_matches('"')).is_none() =>
+            {
+                put(stream, *seq..*seq + 1, data.trim_matches('"'));
             }
             Got::Streams { session, parts, .. } if of.is_none_or(|of| of == session) => {
                 parts.iter().filter(|part| !part.1.is_empty()).for_each(|part| put(&part.0, part.1.clone(), &part.2));

@@ -205,7 +205,7 @@ async def what_is_left_on_disk():
     """Streams that are over are kept as text: 1.2 bytes a byte of it, and one frame for who comes later."""
     small = ("commit_bytes_max=512KiB", "segment_bytes=2MiB", "checkpoint_bytes=1MiB")
     flags = [flag for value in small for flag in ("--set", value)]
-    words = [" the", " answer", " is", ",", " that", " forty", "-two", " was", " é", "\n"]
+    words = [" the", " answer", " is", ",", " that", " forty", "-two", " because", " é", " question\n"]
     said = {f"s{n}": [words[(7 * at + at // 5 + n) % 10] for at in range(5000)] for n in range(8)}
     with Server(*flags, shards=1) as server:
         worker = await Client.open(url(server, "worker"))

@@ -442,7 +442,9 @@ impl super::Feed {
         numbers: std::ops::Range<u64>,
         holes: bool,
     ) -> Checked {
-        if let Some(next) = self.next_of(session, stream).filter(|next| *next != numbers.start && !holes && !self.damaged) {
+        if let Some(next) =
+            self.next_of(session, stream).filter(|next| *next != numbers.start && !holes && !self.damaged)
+        {
             return Err(format!("{stream}: {next} was next, not {}", numbers.start));
         }
         let texts = self.texts.entry((session.to_owned(), stream.to_owned())).or_default();
