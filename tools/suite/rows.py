@@ -9,7 +9,7 @@
 import pathlib
 import subprocess
 
-from . import crowd, machine, overload
+from . import crowd, machine, overload, streams
 from .servers import Floor, Nats, Ours, Redis, Server, UWebSockets
 
 OURS = ("ours", "ours again")
@@ -33,6 +33,8 @@ class Size:
         self.bursts = (16, 32) if tiny else (1, 8, 16, 28, 32, 48, 64, 96)
         self.crowd, self.survivors = (330, 30) if tiny else (20_000, 500) if quick else (50_000, 500)
         self.crowd_interval, self.crowd_seconds = (1.0, 1.0) if tiny else (10.0, 20.0)
+        # Streams, tokens per second of each, tokens of each, and when a reader joins.
+        self.streams = (10, 100, 300, 200) if tiny else (2000, 5, 100, 60) if quick else (2000, 150, 5000, 4000)
         self.times = ["--warm", self.warm, "--seconds", self.seconds]
 
 
@@ -273,6 +275,14 @@ def rows():
         Metric("RSS MiB, calm"),
         Metric("RSS MiB, stalled"),
     ]
+    told = [
+        Metric("token p99.9 ms", ("at most", 50.0)),
+        Metric("frames to join", ("at most", 1)),
+        Metric("disk ÷ text", ("at most", 1.2)),
+        Metric("token p50 ms"),
+        Metric("tokens/s", high=True),
+        Metric("frames of the slow"),
+    ]
     return [
         chat("durable chat", lambda: Floor(log=True), [], durable, always),
         chat("chat with sync off", Floor, ["--sync", "off"], unsynced, SUBSCRIBE_PEERS),
@@ -289,6 +299,7 @@ def rows():
         Row("a storm of strangers", {"floor": Floor, "ours": crowd.server}, [crowd.storm("--strangers")], stormed, rounds_max=1, repeats=False),
         Row("overload", {"floor": lambda: Floor(log=True), "ours": Ours}, [overload.overload], overloaded, rounds_max=1, repeats=False),
         Row("slow readers", ours, [overload.slow_readers], slowed, rounds_max=1, repeats=False, again=True),
+        Row("streams", {"ours": streams.server}, [streams.tokens], told, rounds_max=2, repeats=False),
         Row("restart and history of a big log", ours, [big_log], restarts, rounds_max=1, repeats=False),
         Row(
             "many sessions",

@@ -12,6 +12,7 @@ use crate::workload::crowd::{self, Crowd};
 use crate::workload::publish::{self, Load, Spreading};
 use crate::workload::read;
 use crate::workload::stall::{self, Stall};
+use crate::workload::streams::{self, Streams};
 use crate::{net, stamp};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
@@ -200,6 +201,20 @@ enum Workload {
         #[arg(long, default_value_t = 12.0)]
         seconds: f64,
     },
+    /// Streams of tokens, each into a session of its own.
+    Streams {
+        #[arg(long, default_value_t = 2000)]
+        streams: usize,
+        /// Tokens per second of each.
+        #[arg(long, default_value_t = 150.0)]
+        token_rate: f64,
+        /// Tokens of each.
+        #[arg(long, default_value_t = 5000)]
+        tokens: u64,
+        /// A reader joins the first stream when it has so many.
+        #[arg(long, default_value_t = 4000)]
+        join_at: u64,
+    },
     /// Connect, upgrade, reset, again.
     Handshake {
         #[arg(long, default_value_t = 4.0)]
@@ -301,6 +316,11 @@ pub fn run(order: Order) -> io::Result<Value> {
                 prefix: &prefix,
             };
             return named("stall", stall::run(&mut engine, &stall));
+        }
+        Workload::Streams { streams, token_rate, tokens, join_at } => {
+            let (rate, prefix, server) = (token_rate, prefix.as_str(), order.pid);
+            let streams = Streams { streams, rate, tokens, join_at, prefix, server };
+            return named("streams", streams::run(&mut engine, &streams));
         }
         Workload::Handshake { seconds } => {
             let (opening_max, server) = (order.opening_max, order.pid);

@@ -6,6 +6,7 @@ mod placing;
 pub mod publish;
 pub mod read;
 pub mod stall;
+pub mod streams;
 
 use crate::measure::{Reading, process_rss_kib};
 use serde_json::{Value, json};
