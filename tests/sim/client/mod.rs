@@ -190,8 +190,11 @@ pub struct Feed {
     pub events: BTreeMap<(u64, u64), (String, u64)>,
     last: BTreeMap<String, u64>,
     /// Of each stream, by session and name: the places at which it was told something, and the number that comes next then.
-    texts: BTreeMap<(String, String), Vec<((u64, u64), u64)>>,
+    texts: BTreeMap<(String, String), Vec<Told>>,
 }
+
+/// A place of a slice, and the number of a stream that comes next behind it.
+type Told = ((u64, u64), u64);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum State {
