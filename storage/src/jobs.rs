@@ -24,7 +24,7 @@
 //!
 //! **Memory** (`background_bytes_max`): Seal = segment + sidecar (at most a quarter more); Checkpoint = 3 × chunk + the
 //! draft, which the catalog bounds by `partitions_resident_max`; Recluster = sources (their sum is bounded by the plan)
-//! + one source more while reading + a sidecar.
+//! + one source more while reading + a sidecar + a record of text.
 
 use crate::checkpoint::{CheckpointIndex, CheckpointJob, CheckpointRun};
 use crate::disk::FileId;

@@ -233,3 +233,21 @@ fn regression_a_sealed_segment_has_no_torn_tail() {
     files.files.get_mut(&FileId::Sidecar(first)).expect("boot has made it").iter_mut().for_each(|byte| *byte ^= 0x55);
     assert!(corrupt(files), "its sidecar says by being there that it was sealed");
 }
+
+/// The build that made the folder would take a text for damage: from then on it refuses the version instead.
+#[test]
+fn a_folder_of_the_version_before_becomes_one_of_this() {
+    let (mut world, _) = World::boot(LogConfig::small(), Files::default());
+    world.append("demo", b"1");
+    world.settle();
+    let mut files = world.files;
+    let now = files.files[&FileId::Manifest].clone();
+    let mut before = now.clone();
+    before[16] -= 1;
+    let crc = crc32c::crc32c(&before[12..]);
+    before[8..12].copy_from_slice(&crc.to_le_bytes());
+    files.files.insert(FileId::Manifest, before);
+    let (mut world, _) = World::boot(LogConfig::small(), files);
+    assert_eq!(world.files.files[&FileId::Manifest], now);
+    assert_eq!(world.read_all("demo", 0), [(0, b"1".to_vec())]);
+}
