@@ -33,7 +33,12 @@ impl<T> Few<T> {
     pub fn push(&mut self, item: T) {
         self.0 = match std::mem::take(&mut self.0) {
             Inner::None => Inner::One(item),
-            Inner::One(first) => Inner::Many(Box::new(vec![first, item])),
+            Inner::One(first) => {
+                // A list that has grown once grows again.
+                let mut all = Vec::with_capacity(4);
+                all.extend([first, item]);
+                Inner::Many(Box::new(all))
+            }
             Inner::Many(mut all) => {
                 all.push(item);
                 Inner::Many(all)

@@ -72,13 +72,13 @@ fn a_steady_publish_allocates_nothing() {
     }
     assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
 
-    // Another segment: a session's list of runs may grow, nothing else.
+    // Another segment: a session's list of runs may move out, and grow once, nothing else.
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for number in 1..5 {
         hot.release(SegmentId { log: LOG, number: number - 1 });
         names.iter().for_each(|(name, id)| publish(&mut catalog, &mut hot, number, *id, name));
     }
-    assert!(ALLOCATIONS.load(Ordering::Relaxed) - before <= 2 * names.len() as u64);
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) - before <= 3 * names.len() as u64);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     std::hint::black_box(vec![0u8; 64]);
     assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 1, "the counter is alive");
