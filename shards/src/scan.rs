@@ -127,12 +127,13 @@ impl Scan {
         if !self.seen.is_empty() && last <= seen {
             return Wanted::No;
         }
-        if record.kind() == Kind::Text {
-            // A position that lies in it says that it was not had as a whole, and no more.
-            let wanted = record.deltas().any(|delta| self.matches(delta.topic));
-            return if wanted { Wanted::From(0) } else { Wanted::No };
-        }
         let skip = if self.seen.is_empty() { 0 } else { (seen + 1).saturating_sub(record.slice_seq()) as u32 };
+        if record.kind() == Kind::Text {
+            // A position that lies in it says that it was not had as a whole, and no more: it comes whole, and no place in it goes
+            // back behind the position.
+            let wanted = record.deltas().any(|delta| self.matches(delta.topic));
+            return if wanted { Wanted::From(skip) } else { Wanted::No };
+        }
         let wanted = record.events().skip(skip as usize).any(|event| self.matches(event.topic()));
         if wanted { Wanted::From(skip) } else { Wanted::No }
     }

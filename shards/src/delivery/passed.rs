@@ -104,6 +104,8 @@ pub(super) struct TextPush<'a> {
     pub client: &'a mut Client,
     pub connection: ConnectionId,
     pub record: RecordView<'a>,
+    /// One past the place in its slice at which the client stood when it came, if that lies in the record; else the record's first.
+    pub stood: SliceSeq,
     pub frame_bytes_max: usize,
 }
 
@@ -135,6 +137,8 @@ impl TextPush<'_> {
     fn send(&mut self, gathered: &mut Gathered, patterns: &mut PatternFeed, out: &mut impl Outbox) -> bool {
         let Gathered { parts, last } = std::mem::take(gathered);
         let Some((offset, slice_seq)) = last else { return true };
+        // Where a long text is told again in several frames, a client that takes the last frame's place for its own must not go back.
+        let slice_seq = slice_seq.max(self.stood.saturating_sub(1));
         let (session, epoch, slice) = (self.record.session(), self.record.epoch(), self.record.slice());
         if !self.client.has_credit() || out.room(self.connection) < frame_bytes_max(&parts) + 2 * session.len() {
             return false;

@@ -295,8 +295,8 @@ impl Readers {
         said
     }
 
-    /// Pushes a record that was read for one pattern client, but for its first `seen` events, which the client had before it came;
-    /// its cursor moves past the record, or stands inside it.
+    /// Pushes a record that was read for one pattern client, but for its first `seen` events, which the client had before it came (of
+    /// a text all is pushed, and no frame's place is below them); its cursor moves past the record, or stands inside it.
     pub fn push_scanned(
         &mut self,
         connection: ConnectionId,
@@ -315,8 +315,10 @@ impl Readers {
             // A file was replaced under the scan, which began it anew.
             Pushed::Whole
         } else if record.kind() == Kind::Text {
+            let stood = record.slice_seq() + u64::from(skip);
             skip = 0;
-            let mut text = passed::TextPush { client, connection, record, frame_bytes_max: self.frame_bytes_max };
+            let frame_bytes_max = self.frame_bytes_max;
+            let mut text = passed::TextPush { client, connection, record, stood, frame_bytes_max };
             text.push(&mut patterns, feeds, out)
         } else {
             push_matching(client, connection, &patterns, &mut skip, record, feeds, now, out)

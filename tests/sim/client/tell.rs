@@ -407,10 +407,13 @@ impl Client {
             return Err("deltas nobody asked for".to_owned());
         };
         let place = feed.position.entry(at.0).or_default();
-        if at.1 <= *place || feed.last.insert(session.to_owned(), offset).is_some_and(|before| before >= offset) {
-            return Err(format!("slice {} stood at {place} already, or {session} at {offset}", at.0));
+        // A text that the feed's first position lies in is told again, at that place, until it is past it.
+        let again = at.1 == *place;
+        let last = feed.last.entry(session.to_owned()).or_default();
+        if at.1 < *place || !again && *last >= offset && offset > 0 {
+            return Err(format!("slice {} stood at {place} already, or {session} at {last}: {offset}", at.0));
         }
-        *place = at.1;
+        (*place, *last) = (at.1, offset.max(*last));
         for part in &frame.streams {
             let (Some(from), Some(to), Some(delta)) = (part.from_seq, part.to_seq, part.delta) else {
                 return Err("a part with half of its fields".to_owned());
@@ -421,7 +424,9 @@ impl Client {
             if from > next && !oracle.retention && !feed.damaged {
                 return Err(format!("{}: {next} was next", part.stream));
             }
-            feed.told(session, &part.stream, at, next.min(to + 1)..to + 1, oracle.retention)?;
+            if next <= to {
+                feed.told(session, &part.stream, at, next..to + 1, oracle.retention)?;
+            }
         }
         Ok(())
     }
