@@ -73,7 +73,11 @@ pub struct Engine {
     buffer: Vec<u8>,
     ready: Vec<Ready>,
     start: Instant,
+    punctual: bool,
 }
+
+/// Sockets read between two looks at the schedule: what is due waits for all of them, some µs for each.
+const READY_MAX_PUNCTUAL: usize = 64;
 
 impl Engine {
     pub fn new(address: SocketAddrV4, transport: Transport, subprotocol: Option<&'static str>) -> io::Result<Engine> {
@@ -89,6 +93,7 @@ impl Engine {
             buffer: vec![0; 256 << 10],
             ready: Vec::new(),
             start: Instant::now(),
+            punctual: true,
         })
     }
 
@@ -183,14 +188,22 @@ impl Engine {
         }
     }
 
+    /// A schedule is to be kept, which costs some CPU; else as much is to be done as this core can do.
+    pub fn set_punctual(&mut self, punctual: bool) {
+        self.punctual = punctual;
+    }
+
     /// Flushes, waits up to `wait_ns` for something to happen, and handles it.
     pub fn step(&mut self, handler: &mut impl Handler, wait_ns: u64) {
         self.flush(handler);
         let mut ready = std::mem::take(&mut self.ready);
-        // The kernel completes the server's direct writes on the core that the disk interrupts, which may be this one: a
-        // generator that never sleeps would let them wait for the scheduler's tick.
-        std::thread::yield_now();
-        self.poll.wait(&mut ready, wait_ns);
+        if self.punctual {
+            // The kernel completes the server's direct writes on the core that the disk interrupts, which may be this one: a
+            // generator that never sleeps would let them wait for the scheduler's tick.
+            std::thread::yield_now();
+        }
+        let ready_max = if self.punctual { READY_MAX_PUNCTUAL } else { usize::MAX };
+        self.poll.wait(&mut ready, wait_ns, ready_max);
         for event in &ready {
             if event.writable {
                 self.writable(event.token, handler);

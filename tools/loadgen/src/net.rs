@@ -117,10 +117,9 @@ impl Poll {
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, socket.0.as_raw_fd(), &mut event) }).map(drop)
     }
 
-    /// Waits up to `timeout_ns` and replaces `ready` by what is ready.
-    pub fn wait(&self, ready: &mut Vec<Ready>, timeout_ns: u64) {
-        // Few: what is due to be sent waits for the whole batch, some µs for each.
-        const EVENTS: usize = 64;
+    /// Waits up to `timeout_ns` and replaces `ready` by what is ready, so many at most.
+    pub fn wait(&self, ready: &mut Vec<Ready>, timeout_ns: u64, ready_max: usize) {
+        const EVENTS: usize = 512;
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let second = 1_000_000_000;
         let timeout = libc::timespec { tv_sec: (timeout_ns / second) as i64, tv_nsec: (timeout_ns % second) as i64 };
@@ -128,7 +127,15 @@ impl Poll {
         // makes its size irrelevant.
         let count = unsafe {
             let (fd, at) = (self.0.as_raw_fd(), events.as_mut_ptr());
-            libc::syscall(libc::SYS_epoll_pwait2, fd, at, EVENTS as i32, &raw const timeout, 0usize, 8usize)
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                fd,
+                at,
+                EVENTS.min(ready_max) as i32,
+                &raw const timeout,
+                0usize,
+                8usize,
+            )
         };
         ready.clear();
         ready.extend(events.iter().take(count.max(0) as usize).map(|event| {
@@ -178,7 +185,7 @@ mod tests {
     fn wait_for(poll: &Poll, wanted: impl Fn(&Ready) -> bool) {
         let mut ready = Vec::new();
         for _ in 0..WAITS_MAX {
-            poll.wait(&mut ready, 1_000_000_000);
+            poll.wait(&mut ready, 1_000_000_000, usize::MAX);
             assert!(ready.iter().all(|r| r.token == TOKEN), "a token that nobody gave");
             if ready.iter().any(&wanted) {
                 return;
@@ -229,7 +236,7 @@ mod tests {
         // Nothing to read, and no report of room is wanted: a wait comes back empty.
         poll.want_write(&socket, TOKEN, false).expect("known to the epoll");
         let mut ready = vec![Ready { token: 0, readable: true, writable: true }];
-        poll.wait(&mut ready, 0);
+        poll.wait(&mut ready, 0, usize::MAX);
         assert!(ready.is_empty());
         poll.want_write(&socket, TOKEN, true).expect("known to the epoll");
         std::io::copy(&mut (&mut peer).take(sent as u64), &mut std::io::sink()).expect("all that was sent");
@@ -243,7 +250,7 @@ mod tests {
         poll.look_away(&socket, TOKEN).expect("known to the epoll");
         peer.write_all(b"unseen").expect("it leaves");
         let mut ready = Vec::new();
-        poll.wait(&mut ready, 20_000_000);
+        poll.wait(&mut ready, 20_000_000, usize::MAX);
         assert!(ready.is_empty());
         poll.want_write(&socket, TOKEN, false).expect("known to the epoll");
         wait_for(&poll, |ready| ready.readable && !ready.writable);
@@ -257,7 +264,7 @@ mod tests {
         let why = peer.read(&mut [0u8; 1]).expect_err("no orderly end: no port stays in TIME_WAIT");
         assert_eq!(why.kind(), io::ErrorKind::ConnectionReset);
         let mut ready = Vec::new();
-        poll.wait(&mut ready, 0);
+        poll.wait(&mut ready, 0, usize::MAX);
         assert!(ready.is_empty(), "its descriptor is gone");
     }
 

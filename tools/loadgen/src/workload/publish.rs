@@ -269,6 +269,7 @@ pub fn run(engine: &mut Engine, peer: &mut dyn Peer, load: &Load, prefix: &str) 
         engine.step(&mut run, 50_000_000);
     }
 
+    engine.set_punctual(load.rate.is_some());
     let start = engine.now();
     let from = start + (load.warm_s * 1e9) as u64;
     let to = if load.events.is_some() { u64::MAX } else { from + (load.measure_s * 1e9) as u64 };
