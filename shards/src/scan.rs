@@ -127,13 +127,14 @@ impl Scan {
         if !self.seen.is_empty() && last <= seen {
             return Wanted::No;
         }
-        let skip = if self.seen.is_empty() { 0 } else { (seen + 1).saturating_sub(record.slice_seq()) as u32 };
         if record.kind() == Kind::Text {
-            // A position that lies in it says that it was not had as a whole, and no more: it comes whole, and no place in it goes
-            // back behind the position.
+            // A position that lies in it says that it was not had as a whole, and no more: it comes whole. How far behind its end the
+            // position is goes along, for no place named in it may be below.
+            let short = if self.seen.is_empty() { 0 } else { u32::try_from(last - seen).unwrap_or(0) };
             let wanted = record.deltas().any(|delta| self.matches(delta.topic));
-            return if wanted { Wanted::From(skip) } else { Wanted::No };
+            return if wanted { Wanted::From(short) } else { Wanted::No };
         }
+        let skip = if self.seen.is_empty() { 0 } else { (seen + 1).saturating_sub(record.slice_seq()) as u32 };
         let wanted = record.events().skip(skip as usize).any(|event| self.matches(event.topic()));
         if wanted { Wanted::From(skip) } else { Wanted::No }
     }

@@ -51,7 +51,7 @@ impl Slices {
     }
 }
 
-fn last_of(record: RecordView<'_>) -> SliceSeq {
+pub(super) fn last_of(record: RecordView<'_>) -> SliceSeq {
     record.slice_seq() + u64::from(record.slice_count()).saturating_sub(1)
 }
 
@@ -84,6 +84,11 @@ impl Passed {
         record.count() > 0 && last_of(record) <= self.scanned.of(record.slice())
     }
 
+    /// The highest place in a slice that it was told of since it fell behind.
+    fn reached(&self, slice: SliceId) -> SliceSeq {
+        self.heard.of(slice).max(self.scanned.of(slice))
+    }
+
     /// It is behind nothing.
     pub fn forget(&mut self) {
         *self = Passed::default();
@@ -104,7 +109,7 @@ pub(super) struct TextPush<'a> {
     pub client: &'a mut Client,
     pub connection: ConnectionId,
     pub record: RecordView<'a>,
-    /// One past the place in its slice at which the client stood when it came, if that lies in the record; else the record's first.
+    /// Where in the slice the client stood when it came, if that was within the record; else 0.
     pub stood: SliceSeq,
     pub frame_bytes_max: usize,
 }
@@ -137,9 +142,9 @@ impl TextPush<'_> {
     fn send(&mut self, gathered: &mut Gathered, patterns: &mut PatternFeed, out: &mut impl Outbox) -> bool {
         let Gathered { parts, last } = std::mem::take(gathered);
         let Some((offset, slice_seq)) = last else { return true };
-        // Where a long text is told again in several frames, a client that takes the last frame's place for its own must not go back.
-        let slice_seq = slice_seq.max(self.stood.saturating_sub(1));
         let (session, epoch, slice) = (self.record.session(), self.record.epoch(), self.record.slice());
+        // Where a text is told again in several frames, a client that takes the last frame's place for its own must not go back.
+        let slice_seq = slice_seq.max(self.stood).max(patterns.passed.reached(slice));
         if !self.client.has_credit() || out.room(self.connection) < frame_bytes_max(&parts) + 2 * session.len() {
             return false;
         }

@@ -295,8 +295,9 @@ impl Readers {
         said
     }
 
-    /// Pushes a record that was read for one pattern client, but for its first `seen` events, which the client had before it came (of
-    /// a text all is pushed, and no frame's place is below them); its cursor moves past the record, or stands inside it.
+    /// Pushes a record that was read for one pattern client, but for its first `seen` events, which the client had before it came;
+    /// of a text all is pushed, and `seen` is how far before its end the client stood, if it came with a position. Its cursor moves
+    /// past the record, or stands inside it.
     pub fn push_scanned(
         &mut self,
         connection: ConnectionId,
@@ -315,7 +316,7 @@ impl Readers {
             // A file was replaced under the scan, which began it anew.
             Pushed::Whole
         } else if record.kind() == Kind::Text {
-            let stood = record.slice_seq() + u64::from(skip);
+            let stood = if seen == 0 { 0 } else { passed::last_of(record) - u64::from(seen) };
             skip = 0;
             let frame_bytes_max = self.frame_bytes_max;
             let mut text = passed::TextPush { client, connection, record, stood, frame_bytes_max };
