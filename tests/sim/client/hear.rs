@@ -326,6 +326,7 @@ impl Client {
         }
         let start = self.role.from;
         let marker = self.marker_name();
+        let whole = self.life.is_whole();
         let follow = self.follows.get_mut(session).ok_or("a session that is not followed")?;
         if let Some(epoch) = &frame.epoch {
             let epoch = u64::from_str_radix(epoch, 16).map_err(|e| e.to_string())?;
@@ -334,7 +335,8 @@ impl Client {
             }
         }
         let again_latest = follow.shared.asked_latest && follow.next.is_some();
-        follow.maybe_latest = false;
+        // What is asked for beside a life does not change what that has kept.
+        follow.maybe_latest &= !whole;
         follow.begins(follow.next, next)?;
         match follow.next {
             _ if again_latest => {}

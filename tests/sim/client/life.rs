@@ -28,7 +28,9 @@ pub(super) struct Life {
     exact: bool,
     /// Sessions that a subscribe of this life was answered for, on this process: their subscriptions are kept.
     sure: BTreeSet<String>,
-    /// Those of them that have yet to be restored on this connection.
+    /// Restored because it named them, and kept once the life is whole.
+    named: BTreeSet<String>,
+    /// Those that are sure and have yet to be restored on this connection.
     owed: BTreeSet<String>,
 }
 
@@ -58,6 +60,7 @@ impl Life {
     /// The connection is gone.
     pub(super) fn cut_off(&mut self) {
         self.stage = Stage::None;
+        self.named.clear();
     }
 
     /// Subscriptions are being restored: what is missing is not known yet.
@@ -95,6 +98,7 @@ impl Life {
     /// An unsubscribe was sent.
     pub(super) fn leaves(&mut self, session: &str) {
         self.sure.remove(session);
+        self.named.remove(session);
     }
 
     fn told(&mut self, feed: bool) -> Checked {
@@ -109,6 +113,7 @@ impl Life {
     fn settle(&mut self) -> Checked {
         if self.stage == Stage::Restoring(0, false) {
             self.stage = Stage::Living;
+            self.sure.append(&mut self.named);
             if let Some(session) = self.owed.first() {
                 return Err(format!("{session} was subscribed and is not restored: {self:?}"));
             }
@@ -265,7 +270,9 @@ impl Client {
             return self.subscribed_feed(frame);
         };
         self.life.owed.remove(session);
-        self.life.sure.insert(session.to_owned());
+        let is_named = self.life.exact && !self.life.sure.contains(session);
+        let stands = if is_named { &mut self.life.named } else { &mut self.life.sure };
+        stands.insert(session.to_owned());
         self.life.told(false)?;
         let next = frame.next.ok_or("no offset")?;
         let exact = self.life.exact;

@@ -28,7 +28,8 @@ pub(super) struct Room {
 /// A session that it watches.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    pub asked: bool,
+    /// So many of its commands about it are not answered.
+    pub asked: u32,
     pub live: bool,
     version: u64,
     more: bool,
@@ -101,9 +102,14 @@ impl Member<'_> {
 }
 
 impl View {
+    /// It was told that it watches no longer.
+    pub(super) fn end(&mut self) {
+        *self = Self { asked: self.asked, ..Self::default() };
+    }
+
     /// It was told that it watches, and nothing else yet.
-    pub(super) fn begun() -> Self {
-        Self { live: true, more: true, ..Self::default() }
+    pub(super) fn begin(&mut self) {
+        *self = Self { live: true, more: true, asked: self.asked, ..Self::default() };
     }
 
     /// Takes a frame in. `said` and `left` say why a member cannot be as it says, or cannot have left.
@@ -190,7 +196,7 @@ impl Client {
             let sessions: Vec<String> = self.views.keys().cloned().collect();
             let session = workload.pick(&sessions).clone();
             let view = &self.views[&session];
-            let ask = if view.live && !view.asked && workload.chance(300) { Ask::Unwatch } else { Ask::Watch };
+            let ask = if view.live && view.asked == 0 && workload.chance(300) { Ask::Unwatch } else { Ask::Watch };
             return self.ask(&session, ask, "", net, board);
         }
         let sessions: Vec<String> = self.rooms.keys().cloned().collect();
@@ -278,7 +284,7 @@ impl Client {
 
     pub(super) fn watch_all(&mut self, net: &mut Random, board: &mut Board) {
         let sessions: Vec<String> =
-            self.views.iter().filter(|(_, view)| !view.live && !view.asked).map(|v| v.0.clone()).collect();
+            self.views.iter().filter(|(_, view)| !view.live && view.asked == 0).map(|v| v.0.clone()).collect();
         for session in sessions {
             self.ask(&session, Ask::Watch, "", net, board);
         }
@@ -294,7 +300,7 @@ impl Client {
             Ask::Unwatch => "unwatch",
         };
         if let (Ask::Watch | Ask::Unwatch, Some(view)) = (ask, self.views.get_mut(session)) {
-            view.asked = true;
+            view.asked += 1;
         } else if let Some(room) = self.rooms.get_mut(session) {
             (room.asked, room.told, room.silent) = (true, false, false);
             room.trusts = ask == Ask::Probe;
@@ -319,14 +325,14 @@ impl Client {
     ) -> Checked {
         let name = self.name();
         if let (Ask::Watch | Ask::Unwatch, Some(view)) = (ask, self.views.get_mut(session)) {
-            view.asked = false;
+            view.asked = view.asked.saturating_sub(1);
             return match (ask, answer, refusal) {
                 (Ask::Watch, "watching", _) => {
-                    *view = View::begun();
+                    view.begin();
                     Ok(())
                 }
                 (Ask::Unwatch, "unwatched", _) => {
-                    *view = View::default();
+                    view.end();
                     Ok(())
                 }
                 (_, _, Some((_, true))) => Ok(()),
@@ -388,7 +394,7 @@ impl Client {
         let view = self.views.get_mut(frame.session).ok_or("a session that is not watched")?;
         if !view.live {
             // The answer to its `watch`, or that to its `unwatch`, is on its way.
-            return if view.asked { Ok(()) } else { Err("a session that is watched no longer".to_owned()) };
+            return if view.asked > 0 { Ok(()) } else { Err("a session that is watched no longer".to_owned()) };
         }
         let said = |member: &Member<'_>, value: &str| match board.was_said(frame.session, member.client, value) {
             true => Ok(()),

@@ -62,7 +62,7 @@ impl Client {
             let sessions: Vec<&String> = self.receipts.views.keys().collect();
             let session = (*workload.pick(&sessions)).clone();
             let (view, _) = &self.receipts.views[&session];
-            let ask = if view.live && !view.asked && workload.chance(300) { "unwatch" } else { "watch" };
+            let ask = if view.live && view.asked == 0 && workload.chance(300) { "unwatch" } else { "watch" };
             return self.watch_receipts(&session, ask, net);
         }
         let sessions: Vec<&String> = self.receipts.reads.keys().collect();
@@ -73,7 +73,8 @@ impl Client {
 
     /// Watches what it should, and has read all that there is.
     pub(super) fn receipts_settle(&mut self, net: &mut Random, oracle: &mut Oracle) {
-        let idle = |(session, (view, _)): (&String, &(View, _))| (!view.live && !view.asked).then(|| session.clone());
+        let idle =
+            |(session, (view, _)): (&String, &(View, _))| (!view.live && view.asked == 0).then(|| session.clone());
         let idle: Vec<String> = self.receipts.views.iter().filter_map(idle).collect();
         for session in idle {
             self.watch_receipts(&session, "watch", net);
@@ -108,7 +109,7 @@ impl Client {
 
     fn watch_receipts(&mut self, session: &str, ask: &'static str, net: &mut Random) {
         if let Some((view, _)) = self.receipts.views.get_mut(session) {
-            view.asked = true;
+            view.asked += 1;
         }
         let id = self.command(Pending::Minds(session.to_owned(), ask == "watch"));
         self.send(net, &format!("{{\"type\":\"receipts.{ask}\",\"id\":{id},\"session\":\"{session}\"}}"));
@@ -137,12 +138,14 @@ impl Client {
     /// The answer to a `receipts.watch` or `receipts.unwatch`.
     pub(super) fn minds_answered(&mut self, session: &str, watches: bool, answer: &str, retry: bool) -> Checked {
         let (view, all) = self.receipts.views.get_mut(session).ok_or("a session that it does not watch")?;
+        view.asked = view.asked.saturating_sub(1);
         match (watches, answer) {
-            (true, "watching") => (*view, *all) = (View::begun(), None),
-            (false, "unwatched") => (*view, *all) = Default::default(),
-            (_, "refused") if retry => view.asked = false,
+            (true, "watching") => view.begin(),
+            (false, "unwatched") => view.end(),
+            (_, "refused") if retry => return Ok(()),
             _ => return Err(format!("{watches} answered by {answer}")),
         }
+        *all = None;
         Ok(())
     }
 
@@ -152,7 +155,7 @@ impl Client {
         self.counts.add("frame", "receipts");
         let (view, all) = self.receipts.views.get_mut(frame.session).ok_or("a session that is not watched")?;
         if !view.live {
-            return if view.asked { Ok(()) } else { Err("a session that is watched no longer".to_owned()) };
+            return if view.asked > 0 { Ok(()) } else { Err("a session that is watched no longer".to_owned()) };
         }
         let exact = !oracle.retention && !oracle.damage && !oracle.expires(frame.session);
         let said = |member: &Member<'_>, _: &str| {
