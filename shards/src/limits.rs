@@ -6,7 +6,10 @@ mod presence;
 pub use crate::clients::home::{AWAY_MAX, HOME_BYTES};
 pub use crate::clients::life::LIFE_BYTES;
 pub use crate::streams::notices::{NOTICE_BYTES, NOTICES_MAX};
-pub use presence::{CLIENT_PRESENCES_BYTES_MAX, PRESENCE_FRAME_BYTES_MAX, PresenceLimits};
+pub use presence::{
+    CLIENT_PRESENCES_BYTES_MAX, PRESENCE_FRAME_BYTES_MAX, PRESENCE_JOURNAL_EVERY_MS, PRESENCE_JOURNALS_PER_SECOND_MAX,
+    PresenceLimits,
+};
 
 use crate::outbox::EVENT_FRAME_OVERHEAD_BYTES_MAX;
 

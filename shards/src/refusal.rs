@@ -163,6 +163,7 @@ pub const FIELDS: &[&str] = &[
     "policy",
     "state",
     "lease_ms",
+    "log",
     "events[].session",
     "events[].topic",
     "events[].message_id",

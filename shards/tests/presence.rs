@@ -24,7 +24,7 @@ fn act(act: PresenceAct<'_>) -> Command<'_> {
 }
 
 fn enter<'a>() -> Command<'a> {
-    act(PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None })
+    act(PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None, log: false })
 }
 
 fn watch<'a>(kind: RosterKind) -> Command<'a> {
@@ -293,7 +293,7 @@ fn what_cannot_be_is_refused() {
         world.settle();
         replies(&mut world, shard, 1).pop().expect("an answer")
     };
-    let enter = |lease_ms| PresenceAct::Enter { state: PresenceState::Tool, data: None, lease_ms };
+    let enter = |lease_ms| PresenceAct::Enter { state: PresenceState::Tool, data: None, lease_ms, log: false };
     assert_eq!(ask(0, "a", PresenceAct::Leave), "refused not_present session");
     assert_eq!(ask(0, "a", PresenceAct::Update { state: None, data: None }), "refused not_present session");
     assert_eq!(ask(0, "a", enter(Some(999))), "refused out_of_range lease_ms");
@@ -438,7 +438,9 @@ fn a_life_goes_on_where_it_was() {
         .expect("resumed");
     let lease_ms = Some(2000);
     let data = Some(&b"{\"job\":7}"[..]);
-    world.send(1, 2, act(PresenceAct::Enter { state: PresenceState::Thinking, data, lease_ms })).expect("taken");
+    world
+        .send(1, 2, act(PresenceAct::Enter { state: PresenceState::Thinking, data, lease_ms, log: false }))
+        .expect("taken");
     world.send(1, 2, publish("x")).expect("taken");
     world.settle();
     world.send(1, 2, act(PresenceAct::Read { offset: 1 })).expect("taken");
@@ -516,7 +518,7 @@ proptest! {
                 Step::Enter(who, n) => {
                     let (data, state) = (n.to_string(), PresenceState::ALL[usize::from(n) % 4]);
                     let (shard, slot, said) = &mut clients[who];
-                    let enter = PresenceAct::Enter { state, data: Some(data.as_bytes()), lease_ms: None };
+                    let enter = PresenceAct::Enter { state, data: Some(data.as_bytes()), lease_ms: None, log: false };
                     if world.send(*shard, *slot, act(enter)).is_some() {
                         *said = Some(format!("{} {data}", state.name()));
                     }
@@ -545,7 +547,7 @@ proptest! {
                     next_slot += 1;
                     world.connect(*shard, *slot, &format!("c{who}"));
                     *said = None;
-                    let enter = PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None };
+                    let enter = PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None, log: false };
                     if enters && world.send(*shard, *slot, act(enter)).is_some() {
                         *said = Some("idle ".to_owned());
                     }

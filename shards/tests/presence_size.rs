@@ -123,7 +123,7 @@ fn a_room_of_ten_thousand_is_told_whole_late_and_in_bounded_turns() {
     let mut hall = Hall::new();
     (0..WATCHERS).for_each(|_| hall.watch());
     hall.all(true, |_| {
-        Some(PresenceAct::Enter { state: PresenceState::Idle, data: Some(b"{\"n\":1}"), lease_ms: None })
+        Some(PresenceAct::Enter { state: PresenceState::Idle, data: Some(b"{\"n\":1}"), lease_ms: None, log: false })
     });
     hall.pass(2000);
     assert!(hall.views.iter().all(|(believes, ..)| believes.len() == MEMBERS as usize));

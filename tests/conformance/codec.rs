@@ -387,8 +387,8 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             let (state, data, lease_ms) = (PresenceState::Idle, None, int("lease_ms"));
             let of = if str("of") == "receipts" { RosterKind::Receipts } else { RosterKind::Presence };
             let reply = match str("type") {
-                "entered" => PresenceReply::Entered { state, data, lease_ms },
-                "updated" => PresenceReply::Updated { state, data, lease_ms },
+                "entered" => PresenceReply::Entered { state, data, lease_ms, log: false },
+                "updated" => PresenceReply::Updated { state, data, lease_ms, log: false },
                 "left" => PresenceReply::Left,
                 "read" => PresenceReply::Read { delivered: 0, read: int("offset"), lease_ms },
                 "watching" => PresenceReply::Watching(of),

@@ -63,6 +63,8 @@ pub enum PresenceAct<'a> {
         data: Option<&'a [u8]>,
         /// How long it stays when its connection is gone; `None` = the server's default.
         lease_ms: Option<u64>,
+        /// While it is in, comings and goings are written to the session's log.
+        log: bool,
     },
     /// What it is at has changed; what is not given stays as it is.
     Update {

@@ -14,6 +14,8 @@ pub enum PresenceReply<'a> {
         data: Option<&'a [u8]>,
         /// How long it stays when its connection is gone.
         lease_ms: u64,
+        /// It wants comings and goings logged; not told either.
+        log: bool,
     },
     /// What it is at has changed.
     Updated {
@@ -23,6 +25,8 @@ pub enum PresenceReply<'a> {
         data: Option<&'a [u8]>,
         /// How long it stays when its connection is gone.
         lease_ms: u64,
+        /// It wants comings and goings logged; not told either.
+        log: bool,
     },
     /// It is no longer in it.
     Left,

@@ -13,6 +13,12 @@ pub const PRESENCE_FRAME_BYTES_MAX: usize = 8 << 10;
 /// Bytes that presences and receipts of one client may take in what is kept of it.
 pub const CLIENT_PRESENCES_BYTES_MAX: usize = 8 << 10;
 
+/// A session's comings and goings are logged this often at most, where they are. Milliseconds.
+pub const PRESENCE_JOURNAL_EVERY_MS: u64 = 1000;
+
+/// Events of comings and goings that one shard logs in a second, of all its sessions together.
+pub const PRESENCE_JOURNALS_PER_SECOND_MAX: u32 = 128;
+
 /// Bounds a folder's operator may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PresenceLimits {

@@ -70,7 +70,7 @@ impl Shard {
                 let (lease_ms, value) = (r.u64(), r.bytes());
                 let key = (self.log.partition_id(tenant, session), roster);
                 let client = self.log.partition_id(tenant, name);
-                self.attend(key, (client, name), value, lease_ms);
+                self.attend(key, (tenant, session), (client, name), value, lease_ms);
             }
             kind::RENEW => {
                 while !r.0.is_empty() {

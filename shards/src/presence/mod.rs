@@ -1,4 +1,4 @@
-//! Presence and receipts: who is in a session, and how far they are. In memory, under lease, never logged.
+//! Presence and receipts: who is in a session, and how far they are. In memory, under lease; logged where a member asks for it.
 //!
 //! ```text
 //!   client's shard                                        owner of the session
@@ -18,6 +18,7 @@
 
 mod flood;
 mod hold;
+mod journal;
 mod mail;
 mod room;
 mod roster;
@@ -27,7 +28,7 @@ mod watch;
 mod wheel;
 
 pub(crate) use roster::{End, RoomKey};
-pub(crate) use value::{of_presence, of_receipt, presence as presence_of, receipt as receipt_of};
+pub(crate) use value::{of_presence, of_receipt, presence as presence_of, receipt as receipt_of, wants_log};
 
 use crate::clients::state::{KeptPresence, KeptRead};
 use crate::command::RosterKind;
@@ -37,6 +38,7 @@ use crate::limits::{CLIENT_PRESENCES_BYTES_MAX, Limits, PresenceLimits};
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::Asker;
 use crate::shard::Shard;
+use flood::Flood;
 use hold::{Hold, HoldId, Holds, kept_bytes};
 use room::Rooms;
 use roster::{ClientKey, bytes_of};
@@ -77,6 +79,9 @@ pub(crate) struct Presence {
     complete_at_us: Option<u64>,
     /// Acknowledgements become receipts then; stuck watchers are tried again.
     tick_at_us: u64,
+    /// Journals pay for what they write, and wait until then where that was too much.
+    journal_flood: Flood,
+    journals_at_us: u64,
     /// A peer's lane was full.
     waits: bool,
 }
@@ -97,6 +102,8 @@ impl Presence {
             lost_us: 0,
             complete_at_us: None,
             tick_at_us: 0,
+            journal_flood: Flood::default(),
+            journals_at_us: 0,
             waits: false,
         }
     }
@@ -224,9 +231,10 @@ impl Shard {
         let Some(client) = self.readers.clients.get(connection) else { return };
         let partition = self.log.partition_id(&client.tenant, session);
         match *reply {
-            PresenceReply::Entered { state, data, lease_ms } | PresenceReply::Updated { state, data, lease_ms } => {
+            PresenceReply::Entered { state, data, lease_ms, log }
+            | PresenceReply::Updated { state, data, lease_ms, log } => {
                 let key = (partition, RosterKind::Presence);
-                let fresh = self.hold(connection, key, session, &of_presence(state, data), lease_ms, false);
+                let fresh = self.hold(connection, key, session, &of_presence(state, data, log), lease_ms, false);
                 self.presence_to_be_kept(connection, fresh);
             }
             PresenceReply::Read { delivered, read, lease_ms } => {

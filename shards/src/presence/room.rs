@@ -8,6 +8,7 @@
 //! A follower whose lane is full keeps its cursor and is served from there when there is room.
 
 use super::Timer;
+use super::journal::Journal;
 use super::roster::{ClientKey, Entry, RoomKey, Roster};
 use super::wheel::Wheel;
 use crate::delivery::PartitionHasher;
@@ -42,6 +43,7 @@ pub(crate) struct Room {
     pub followers: Vec<Follower>,
     /// This shard's own watchers.
     pub watched: Option<u32>,
+    pub journal: Option<Box<Journal>>,
     due: bool,
     hurries: bool,
 }
@@ -55,6 +57,8 @@ pub(crate) struct Rooms {
     pub due: VecDeque<(u64, u32, u32)>,
     /// Rooms that have more to say to a follower than one message took, or found its lane full.
     hurry: VecDeque<(u32, u32)>,
+    /// Rooms with a journal that may have something to say, by the time when it is due.
+    pub journals: VecDeque<(u64, u32)>,
     /// Of all rosters.
     pub bytes: usize,
     /// Rooms that begin now say that they are complete.
@@ -75,6 +79,7 @@ impl Rooms {
             roster: Roster::new(self.complete, true),
             followers: Vec::new(),
             watched: None,
+            journal: None,
             due: false,
             hurries: false,
         }) as u32;
@@ -109,6 +114,7 @@ impl Rooms {
 
     /// A room is to be told at this time, or sooner where it is due already. Times given rise.
     pub fn tell(&mut self, slot: u32, due_us: u64) {
+        self.journal(slot, due_us);
         let room = &mut self.slots[slot as usize];
         if !std::mem::replace(&mut room.due, true) {
             self.due.push_back((due_us, slot, room.generation));
@@ -185,7 +191,8 @@ impl Rooms {
     /// A room without anybody in it, around it or remembered goes.
     pub fn close_if_empty(&mut self, slot: u32) {
         let Some(room) = self.slots.get(slot as usize) else { return };
-        if room.roster.is_empty() && room.followers.is_empty() && room.watched.is_none() {
+        let is_empty = room.roster.is_empty() && room.followers.is_empty();
+        if is_empty && room.watched.is_none() && room.journal.is_none() {
             let room = self.slots.remove(slot as usize);
             self.by_key.remove(&room.key);
         }

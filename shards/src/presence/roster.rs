@@ -120,6 +120,11 @@ impl Roster {
         self.present
     }
 
+    /// Is this true of somebody who is in, by its value?
+    pub fn any(&self, is: impl Fn(&[u8]) -> bool) -> bool {
+        self.entries.iter().any(|(_, entry)| entry.ended.is_none() && is(&entry.value))
+    }
+
     /// Nobody is in, and nobody is remembered.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -250,7 +255,18 @@ impl Roster {
 
     /// Hands `take` what changed behind `cursor`, in order and about `bytes_max` of it, and says how far that goes. Who came
     /// and went unknown to whoever stands there is no news.
-    pub fn changes<'a>(&'a self, cursor: u64, bytes_max: usize, mut take: impl FnMut(&'a Entry)) -> u64 {
+    pub fn changes<'a>(&'a self, cursor: u64, bytes_max: usize, take: impl FnMut(&'a Entry)) -> u64 {
+        self.changes_by(cursor, bytes_max, Entry::told_bytes, take)
+    }
+
+    /// Likewise, where entries take bytes in a way of their own.
+    pub fn changes_by<'a>(
+        &'a self,
+        cursor: u64,
+        bytes_max: usize,
+        weigh: impl Fn(&Entry) -> usize,
+        mut take: impl FnMut(&'a Entry),
+    ) -> u64 {
         let mut bytes = 0;
         for (version, slot) in self.order.range(cursor + 1..) {
             let entry = &self.entries[*slot as usize];
@@ -258,7 +274,7 @@ impl Roster {
                 continue;
             }
             take(entry);
-            bytes += entry.told_bytes();
+            bytes += weigh(entry);
             if bytes >= bytes_max {
                 return *version;
             }

@@ -8,7 +8,7 @@
 use super::roster::{End, RoomKey, Roster};
 use super::value::{of_receipt, receipt, told};
 use super::watch::{Place, Watched, Watches, happened};
-use super::{ClientKey, RECEIPT_LEASE_MS, Timer};
+use super::{ClientKey, RECEIPT_LEASE_MS, Timer, wants_log};
 use crate::command::RosterKind;
 use crate::ids::{ConnectionId, Now, PartitionId};
 use crate::outbox::{Outbox, RosterChange, RosterFrame};
@@ -33,6 +33,7 @@ impl Shard {
         done += self.send_holds();
         done += self.tell_rooms();
         done += self.tell_watchers(out);
+        done += self.write_journals(now);
         let presence = &mut self.presence;
         presence.wanted_us = presence.wheel.next_deadline_us().map(|due_us| due_us + presence.lost_us);
         done
@@ -46,7 +47,8 @@ impl Shard {
         let tick = ticks.then_some(presence.tick_at_us);
         let due = presence.rooms.due.front().map(|(due_us, ..)| *due_us);
         let complete = presence.complete_at_us.filter(|_| !presence.rooms.complete && !presence.rooms.slots.is_empty());
-        let next = [presence.wheel.next_deadline_us(), retry, tick, due, complete].into_iter().flatten().min();
+        let journal = presence.journals_due_us();
+        let next = [presence.wheel.next_deadline_us(), retry, tick, due, complete, journal].into_iter().flatten().min();
         next.map(|due_us| due_us + presence.lost_us)
     }
 
@@ -136,7 +138,7 @@ impl Shard {
                 continue;
             };
             if owner == self.config.shard {
-                self.attend(key, (client, &name), &value, lease_ms);
+                self.attend(key, (&tenant, &session), (client, &name), &value, lease_ms);
             } else if !self.send_attend(owner, key.1, (&tenant, &session, &name), lease_ms, &value) {
                 self.presence.holds.attend(id);
                 self.presence.waits = true;
@@ -150,7 +152,14 @@ impl Shard {
     }
 
     /// What a hold says of its client: it is in, unless the room knows better.
-    pub(super) fn attend(&mut self, key: RoomKey, (client, name): (ClientKey, &str), value: &[u8], lease_ms: u64) {
+    pub(super) fn attend(
+        &mut self,
+        key: RoomKey,
+        (tenant, session): (&str, &str),
+        (client, name): (ClientKey, &str),
+        value: &[u8],
+        lease_ms: u64,
+    ) {
         let known = self.presence.value(key, client).map(|(value, _)| value.to_vec());
         let value = match (key.1, &known) {
             // The room has heard of every change, the hold only of its own connection's.
@@ -162,7 +171,10 @@ impl Shard {
             (_, None) => value.to_vec(),
         };
         // Where there is no room for it, it is tried again when it would be renewed.
-        let _ = self.presence.put(key, (client, name), &value, lease_ms);
+        let is_in = self.presence.put(key, (client, name), &value, lease_ms).is_ok();
+        if is_in && key.1 == RosterKind::Presence && wants_log(&value) {
+            self.presence.begin_journal(key, tenant, session);
+        }
     }
 
     /// A renewal on the owner's shard: `None` where the client is in, else whether it left by its own word.

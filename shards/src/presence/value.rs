@@ -1,7 +1,7 @@
 //! What is known of one client, as the bytes that rooms keep and mail carries.
 //!
 //! ```text
-//!   presence   state u8 · data          no data: nothing behind the state
+//!   presence   state u8, LOG · data     no data: nothing behind the state
 //!   receipt    delivered u64 · read u64
 //! ```
 
@@ -9,9 +9,12 @@ use crate::command::{PresenceState, RosterKind};
 use crate::ids::Offset;
 use crate::outbox::RosterValue;
 
+/// Beside the state: the member wants comings and goings logged.
+const LOG: u8 = 0x80;
+
 /// Bytes of a member's presence.
-pub(crate) fn of_presence(state: PresenceState, data: Option<&[u8]>) -> Vec<u8> {
-    let mut value = vec![state as u8];
+pub(crate) fn of_presence(state: PresenceState, data: Option<&[u8]>, log: bool) -> Vec<u8> {
+    let mut value = vec![state as u8 | if log { LOG } else { 0 }];
     value.extend_from_slice(data.unwrap_or_default());
     value
 }
@@ -19,7 +22,12 @@ pub(crate) fn of_presence(state: PresenceState, data: Option<&[u8]>) -> Vec<u8> 
 /// State and data of a member.
 pub(crate) fn presence(value: &[u8]) -> (PresenceState, Option<&[u8]>) {
     let (state, data) = value.split_first().unwrap_or((&0, &[]));
-    (PresenceState::of_byte(*state), (!data.is_empty()).then_some(data))
+    (PresenceState::of_byte(*state & !LOG), (!data.is_empty()).then_some(data))
+}
+
+/// Does the member want comings and goings logged?
+pub(crate) fn wants_log(value: &[u8]) -> bool {
+    value.first().is_some_and(|state| state & LOG != 0)
 }
 
 /// Bytes of a receipt. What was read was delivered.
@@ -57,8 +65,11 @@ mod tests {
     #[test]
     fn comes_back_as_it_was() {
         for state in PresenceState::ALL {
-            assert_eq!(presence(&of_presence(state, None)), (state, None));
-            assert_eq!(presence(&of_presence(state, Some(b"{}"))), (state, Some(&b"{}"[..])));
+            for log in [false, true] {
+                assert_eq!(presence(&of_presence(state, None, log)), (state, None));
+                assert_eq!(presence(&of_presence(state, Some(b"{}"), log)), (state, Some(&b"{}"[..])));
+                assert_eq!(wants_log(&of_presence(state, Some(b"{}"), log)), log);
+            }
         }
         assert_eq!(receipt(&of_receipt(7, 3)), (7, 3));
         assert_eq!(receipt(&of_receipt(2, 3)), (3, 3), "what was read was delivered");

@@ -32,7 +32,7 @@ fields! {
     Events "events" Markers "markers" From "from" Patterns "patterns" Offset "offset" Name "name" Limit "limit"
     Credit "credit" Bytes "bytes" Epoch "epoch" Marker "marker" Position "position"
     Token "token" Seen "seen" Attempt "attempt" Stream "stream" Seq "seq" Delta "delta" Status "status"
-    Policy "policy" State "state" LeaseMs "lease_ms"
+    Policy "policy" State "state" LeaseMs "lease_ms" Log "log"
 }
 
 /// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.

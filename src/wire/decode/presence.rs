@@ -4,7 +4,7 @@ use super::Reader;
 use super::commands::json_range;
 use super::fields::{Field, Fields};
 use super::plan::{Place, Plan};
-use crate::wire::json::Span;
+use crate::wire::json::{Kind, Span};
 use shards::command::{PresenceAct, PresenceState, RosterKind};
 use shards::limits::DATA_DEPTH_MAX;
 use shards::refusal::{Refusal, Refused};
@@ -12,7 +12,7 @@ use shards::refusal::{Refusal, Refused};
 /// What is asked, as ranges.
 #[derive(Clone, Copy)]
 pub(super) enum ActPlan {
-    Enter { state: PresenceState, data: Option<Place>, lease_ms: Option<u64> },
+    Enter { state: PresenceState, data: Option<Place>, lease_ms: Option<u64>, log: bool },
     Update { state: Option<PresenceState>, data: Option<Place> },
     Leave,
     Read { offset: u64 },
@@ -24,7 +24,9 @@ impl ActPlan {
     pub(super) fn act<'a>(self, frame: &'a str, scratch: &'a [u8]) -> PresenceAct<'a> {
         let bytes = |data: Option<Place>| data.map(|place| place.bytes(frame, scratch));
         match self {
-            ActPlan::Enter { state, data, lease_ms } => PresenceAct::Enter { state, data: bytes(data), lease_ms },
+            ActPlan::Enter { state, data, lease_ms, log } => {
+                PresenceAct::Enter { state, data: bytes(data), lease_ms, log }
+            }
             ActPlan::Update { state, data } => PresenceAct::Update { state, data: bytes(data) },
             ActPlan::Leave => PresenceAct::Leave,
             ActPlan::Read { offset } => PresenceAct::Read { offset },
@@ -60,11 +62,20 @@ impl Reader<'_, '_> {
     fn enter(&mut self, fields: &Fields) -> Result<ActPlan, Refused> {
         let state = self.state(fields)?.unwrap_or_default();
         let data = self.presence_data(fields)?;
-        Ok(ActPlan::Enter { state, data, lease_ms: self.optional_integer(fields, Field::LeaseMs)? })
+        let lease_ms = self.optional_integer(fields, Field::LeaseMs)?;
+        Ok(ActPlan::Enter { state, data, lease_ms, log: self.flag(fields, Field::Log)? })
     }
 
     fn update(&mut self, fields: &Fields) -> Result<ActPlan, Refused> {
         Ok(ActPlan::Update { state: self.state(fields)?, data: self.presence_data(fields)? })
+    }
+
+    fn flag(&self, fields: &Fields, field: Field) -> Result<bool, Refused> {
+        match fields.get(field).map(|value| value.kind) {
+            None | Some(Kind::False) => Ok(false),
+            Some(Kind::True) => Ok(true),
+            Some(_) => Err(fields.refused(Refusal::WrongType, field)),
+        }
     }
 
     fn state(&mut self, fields: &Fields) -> Result<Option<PresenceState>, Refused> {

@@ -517,7 +517,12 @@ fn presence<'a>(kind: &str, fields: &Object<'a>) -> Result<PresenceAct<'a>, No> 
         return Ok(PresenceAct::Update { state, data });
     }
     let lease_ms = fields.optional("lease_ms", Object::integer)?;
-    Ok(PresenceAct::Enter { state: state.unwrap_or(PresenceState::Idle), data, lease_ms })
+    let log = match fields.get("log").map(|node| &node.tree) {
+        None | Some(Tree::False) => false,
+        Some(Tree::True) => true,
+        Some(_) => return Err(fields.no(Refusal::WrongType, "log")),
+    };
+    Ok(PresenceAct::Enter { state: state.unwrap_or(PresenceState::Idle), data, lease_ms, log })
 }
 
 fn command(fields: &Object<'_>) -> Result<String, No> {
@@ -676,6 +681,7 @@ const FRAMES: &[&str] = &[
     r#"{"type":"mark","id":17,"session":"demo","name":"worker:1","offset":2}"#,
     r#"{"type":"history","id":18,"session":"demo","from":1,"limit":2}"#,
     r#"{"type":"presence.enter","id":19,"session":"demo","state":"thinking","data":{"step":[1]},"lease_ms":60000}"#,
+    r#"{"type":"presence.enter","session":"demo","log":true}"#,
     r#"{"type":"presence.update","session":"demo","data":null,"state":"blocked"}"#,
     r#"[{"type":"presence.leave","session":"demo"},{"type":"presence.watch","session":"a"},{"type":"receipts.unwatch","session":"b"}]"#,
     r#"{"type":"read","id":20,"session":"demo","offset":41}"#,
@@ -727,6 +733,7 @@ const PIECES: &[&str] = &[
     "\"from\":\"latest\",",
     "\"state\":\"tool\",",
     "\"lease_ms\":7,",
+    "\"log\":false,",
     "9007199254740992",
     "1.5",
     "..",

@@ -23,16 +23,20 @@ pub(super) fn run(
     state: PresenceState,
     data: Option<&[u8]>,
     lease_ms: Option<u64>,
+    log: bool,
 ) -> Outcome {
     let Call { asker, partition, session, .. } = call;
     let lease_ms = lease_ms.unwrap_or(shard.config.limits.presence.lease_ms);
     let client = shard.presence_client(asker);
-    let (key, value) = ((partition, RosterKind::Presence), of_presence(state, data));
+    let (key, value) = ((partition, RosterKind::Presence), of_presence(state, data, log));
     let put = shard.presence.put(key, (client, &asker.client_id), &value, lease_ms);
     if let Err(refused) = put {
         return shard.refuse(asker, refused);
     }
-    let reply = PresenceReply::Entered { state, data, lease_ms };
+    if log {
+        shard.presence.begin_journal(key, &asker.tenant, session);
+    }
+    let reply = PresenceReply::Entered { state, data, lease_ms, log };
     shard.answer(asker.origin, asker.id, &Reply::Presence { session, reply });
     Outcome::Done
 }

@@ -71,7 +71,7 @@ pub(crate) fn begin(
 pub(crate) fn run(shard: &mut Shard, call: Call<'_>, act: &PresenceAct<'_>) -> Outcome {
     shard.presence.look(call.now);
     match *act {
-        PresenceAct::Enter { state, data, lease_ms } => enter::run(shard, call, state, data, lease_ms),
+        PresenceAct::Enter { state, data, lease_ms, log } => enter::run(shard, call, state, data, lease_ms, log),
         PresenceAct::Update { state, data } => update::run(shard, call, state, data),
         PresenceAct::Leave => leave::run(shard, call),
         PresenceAct::Read { offset } => read::run(shard, call, offset),

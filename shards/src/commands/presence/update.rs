@@ -3,7 +3,7 @@
 use crate::command::{PresenceState, RosterKind};
 use crate::commands::{Call, Outcome};
 use crate::effect::{PresenceReply, Reply};
-use crate::presence::{of_presence, presence_of};
+use crate::presence::{of_presence, presence_of, wants_log};
 use crate::refusal::{Refusal, Refused};
 use crate::shard::Shard;
 
@@ -15,13 +15,13 @@ pub(super) fn run(shard: &mut Shard, call: Call<'_>, state: Option<PresenceState
     };
     let known = value.to_vec();
     let (known_state, known_data) = presence_of(&known);
-    let (state, data) = (state.unwrap_or(known_state), data.or(known_data));
-    let value = of_presence(state, data);
+    let (state, data, log) = (state.unwrap_or(known_state), data.or(known_data), wants_log(&known));
+    let value = of_presence(state, data, log);
     let put = shard.presence.put(key, (client, &asker.client_id), &value, lease_ms);
     if let Err(refused) = put {
         return shard.refuse(asker, refused);
     }
-    let reply = PresenceReply::Updated { state, data, lease_ms };
+    let reply = PresenceReply::Updated { state, data, lease_ms, log };
     shard.answer(asker.origin, asker.id, &Reply::Presence { session, reply });
     Outcome::Done
 }

@@ -41,8 +41,8 @@ fn get_roster(r: &mut Reader<'_>) -> RosterKind {
 pub fn put_act(w: &mut Writer<'_>, session: &str, act: &PresenceAct<'_>) {
     w.text(session);
     match *act {
-        PresenceAct::Enter { state, data, lease_ms } => {
-            w.u8(1).u8(state as u8).option(lease_ms);
+        PresenceAct::Enter { state, data, lease_ms, log } => {
+            w.u8(1).u8(state as u8).option(lease_ms).u8(u8::from(log));
             put_data(w, data);
         }
         PresenceAct::Update { state, data } => {
@@ -63,8 +63,8 @@ pub fn get_act<'a>(r: &mut Reader<'a>) -> Command<'a> {
     let session = r.text();
     let act = match r.u8() {
         1 => {
-            let (state, lease_ms) = (PresenceState::of_byte(r.u8()), r.option());
-            PresenceAct::Enter { state, data: get_data(r), lease_ms }
+            let (state, lease_ms, log) = (PresenceState::of_byte(r.u8()), r.option(), r.u8() == 1);
+            PresenceAct::Enter { state, data: get_data(r), lease_ms, log }
         }
         2 => {
             let state = r.option().map(|state| PresenceState::of_byte(state as u8));
@@ -80,12 +80,12 @@ pub fn get_act<'a>(r: &mut Reader<'a>) -> Command<'a> {
 pub fn put_presence_reply(w: &mut Writer<'_>, session: &str, reply: &PresenceReply<'_>) {
     w.text(session);
     match *reply {
-        PresenceReply::Entered { state, data, lease_ms } => {
-            w.u8(1).u8(state as u8).u64(lease_ms);
+        PresenceReply::Entered { state, data, lease_ms, log } => {
+            w.u8(1).u8(state as u8).u64(lease_ms).u8(u8::from(log));
             put_data(w, data);
         }
-        PresenceReply::Updated { state, data, lease_ms } => {
-            w.u8(2).u8(state as u8).u64(lease_ms);
+        PresenceReply::Updated { state, data, lease_ms, log } => {
+            w.u8(2).u8(state as u8).u64(lease_ms).u8(u8::from(log));
             put_data(w, data);
         }
         PresenceReply::Left => {
@@ -108,12 +108,12 @@ pub fn get_presence_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
     let session = r.text();
     let reply = match r.u8() {
         kind @ (1 | 2) => {
-            let (state, lease_ms) = (PresenceState::of_byte(r.u8()), r.u64());
+            let (state, lease_ms, log) = (PresenceState::of_byte(r.u8()), r.u64(), r.u8() == 1);
             let data = get_data(r);
             if kind == 1 {
-                PresenceReply::Entered { state, data, lease_ms }
+                PresenceReply::Entered { state, data, lease_ms, log }
             } else {
-                PresenceReply::Updated { state, data, lease_ms }
+                PresenceReply::Updated { state, data, lease_ms, log }
             }
         }
         4 => PresenceReply::Read { delivered: r.u64(), read: r.u64(), lease_ms: r.u64() },
