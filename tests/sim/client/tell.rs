@@ -105,7 +105,9 @@ impl Tells {
             return Some(format!("{} is told up to {} of {}", tale.stream, tale.acknowledged, tale.deltas.len()));
         }
         for (session, heard) in &self.heard {
-            if heard.state != State::Live || heard.joins {
+            // A late join whose streams were all over before it began brings nothing; one that is owed shows with what comes next of
+            // its streams, at the latest with their end.
+            if heard.state != State::Live {
                 return Some(format!("{session} is {:?}", heard.state));
             }
             let tail = oracle.streams.tail(session);
