@@ -84,7 +84,6 @@ impl World {
     pub(super) fn crash(&mut self, why: &str) {
         self.say(format_args!("crash {why}"));
         self.count_death();
-        self.oracle.process_died();
         for client in 0..self.clients.len() {
             // What the server had sent may still arrive, or not.
             if let Some(link) = self.links[client].take() {
@@ -104,6 +103,8 @@ impl World {
                 self.lose(client, link);
             }
         }
+        // Behind the last bytes: they may hold such acknowledgements too.
+        self.oracle.process_died();
         self.forget_node();
         self.fail_disk();
         self.disk.set_full(false);
