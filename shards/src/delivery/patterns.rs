@@ -316,7 +316,7 @@ impl Readers {
             // A file was replaced under the scan, which began it anew.
             Pushed::Whole
         } else if record.kind() == Kind::Text {
-            let stood = if seen == 0 { 0 } else { passed::last_of(record) - u64::from(seen) };
+            let stood = if seen == 0 { 0 } else { passed::last_of(record).saturating_sub(seen.into()) };
             skip = 0;
             let frame_bytes_max = self.frame_bytes_max;
             let mut text = passed::TextPush { client, connection, record, stood, frame_bytes_max };
