@@ -49,9 +49,13 @@ async def publish_until_full(client, book, bad, timeout_s=60):
     raise AssertionError(f"the disk is not full after {timeout_s} s and {len(book.acked)} events")
 
 
-def note(book, bad, numbers, replies):
-    """Keeps acknowledgements; a refusal must be `no_space`, with advice. Returns the refused numbers."""
+FULL = ("no_space", "full")
+
+
+def note(book, bad, numbers, replies, wanted=FULL):
+    """Keeps acknowledgements; a refusal must be `wanted` (its name, a word of its message), with advice. Returns the refused numbers."""
     refused = []
+    name, word = wanted
     for number, reply in zip(numbers, replies):
         if reply["type"] == "published":
             if reply["durability"] != "disk":
@@ -60,8 +64,8 @@ def note(book, bad, numbers, replies):
         else:
             refused.append(number)
             book.late.add(number)
-            if reply.get("refusal") != "no_space" or not 0 < reply.get("retry_after_ms", 0) <= 60_000 or "full" not in reply.get("message", ""):
-                bad.add("refused in other words than no_space with advice", reply)
+            if reply.get("refusal") != name or not 0 < reply.get("retry_after_ms", 0) <= 60_000 or word not in reply.get("message", ""):
+                bad.add(f"refused in other words than {name} with advice", reply)
     return refused
 
 
