@@ -24,6 +24,8 @@ use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown::{self, Bounds, Cause, Outcome};
 use crate::wire::token::{Key, Tokens};
+use keeper::Keeper;
+pub use keeper::REVOKED_FILE;
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
 use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
@@ -39,6 +41,8 @@ use storage::log::RecoveredLog;
 use storage::recovery::{self, RecoverError};
 use takeover::{Gate, Offer, Takeover};
 
+mod certificates;
+mod keeper;
 mod listener;
 pub(crate) mod process;
 mod seat;
@@ -94,6 +98,9 @@ fn failed(why: impl std::fmt::Display) -> Failure {
 }
 
 fn run(config: &Config, way: Way) -> Result<(), Failure> {
+    let keeper = Keeper::new(config);
+    let rules = keeper.rules().map_err(refused)?;
+    let tls = keeper.tls().map_err(refused)?;
     let shards = config.shard_count();
     let connections = connections_per_shard(config, shards)?;
     let plan = memory_plan(config);
@@ -141,6 +148,8 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
             folder: Arc::clone(&folder),
             desk: background.desk(move || bell.wake()),
             tokens: Tokens::new(keys.clone(), config.resume_token_life_ms),
+            rules: Arc::clone(&rules),
+            tls: tls.clone(),
         };
         seats[number].belongings.send(belongings).map_err(|_| failed("a shard's thread died while starting"))?;
     }
@@ -153,7 +162,9 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     introduce(&peers, listeners)?;
     let gate = Gate::open(&folder, Offer { listeners: copies, address, within: bounds.sum() }, reports_in.clone());
     announce(config, address, shards, &folder, &plan);
-    shutdown::forward_signals(reports_in);
+    let (reload, reloads) = flume::bounded(1);
+    shutdown::forward_signals(reports_in, reload);
+    keeper.watch(rules, Arc::clone(&peers), reloads);
     let ended = serve_until_the_end(&reports, &peers, bounds, &gate);
     if matches!(ended, Ok(_) | Err(Failure { closed: true, .. })) {
         for seat in seats {
@@ -316,6 +327,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
         },
         net,
         limits,
+        introduce_us_max: us(config.handshake_timeout_ms),
         echo_open: config.echo,
         spin_us_max,
         drain: DrainLimits {
@@ -381,6 +393,7 @@ fn introduce(peers: &Arc<[Peer]>, listeners: Vec<OwnedFd>) -> Result<(), Failure
 fn announce(config: &Config, address: SocketAddr, shards: u16, folder: &DataFolder, plan: &Plan) {
     let program = std::env::current_exe().map_or_else(|_| "tidegate".into(), |path| path.display().to_string());
     let sync = if config.sync == Switch::On { "on" } else { "off: acknowledged means written, not synced" };
+    let (http, ws) = if config.tls_certificate_file.is_some() { ("https", "wss") } else { ("http", "ws") };
     let mut out = std::io::stdout().lock();
     // Nobody may be reading; the server serves all the same.
     let _ = writeln!(
@@ -391,12 +404,12 @@ fn announce(config: &Config, address: SocketAddr, shards: u16, folder: &DataFold
         if config.echo { ", echo door open" } else { "" },
     );
     let _ = writeln!(out, "{plan}");
-    let _ = writeln!(out, "listening on loopback only: without keys every client may do everything");
+    let _ = writeln!(out, "{}", keeper::words(config));
     let _ = writeln!(
         out,
-        "try: {program} pub --url ws://{address} --session demo --topic chat.message '{{\"text\":\"hello\"}}'"
+        "try: {program} pub --url {ws}://{address} --session demo --topic chat.message '{{\"text\":\"hello\"}}'"
     );
-    let _ = writeln!(out, "ready http://{address}");
+    let _ = writeln!(out, "ready {http}://{address}");
     let _ = out.flush();
 }
 

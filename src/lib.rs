@@ -1,5 +1,6 @@
 //! Tidegate server: every edge of the process. The binary is `main.rs`; tests and tools use this library.
 #![cfg(target_os = "linux")]
+pub mod auth;
 pub mod boot;
 pub mod cli;
 pub mod config;

@@ -18,6 +18,10 @@ use std::fmt;
 
 /// User memory of an idle connection: its slot, its client, an index entry. DESIGN holds it under 1 KiB.
 const CONNECTION_BYTES: u64 = 1024;
+/// TLS of a connection: keys, states of both ways, a buffer of rustls for records that came in part. Measured: 7.5 KiB.
+const TLS_CONNECTION_BYTES: u64 = 8 << 10;
+/// Who a connection is, where tokens say it: names, a share of its grants, when to look at it again.
+const IDENTITY_BYTES: u64 = 1024;
 /// One subscription: a cursor and its places in two indexes.
 const SUBSCRIPTION_BYTES: u64 = 192;
 /// A mailbox slot beside its payload bytes.
@@ -112,8 +116,10 @@ impl Plan {
     pub fn of(config: &Config, parts: &Parts, memory_bytes: u64) -> Plan {
         let shards = u64::from(config.shard_count());
         let term = |name, count, bytes| Term { name, count, bytes };
-        let tables = u64::from(config.connections_per_shard_max) * CONNECTION_BYTES
-            + u64::from(config.subscriptions_per_shard_max) * SUBSCRIPTION_BYTES;
+        let connections = u64::from(config.connections_per_shard_max);
+        let tables =
+            connections * CONNECTION_BYTES + u64::from(config.subscriptions_per_shard_max) * SUBSCRIPTION_BYTES;
+        let (secure, strict) = (config.tls_certificate_file.is_some(), config.auth_keys_file.is_some());
         let log_bytes = config.log_config().memory_bytes() as u64;
         let terms = vec![
             term("hot tail", shards, config.hot_tail_bytes),
@@ -123,13 +129,15 @@ impl Plan {
             term("frames of recent events", shards, parts.frame_cache_bytes),
             term("pages being read", shards, parts.page_bytes),
             term("connection and subscription tables", shards, tables),
-            term(
-                "clients: what outlives their connections",
-                shards,
-                u64::from(config.connections_per_shard_max) * (LIFE_BYTES + HOME_BYTES) as u64,
-            ),
+            term("clients: what outlives their connections", shards, connections * (LIFE_BYTES + HOME_BYTES) as u64),
             term("clients: those who are away", shards, (AWAY_MAX * HOME_BYTES) as u64),
             term("notices that wait", shards, (NOTICES_MAX * NOTICE_BYTES) as u64),
+            term(
+                "TLS of connections, and what they are being sent",
+                if secure { shards } else { 0 },
+                connections * TLS_CONNECTION_BYTES + config.shard_send_bytes_max,
+            ),
+            term("who connections are", if strict { shards } else { 0 }, connections * IDENTITY_BYTES),
             term("parked commands", shards, config.parked_bytes_max),
             term(
                 "open streams, and deltas being merged",

@@ -8,16 +8,18 @@
 //!   a second signal ─► Cut all: the rest of the clients at once, then Stop as above; exit 1
 //!   a third          ─► exit 1 at once: what was acknowledged is on disk either way
 //! ```
+//! SIGHUP has nothing to do with the end: see `boot::keeper`.
 //! Shards drain together and stop together: until the last one is drained, any of them may still owe a peer an answer.
 
 use crate::disk::words_of;
 use crate::reactor::control::{Control, Peer, Report};
 use std::time::{Duration, Instant};
 
-/// Signals that ask the server to stop.
-const SIGNALS: [i32; 2] = [libc::SIGTERM, libc::SIGINT];
+/// Signals that ask the server to stop, and last the one that asks it to read its files again.
+const SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, RELOAD];
+const RELOAD: i32 = libc::SIGHUP;
 
-/// Keeps the stop signals for [`forward_signals`], in this thread and all it starts, and ignores SIGPIPE.
+/// Keeps these signals for [`forward_signals`], in this thread and all it starts, and ignores SIGPIPE.
 pub fn hold_signals() {
     // SAFETY: a zeroed set is valid memory for sigemptyset, which initialises it; the rest passes plain values.
     unsafe {
@@ -31,8 +33,9 @@ pub fn hold_signals() {
     }
 }
 
-/// Reports each stop signal, from a thread of its own. Call [`hold_signals`] first, before any thread is started.
-pub fn forward_signals(reports: flume::Sender<Report>) {
+/// Reports each stop signal, and tells `reload` of the other, from a thread of its own. Call [`hold_signals`] first, before any thread
+/// is started.
+pub fn forward_signals(reports: flume::Sender<Report>, reload: flume::Sender<()>) {
     let wait = move || {
         loop {
             let mut signal = 0;
@@ -45,6 +48,11 @@ pub fn forward_signals(reports: flume::Sender<Report>) {
                 }
                 libc::sigwait(&raw const set, &raw mut signal)
             };
+            if failed == 0 && signal == RELOAD {
+                // One that waits already reads what there is by then.
+                let _ = reload.try_send(());
+                continue;
+            }
             if failed == 0 && reports.send(Report::Signal(signal)).is_err() {
                 return;
             }

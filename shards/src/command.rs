@@ -271,6 +271,11 @@ pub enum Command<'a> {
     },
     /// Answered at once.
     Ping,
+    /// Who the client is, anew. The edge verifies the token and answers; where no key is configured it comes here and is refused.
+    Auth {
+        /// Token, as it was sent.
+        token: &'a str,
+    },
 }
 
 /// Whose life a connection wants.

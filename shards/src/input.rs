@@ -3,6 +3,8 @@
 use crate::command::Command;
 use crate::ids::{CommandId, ConnectionId};
 use crate::refusal::Refused;
+use crate::rights::Rights;
+use std::sync::Arc;
 
 /// One thing that happened outside.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,13 @@ pub enum Input<'a> {
         /// Why.
         refused: Refused,
     },
+    /// The principal of a connection has shown a newer token: what it may do from here on.
+    Renewed {
+        /// Connection.
+        connection: ConnectionId,
+        /// Its rights; `None` = everything.
+        rights: Option<&'a Arc<Rights>>,
+    },
     /// The connection's send queue has drained to a level where the core may deliver again.
     Drained {
         /// Connection.
@@ -63,6 +72,8 @@ pub struct Principal<'a> {
     pub tenant: &'a str,
     /// Resumable identity.
     pub client_id: &'a str,
+    /// What it may do; `None` = everything in its tenant.
+    pub rights: Option<&'a Arc<Rights>>,
 }
 
 /// What became of an input.

@@ -5,7 +5,7 @@
 //!    │          │            │                            │
 //!    └► walk ───┴── mail ────┴── behind, gather, scan ────┘      all over ─► storage::Log
 //!                                  streams: open ones, leases, merged deltas, notices
-//!  ids · limits · names · command · refusal · input · effect · outbox · mailbox
+//!  ids · limits · names · rights · command · refusal · input · effect · outbox · mailbox
 //! ```
 pub mod command;
 pub mod effect;
@@ -16,6 +16,7 @@ pub mod mailbox;
 pub mod names;
 pub mod outbox;
 pub mod refusal;
+pub mod rights;
 pub mod shard;
 
 mod answers;

@@ -16,7 +16,7 @@ use crate::outbox::{GapReason, Outbox};
 use crate::packed::Records;
 use crate::run::Run;
 use crate::sessions::parked::{Known, Work};
-use crate::sessions::{Asker, Origin};
+use crate::sessions::{Asker, Origin, get_asker};
 use crate::shard::Shard;
 use crate::streams::notices;
 use crate::volatile;
@@ -65,7 +65,8 @@ impl Shard {
             request::FORWARD => {
                 let reply_bytes = r.u32();
                 let origin = Origin::Remote(peer, get_connection(&mut r), reply_bytes);
-                let asker = Asker { origin, id: get_id(&mut r), tenant: r.text().into(), client_id: r.text().into() };
+                let id = get_id(&mut r);
+                let asker = get_asker(&mut r, origin, id);
                 let encoded = r.0;
                 let (partition, outcome) = with_command(&mut r, |command| {
                     let session = command.session().unwrap_or_default();
@@ -90,7 +91,7 @@ impl Shard {
                 let session = r.text();
                 let from = get_from(&mut r);
                 let subscription = SubscriptionId { slot: r.u32(), generation: r.u32() };
-                let asker = Asker { origin, id, tenant: tenant.into(), client_id: "".into() };
+                let asker = Asker { origin, id, tenant: tenant.into(), client_id: "".into(), rights: None };
                 self.attach_or_park(asker, subscription, session, from, now);
                 true
             }

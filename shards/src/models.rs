@@ -38,7 +38,7 @@ proptest! {
     #[test]
     fn credit_is_a_window_over_two_counts(steps in proptest::collection::vec(credit_step(), 1..120)) {
         let mut clients = Clients::default();
-        clients.insert(CONNECTION, Principal { tenant: "t", client_id: "c" }, Now::default());
+        clients.insert(CONNECTION, Principal { tenant: "t", client_id: "c", rights: None }, Now::default());
         let client = clients.get_mut(CONNECTION).expect("just entered");
         let (mut window, mut delivered, mut acknowledged) = ((None, None), (0u64, 0u64), (0u64, 0u64));
         for step in steps {

@@ -124,6 +124,9 @@ refusals! {
     TooManyPresences = 4262 "too_many_presences" "this connection is in, or watches, as many sessions as it may: leave or unwatch one";
     PresenceTooLarge = 4263 "presence_too_large" "data of presence is larger than presence_data_bytes_max: publish an event and name it here";
     ReadBackwards = 4264 "read_backwards" "what was read stays read: send an offset at or beyond the last one";
+    Forbidden = 4290 "forbidden" "the client's token does not grant this: ask its issuer for the capability named in field";
+    BadCredential = 4291 "bad_credential" "the client's token is not accepted here: get a new one from its issuer";
+    NarrowerRights = 4292 "narrower_rights" "a connection keeps what it may read: connect again with this token";
     RepeatedField = 4230 "repeated_field" "this field is given twice: give it once";
 }
 
@@ -164,6 +167,11 @@ pub const FIELDS: &[&str] = &[
     "state",
     "lease_ms",
     "log",
+    "capabilities.publish",
+    "capabilities.subscribe",
+    "capabilities.queue",
+    "capabilities.entries",
+    "capabilities.admin",
     "events[].session",
     "events[].topic",
     "events[].message_id",

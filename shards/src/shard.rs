@@ -14,7 +14,7 @@ use crate::clients::home::{self, Claimed, Homes};
 use crate::clients::life::Lives;
 use crate::command::{Command, Durability};
 use crate::commands::{
-    Call, Outcome, acknowledge, commit, hello, history, mark, ping, presence, publish, resume, stream_append,
+    Call, Outcome, acknowledge, commit, hello, history, mark, permit, ping, presence, publish, resume, stream_append,
     stream_close, subscribe, subscribe_patterns, unsubscribe,
 };
 use crate::delivery::Readers;
@@ -36,7 +36,7 @@ use crate::scan::Scans;
 use crate::sessions::interest::Interests;
 use crate::sessions::parked::{Known, ParkedCommands, Work};
 use crate::sessions::waiters::Waiters;
-use crate::sessions::{Asker, Origin};
+use crate::sessions::{Asker, Origin, put_asker};
 use crate::streams::leases::Leases;
 use crate::streams::notices::Notices;
 use crate::volatile::Volatiles;
@@ -208,6 +208,12 @@ impl Shard {
                 self.readers.unblock(connection);
                 Handled::Done
             }
+            Input::Renewed { connection, rights } => {
+                if let Some(client) = self.readers.clients.get_mut(connection) {
+                    client.rights = rights.cloned();
+                }
+                Handled::Done
+            }
             Input::Rejected { connection, id, refused } => {
                 if !self.has_effect_room(1) {
                     return Handled::Later;
@@ -239,6 +245,12 @@ impl Shard {
             self.refuse_local(connection, id, Refused::field(Refusal::Fenced, ""));
             return Handled::Done;
         }
+        if let Some(rights) = &client.rights
+            && let Err(refused) = permit::check(rights, command)
+        {
+            self.refuse_local(connection, id, refused);
+            return Handled::Done;
+        }
         match *command {
             Command::Hello { credit_events, credit_bytes } => {
                 hello::run(self, connection, id, credit_events, credit_bytes);
@@ -253,6 +265,9 @@ impl Shard {
             }
             // Never on a wire.
             Command::Open { .. } => {}
+            Command::Auth { .. } => {
+                self.refuse_local(connection, id, Refused::field(Refusal::BadCredential, "token"));
+            }
             Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
             Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),
             Command::Subscribe { session, from, policy } => {
@@ -268,7 +283,10 @@ impl Shard {
             | Command::StreamClose { session, .. }
             | Command::History { session, .. } => {
                 let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
-                let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
+                // Only the owner knows a stream's topic; all else was looked at above.
+                let is_stream = matches!(command, Command::StreamAppend { .. } | Command::StreamClose { .. });
+                let rights = client.rights.as_ref().filter(|_| is_stream).cloned();
+                let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id, rights };
                 return self.session_command(asker, session, command, now);
             }
         }
@@ -312,7 +330,7 @@ impl Shard {
         w.u8(request::FORWARD).u32(reply_bytes as u32);
         put_connection(&mut w, connection);
         put_id(&mut w, asker.id);
-        w.text(&asker.tenant).text(&asker.client_id);
+        put_asker(&mut w, asker);
         put_command(&mut w, command);
         match self.mail.ask(owner, self.scratch.len(), reply_bytes) {
             Some(ask) => {

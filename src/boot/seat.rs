@@ -5,6 +5,7 @@
 //! ```
 
 use super::process;
+use crate::auth::Rules;
 use crate::disk::background::Desk;
 use crate::disk::executor::Executor;
 use crate::disk::folder::DataFolder;
@@ -13,6 +14,7 @@ use crate::reactor::control::{CONTROL_MESSAGES_MAX, Report};
 use crate::reactor::{Ended, ReactorConfig, Station};
 use crate::ring::Waker;
 use crate::wire::token::Tokens;
+use rustls::ServerConfig;
 use shards::ids::ShardId;
 use shards::{Shard, ShardConfig, mailbox};
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub(super) struct Belongings {
     pub folder: Arc<DataFolder>,
     pub desk: Desk,
     pub tokens: Tokens,
+    pub rules: Arc<Rules>,
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// A started thread, and where its belongings go. Without them it ends when this is dropped.
@@ -73,9 +77,12 @@ impl Seat {
         report(Report::Ready { shard: own, peer, direct_slots });
 
         // Nothing comes where boot ends before: then there is nothing to serve.
-        let Ok(Belongings { shard, log, recovered, mail, folder, desk, tokens }) = given.recv() else { return };
+        let Ok(Belongings { shard, log, recovered, mail, folder, desk, tokens, rules, tls }) = given.recv() else {
+            return;
+        };
         let core = Shard::new(shard, Log::new(log, recovered), mail);
-        let mut reactor = station.seat(core, tokens, Executor::new(folder, desk), control, reports.clone());
+        let mut reactor =
+            station.seat(core, tokens, (rules, tls), Executor::new(folder, desk), control, reports.clone());
         match reactor.run() {
             Ok(()) => {}
             Err(Ended::Poisoned(fault)) => report(Report::Poisoned { shard: own, fault }),

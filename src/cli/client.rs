@@ -1,10 +1,11 @@
 //! One blocking connection to a server, for the subcommands `pub` and `sub`.
 //!
 //! ```text
-//!   URL ──► TCP ──► upgrade (subprotocol tidegate.v1.json) ──► send(command) … next() → frame
+//!   URL ──► TCP, TLS ──► upgrade (subprotocol tidegate.v1.json) ──► send(command) … next() → frame
 //! ```
 
 use super::Failure;
+use super::line::{Line, LineArgs};
 use serde_json::Value;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -20,19 +21,19 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A connection whose upgrade has been accepted.
 pub(super) struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Line>,
 }
 
 impl Client {
     /// Connects to `url`; a URL without a path gets the server's. `session` names the one session that the connection is
     /// for, so that the server accepts it on the core that owns the session.
-    pub fn connect(url: &str, session: Option<&str>) -> Result<Client, Failure> {
+    pub fn connect(args: &LineArgs, url: &str, session: Option<&str>) -> Result<Client, Failure> {
         let uri: Uri = url.parse().map_err(|why| Failure::wrong(format!("--url {url:?}: {why}")))?;
-        let authority = match (uri.scheme_str(), uri.authority()) {
-            (Some("ws"), Some(authority)) => authority,
+        let (secure, authority) = match (uri.scheme_str(), uri.authority()) {
+            (Some(scheme @ ("ws" | "wss")), Some(authority)) => (scheme == "wss", authority),
             _ => {
                 return Err(Failure::wrong(format!(
-                    "--url {url:?}: expected ws://HOST:PORT, such as ws://127.0.0.1:7777"
+                    "--url {url:?}: expected ws://HOST:PORT or wss://HOST:PORT, such as ws://127.0.0.1:7777"
                 )));
             }
         };
@@ -46,14 +47,24 @@ impl Client {
             .into_client_request()
             .map_err(|why| Failure::wrong(format!("--url {url:?}: {why}")))?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(SUBPROTOCOL));
+        if let Some(token) = &args.token {
+            let bearer = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
+            let bearer = bearer.map_err(|_| Failure::wrong("--token: this is no token"))?;
+            request.headers_mut().insert("Authorization", bearer);
+        }
 
-        let address = (uri.host().unwrap_or_default().trim_matches(['[', ']']), uri.port_u16().unwrap_or(80));
-        let stream = TcpStream::connect(address).map_err(|why| {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let stream = TcpStream::connect((host, port)).map_err(|why| {
             Failure::failed(format!("cannot connect to {authority}: {why}; is `tidegate serve` running?"))
         })?;
         let prepared = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(PATIENCE)));
         prepared.map_err(|why| Failure::failed(format!("socket to {authority}: {why}")))?;
-        match tungstenite::client(request, stream) {
+        let line = match secure {
+            true => Line::secure(stream, host, args.authority.as_deref())?,
+            false => Line::Plain(stream),
+        };
+        match tungstenite::client(request, line) {
             Ok((socket, _response)) => Ok(Client { socket }),
             Err(HandshakeError::Failure(why)) => {
                 Err(Failure::failed(format!("{authority} refused the upgrade: {why}")))

@@ -6,7 +6,9 @@
 //!   tidegate pub | sub    a WebSocket client on one connection
 //!   tidegate bench        a server of its own and load on it ─► table and verdict
 //!   tidegate log verify | dump DIR     reads a data folder that no server has open
-//!   tidegate keys rotate  a new key for resume tokens
+//!   tidegate keys         a new key for resume tokens; keys for clients' tokens
+//!   tidegate token        a token for development
+//!   tidegate revoke       a client or a token does not count any more
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
@@ -15,10 +17,13 @@ mod bench;
 mod check_config;
 mod client;
 mod keys;
+mod line;
 mod log;
 mod publish;
+mod revoke;
 mod serve;
 mod subscribe;
+mod token;
 
 use crate::config::{Config, ConfigError, Layers};
 use clap::{Args, Parser, Subcommand};
@@ -45,6 +50,8 @@ enum Command {
     Sub(subscribe::SubArgs),
     Log(log::LogArgs),
     Keys(keys::KeysArgs),
+    Token(token::TokenArgs),
+    Revoke(revoke::RevokeArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -99,6 +106,11 @@ impl ConfigArgs {
     }
 }
 
+/// What the environment says, without a file and flags.
+fn layers() -> Layers {
+    Layers { file: None, env: environment(), flags: Vec::new() }
+}
+
 /// The environment as text; a variable that is not UTF-8 is not one of ours.
 fn environment() -> Vec<(String, String)> {
     std::env::vars_os()
@@ -119,6 +131,8 @@ pub fn main() -> ExitCode {
         Command::Sub(args) => subscribe::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Token(args) => token::run(args),
+        Command::Revoke(args) => revoke::run(args),
         Command::Bench(args) => bench::run(&args),
     };
     match done {

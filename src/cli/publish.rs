@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::client::Client;
+use super::line::LineArgs;
 use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -10,9 +11,8 @@ use std::io::Read as _;
 /// Publish one event and print its acknowledgement.
 #[derive(Args)]
 pub(super) struct PubArgs {
-    /// Server.
-    #[arg(long, default_value = "ws://127.0.0.1:7777")]
-    url: String,
+    #[command(flatten)]
+    line: LineArgs,
     /// Session to publish into; made by its first event.
     #[arg(long)]
     session: String,
@@ -45,11 +45,11 @@ pub(super) fn run(args: &PubArgs) -> Result<(), Failure> {
         Some(id) => id.clone(),
         None => random_id()?,
     };
-    let mut url = args.url.clone();
+    let mut url = args.line.url.clone();
     if let Some(client) = &args.client {
         url = with_client(&url, &args.session, client);
     }
-    let mut client = Client::connect(&url, Some(&args.session))?;
+    let mut client = Client::connect(&args.line, &url, Some(&args.session))?;
     client.send(format!(
         r#"{{"type":"publish","id":1,"session":{},"topic":{},"message_id":{},"data":{data}}}"#,
         json!(args.session),

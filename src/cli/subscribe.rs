@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::client::{Client, Frame};
+use super::line::LineArgs;
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 
@@ -9,9 +10,8 @@ use serde_json::{Value, json};
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["session", "pattern"])))]
 pub(super) struct SubArgs {
-    /// Server.
-    #[arg(long, default_value = "ws://127.0.0.1:7777")]
-    url: String,
+    #[command(flatten)]
+    line: LineArgs,
     /// One session.
     #[arg(long)]
     session: Option<String>,
@@ -36,7 +36,7 @@ pub(super) fn run(args: &SubArgs) -> Result<(), Failure> {
     if left == 0 {
         return Ok(());
     }
-    let mut client = Client::connect(&args.url, args.session.as_deref())?;
+    let mut client = Client::connect(&args.line, &args.line.url, args.session.as_deref())?;
     client.send(command.to_string())?;
     client.reply(|frame| print(&frame, &mut left))?;
     client.wait_forever()?;

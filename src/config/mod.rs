@@ -66,7 +66,7 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Address to listen on. Without a key configured (there is none yet) only loopback is accepted.
+    /// Address to listen on. Without `auth_keys_file` only loopback is accepted.
     listen: SocketAddr = "127.0.0.1:7777";
     /// Folder of the log. Made when absent; one process at a time.
     data: PathBuf = "./tidegate-data";
@@ -74,6 +74,22 @@ settings! {
     shards: u16 = "0";
     /// `on`: an acknowledgement means fdatasync has returned. `off`: it means the write has completed, and says `memory`.
     sync: Switch = "on";
+    /// Keys that clients' tokens are held against: a JWK set or a PEM; read again on SIGHUP. Without it every client may do
+    /// everything.
+    auth_keys_file: Option<PathBuf> = "";
+    /// Audience that a token must name (`aud`).
+    auth_audience: String = "tidegate";
+    /// Tokens that live longer are not accepted: a revocation is kept for as long.
+    auth_token_life_ms_max: u64 = "1d";
+    /// Pages that may connect, as `Origin` has them, with commas between; `*` = all. Empty: with keys all, without those of this
+    /// machine.
+    origins_allowed: String = "";
+    /// Certificate chain of the server, PEM, its own first. With it the address speaks TLS and nothing else. Read again on SIGHUP.
+    tls_certificate_file: Option<PathBuf> = "";
+    /// Its private key, PEM.
+    tls_key_file: Option<PathBuf> = "";
+    /// Authorities, PEM, of one of which every client must show a certificate. It lets the client in and says nothing else.
+    tls_client_authorities_file: Option<PathBuf> = "";
     /// Opens `/echo` for conformance suites. Refused unless listening on loopback.
     echo: bool = "false";
     /// Filter of log lines on stderr, as `tracing` reads it: `info`, `warn,tidegate=debug`.
@@ -325,12 +341,22 @@ impl Config {
                 ),
             );
         }
-        if !self.listen.ip().is_loopback() {
+        if !self.listen.ip().is_loopback() && self.auth_keys_file.is_none() {
             let why = format!(
-                "{} is not loopback, and without keys every client may do everything; listen on 127.0.0.1 behind a proxy that authenticates",
+                "{} is not loopback, and without keys every client may do everything; give auth_keys_file, or listen on 127.0.0.1",
                 self.listen
             );
             return refuse("listen", why);
+        }
+        if self.tls_certificate_file.is_some() != self.tls_key_file.is_some() {
+            return refuse(
+                "tls_key_file",
+                "certificate and key belong together; give tls_certificate_file and tls_key_file".into(),
+            );
+        }
+        if self.tls_client_authorities_file.is_some() && self.tls_certificate_file.is_none() {
+            let why = "clients show certificates over TLS only; give tls_certificate_file and tls_key_file";
+            return refuse("tls_client_authorities_file", why.into());
         }
         if self.shards > SHARDS_MAX {
             return refuse("shards", format!("{} is more than {SHARDS_MAX}", self.shards));
@@ -397,6 +423,7 @@ impl Config {
             ("drain_wave_connections", u64::from(self.drain_wave_connections)),
             ("silent_newcomers_per_shard_max", u64::from(self.silent_newcomers_per_shard_max)),
             ("turn_newcomers_us_max", self.turn_newcomers_us_max),
+            ("auth_token_life_ms_max", self.auth_token_life_ms_max),
         ] {
             if value == 0 {
                 return refuse(key, "0 would stop the server from working; give at least 1".into());
@@ -482,7 +509,10 @@ mod tests {
             ("subscriptions_per_shard_max = 10", &["client_subscriptions_max", "subscriptions_per_shard_max"]),
             ("sync = 'maybe'", &["sync", "on", "off"]),
             ("listen = 'localhost'", &["listen", "127.0.0.1:7777"]),
-            ("listen = '0.0.0.0:1'", &["listen", "loopback"]),
+            ("listen = '0.0.0.0:1'", &["listen", "loopback", "auth_keys_file"]),
+            ("tls_key_file = 'k.pem'", &["tls_key_file", "tls_certificate_file"]),
+            ("tls_client_authorities_file = 'a.pem'", &["tls_client_authorities_file", "tls_certificate_file"]),
+            ("auth_token_life_ms_max = 0", &["auth_token_life_ms_max"]),
             ("segment_bytes = 100000001", &["segment_bytes", "4096"]),
             ("groups_in_flight_max = 0", &["groups_in_flight_max"]),
             ("idle_timeout_ms = '5s'", &["idle_timeout_ms", "ping_interval_ms"]),

@@ -120,6 +120,16 @@ impl Setting for PathBuf {
     }
 }
 
+/// A path that may be left out: empty = none.
+impl Setting for Option<PathBuf> {
+    fn read(_: &str, text: &str) -> Result<Self, String> {
+        Ok(Some(text).filter(|text| !text.is_empty()).map(Into::into))
+    }
+    fn show(&self, key: &str) -> String {
+        self.as_ref().map_or_else(|| "\"\"".into(), |path| path.show(key))
+    }
+}
+
 impl Setting for String {
     fn read(_: &str, text: &str) -> Result<Self, String> {
         Ok(text.into())

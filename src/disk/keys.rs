@@ -6,10 +6,10 @@
 //! ```
 //! Replaced whole, like every file that is not appended to: a temporary one, synced, renamed, the folder synced.
 
+use super::small;
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 const NAME: &str = "resume.keys";
@@ -59,12 +59,7 @@ pub fn rotate(folder: &Path) -> io::Result<Vec<Key>> {
     let number = keys.first().map_or(1, |key| key.number.wrapping_add(1));
     keys.insert(0, Key { number, secret });
     keys.truncate(KEYS_MAX);
-    let temporary = folder.join(format!("{NAME}.tmp"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text_of(&keys).as_bytes())?;
-    file.sync_all()?;
-    fs::rename(temporary, folder.join(NAME))?;
-    fs::File::open(folder)?.sync_all()?;
+    small::replace(folder, NAME, &text_of(&keys))?;
     Ok(keys)
 }
 

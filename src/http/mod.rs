@@ -11,8 +11,11 @@
 mod request;
 mod response;
 
-pub use request::{Bad, Head, Request, Upgrade, parse};
-pub use response::{append_answer, append_bad, append_health, append_not_found, append_switching, append_unavailable};
+pub use request::{Bad, Head, Request, Route, Upgrade, parse};
+pub use response::{
+    append_answer, append_bad, append_forbidden, append_health, append_not_found, append_not_secure, append_switching,
+    append_unauthorized, append_unavailable,
+};
 
 /// Longest request head, bytes.
 pub const HEAD_BYTES_MAX: usize = 8192;
@@ -23,6 +26,9 @@ pub const SUBPROTOCOL_JSON: &str = "tidegate.v1.json";
 /// Beginning of a name in the list of subprotocols that is none: a resume token follows. A browser can send nothing else with an
 /// upgrade, and what stands in the URL ends up in logs.
 pub const RESUME_PREFIX: &str = "tidegate.resume.";
+
+/// Likewise: a token that says who the client is follows. Other clients send it as `Authorization: Bearer`.
+pub const AUTH_PREFIX: &str = "tidegate.auth.";
 
 /// Subprotocols spoken, best first.
 pub const SUBPROTOCOLS: &[&str] = &[SUBPROTOCOL_JSON];

@@ -1,6 +1,6 @@
 //! Reading the request head.
 
-use super::{HEAD_BYTES_MAX, RESUME_PREFIX, SUBPROTOCOLS};
+use super::{AUTH_PREFIX, HEAD_BYTES_MAX, RESUME_PREFIX, SUBPROTOCOLS};
 use shards::names::is_name;
 use std::borrow::Cow;
 
@@ -38,6 +38,29 @@ pub enum Request<'a> {
     Bad(Bad),
 }
 
+/// The paths that are served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Commands and events.
+    Events,
+    /// The door for conformance suites.
+    Echo,
+    /// May clients be sent here?
+    Ready,
+    /// Does the process turn?
+    Health,
+}
+
+impl Route {
+    /// All of them, with their paths; tests walk it.
+    pub const ALL: &'static [(&'static str, Route)] =
+        &[("/v1/ws", Route::Events), ("/echo", Route::Echo), ("/readyz", Route::Ready), ("/healthz", Route::Health)];
+
+    fn of(path: &str) -> Option<Route> {
+        Route::ALL.iter().find(|(known, _)| *known == path).map(|(_, route)| *route)
+    }
+}
+
 /// A well-formed upgrade.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upgrade<'a> {
@@ -51,6 +74,10 @@ pub struct Upgrade<'a> {
     pub subprotocol: Option<&'static str>,
     /// What is said to be a resume token; nobody has verified it.
     pub resume: Option<&'a str>,
+    /// What says who the client is; nobody has verified it.
+    pub token: Option<&'a str>,
+    /// The page that asks, where a browser does.
+    pub origin: Option<&'a str>,
 }
 
 /// What is wrong with a request.
@@ -58,6 +85,8 @@ pub struct Upgrade<'a> {
 pub enum Bad {
     /// Not HTTP/1.x.
     Malformed,
+    /// The beginning of TLS.
+    Tls,
     /// More than [`HEAD_BYTES_MAX`] bytes or 64 header lines.
     TooLong,
     /// Not `GET`.
@@ -78,12 +107,15 @@ pub enum Bad {
     Client,
     /// A parameter is given twice.
     RepeatedParameter,
+    /// Two tokens say who the client is.
+    RepeatedToken,
 }
 
 impl Bad {
     /// All of them, for tables and tests.
     pub const ALL: &'static [Bad] = &[
         Bad::Malformed,
+        Bad::Tls,
         Bad::TooLong,
         Bad::Method,
         Bad::NoUpgrade,
@@ -94,6 +126,7 @@ impl Bad {
         Bad::Session,
         Bad::Client,
         Bad::RepeatedParameter,
+        Bad::RepeatedToken,
     ];
 }
 
@@ -101,6 +134,10 @@ impl Bad {
 /// is no path at all.
 pub fn parse(bytes: &[u8], echo_open: bool) -> Head<'_> {
     let bad = |bad| Head::Complete { request: Request::Bad(bad), bytes: bytes.len() };
+    // A handshake record: nothing else can come of it.
+    if bytes.first() == Some(&22) {
+        return bad(Bad::Tls);
+    }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let head_bytes = match request.parse(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]) {
@@ -114,14 +151,16 @@ pub fn parse(bytes: &[u8], echo_open: bool) -> Head<'_> {
         return bad(Bad::Malformed);
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let request = match path {
-        "/echo" if !echo_open => Request::NotFound,
-        "/v1/ws" | "/echo" | "/readyz" | "/healthz" if method != "GET" => Request::Bad(Bad::Method),
-        "/readyz" => Request::Ready,
-        "/healthz" => Request::Health,
-        "/v1/ws" => upgrade(query, version, request.headers, true).map_or_else(Request::Bad, Request::Upgrade),
-        "/echo" => upgrade(query, version, request.headers, false).map_or_else(Request::Bad, Request::Echo),
-        _ => Request::NotFound,
+    let request = match Route::of(path) {
+        None => Request::NotFound,
+        Some(Route::Echo) if !echo_open => Request::NotFound,
+        Some(_) if method != "GET" => Request::Bad(Bad::Method),
+        Some(Route::Ready) => Request::Ready,
+        Some(Route::Health) => Request::Health,
+        Some(Route::Events) => {
+            upgrade(query, version, request.headers, true).map_or_else(Request::Bad, Request::Upgrade)
+        }
+        Some(Route::Echo) => upgrade(query, version, request.headers, false).map_or_else(Request::Bad, Request::Echo),
     };
     Head::Complete { request, bytes: head_bytes }
 }
@@ -137,17 +176,24 @@ fn upgrade<'a>(query: &'a str, version: u8, headers: &[httparse::Header<'a>], ou
         return Err(Bad::Version);
     }
     let key = header(headers, "sec-websocket-key").filter(|key| is_key(key)).ok_or(Bad::Key)?;
+    let origin = origin(headers);
     if !ours {
-        return Ok(Upgrade { session: None, client: None, key, subprotocol: None, resume: None });
+        return Ok(Upgrade { session: None, client: None, key, subprotocol: None, resume: None, token: None, origin });
     }
 
     let offered = values(headers, "sec-websocket-protocol").flat_map(|line| line.split(',')).map(str::trim);
     let (mut any_offered, mut subprotocol, mut resume) = (false, None, None);
+    let mut token = bearer(headers)?;
     for name in offered.filter(|name| !name.is_empty()) {
         any_offered = true;
         // The client's order is its preference.
         subprotocol = subprotocol.or_else(|| SUBPROTOCOLS.iter().find(|known| **known == name).copied());
         resume = resume.or_else(|| name.strip_prefix(RESUME_PREFIX));
+        if let Some(shown) = name.strip_prefix(AUTH_PREFIX)
+            && token.replace(shown).is_some()
+        {
+            return Err(Bad::RepeatedToken);
+        }
     }
     if any_offered && subprotocol.is_none() {
         return Err(Bad::Subprotocol);
@@ -168,7 +214,25 @@ fn upgrade<'a>(query: &'a str, version: u8, headers: &[httparse::Header<'a>], ou
         }
         *place = Some(percent_decoded(value).filter(|value| is_name(value.as_bytes())).ok_or(bad)?);
     }
-    Ok(Upgrade { session, client, key, subprotocol, resume })
+    Ok(Upgrade { session, client, key, subprotocol, resume, token, origin })
+}
+
+/// The token in `Authorization: Bearer`. Another scheme is a proxy's affair.
+fn bearer<'a>(headers: &[httparse::Header<'a>]) -> Result<Option<&'a str>, Bad> {
+    let of = |value: &'a str| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    };
+    let mut tokens = values(headers, "authorization").filter_map(of);
+    let first = tokens.next();
+    if tokens.next().is_some() { Err(Bad::RepeatedToken) } else { Ok(first) }
+}
+
+/// The page that asks. One that is said twice is no page that anybody has allowed.
+fn origin<'a>(headers: &[httparse::Header<'a>]) -> Option<&'a str> {
+    let mut all = values(headers, "origin");
+    let first = all.next()?;
+    Some(if all.next().is_some() { "" } else { first })
 }
 
 /// Values of a header, trimmed.
@@ -292,6 +356,50 @@ mod tests {
         }
         let alone = GOOD.replace("mqtt, tidegate.v1.json", "tidegate.resume.AQEA");
         assert_eq!(request(&alone), Request::Bad(Bad::Subprotocol), "browsers close where none is named");
+    }
+
+    #[test]
+    fn a_token_comes_as_a_header_or_among_the_subprotocols_and_once() {
+        let lines = |lines: &str| GOOD.replace("Sec-WebSocket-Protocol: mqtt, tidegate.v1.json\r\n", lines);
+        for (text, want) in [
+            ("Authorization: Bearer a.b.c\r\n", Some("a.b.c")),
+            ("authorization: bearer  a.b.c \r\n", Some("a.b.c")),
+            ("Authorization: Basic YTpi\r\n", None),
+            ("Authorization: Bearer\r\n", None),
+            ("Sec-WebSocket-Protocol: tidegate.auth.a.b-_c, tidegate.v1.json\r\n", Some("a.b-_c")),
+            ("Authorization: Basic YTpi\r\nSec-WebSocket-Protocol: tidegate.v1.json, tidegate.auth.a\r\n", Some("a")),
+        ] {
+            let text = lines(text);
+            let Request::Upgrade(upgrade) = request(&text) else { panic!("{text}") };
+            assert_eq!(upgrade.token, want, "{text}");
+        }
+        for text in [
+            "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n",
+            "Authorization: Bearer a\r\nSec-WebSocket-Protocol: tidegate.v1.json, tidegate.auth.a\r\n",
+            "Sec-WebSocket-Protocol: tidegate.v1.json, tidegate.auth.a, tidegate.auth.b\r\n",
+        ] {
+            assert_eq!(request(&lines(text)), Request::Bad(Bad::RepeatedToken), "{text}");
+        }
+        for (text, want) in [
+            ("", None),
+            ("Origin: https://a.example\r\n", Some("https://a.example")),
+            ("Origin: https://a.example\r\nOrigin: https://b.example\r\n", Some("")),
+        ] {
+            let text = lines(text);
+            let Request::Upgrade(upgrade) = request(&text) else { panic!("{text}") };
+            assert_eq!(upgrade.origin, want, "{text}");
+        }
+    }
+
+    /// Each path of the table is one, and nothing else is.
+    #[test]
+    fn the_table_of_paths_is_what_is_served() {
+        for (path, _) in Route::ALL {
+            assert_ne!(request(&GOOD.replacen("/v1/ws", path, 1)), Request::NotFound, "{path}");
+        }
+        for path in ["/", "/v1", "/v1/ws/", "/V1/ws", "/v1/ws/x", "/readyz/"] {
+            assert_eq!(request(&GOOD.replacen("/v1/ws", path, 1)), Request::NotFound, "{path}");
+        }
     }
 
     #[test]

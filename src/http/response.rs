@@ -21,6 +21,7 @@ pub fn append_switching(out: &mut Vec<u8>, key: &str, subprotocol: Option<&str>)
 pub fn append_bad(out: &mut Vec<u8>, bad: Bad) {
     let (status, headers, body) = match bad {
         Bad::Malformed => ("400 Bad Request", "", "this is no HTTP/1.1 request: send GET /v1/ws HTTP/1.1"),
+        Bad::Tls => ("400 Bad Request", "", "this port does not speak TLS: connect with ws:// or http://"),
         Bad::TooLong => (
             "431 Request Header Fields Too Large",
             "",
@@ -55,6 +56,9 @@ pub fn append_bad(out: &mut Vec<u8>, bad: Bad) {
         Bad::Client => {
             ("400 Bad Request", "", "client is no name: give 1 to 128 of A-Z a-z 0-9 _ . : - (percent-encoded)")
         }
+        Bad::RepeatedToken => {
+            ("400 Bad Request", "", "two tokens are given: send one, as Authorization: Bearer or as a subprotocol")
+        }
         Bad::RepeatedParameter => ("400 Bad Request", "", "session or client is given twice: give each at most once"),
     };
     append_answer(out, status, headers, body);
@@ -67,6 +71,21 @@ pub fn append_health(out: &mut Vec<u8>, good: bool) {
     } else {
         append_unavailable(out, 1, "not ready: the server is starting or draining, ask again");
     }
+}
+
+/// The token that came is not accepted; `why` is what may be told.
+pub fn append_unauthorized(out: &mut Vec<u8>, why: &str) {
+    append_answer(out, "401 Unauthorized", "WWW-Authenticate: Bearer error=\"invalid_token\"\r\n", why);
+}
+
+/// The page that asks may not connect.
+pub fn append_forbidden(out: &mut Vec<u8>) {
+    append_answer(out, "403 Forbidden", "", "pages of this origin may not connect: add it to origins_allowed");
+}
+
+/// Plain words where TLS is spoken.
+pub fn append_not_secure(out: &mut Vec<u8>) {
+    append_answer(out, "400 Bad Request", "", "this port speaks TLS: connect with wss:// or https://");
 }
 
 /// No such path.
@@ -124,6 +143,9 @@ mod tests {
     fn every_answer_is_well_formed_and_one_line() {
         let mut all: Vec<String> = Bad::ALL.iter().map(|bad| text(|out| append_bad(out, *bad))).collect();
         all.push(text(append_not_found));
+        all.push(text(append_forbidden));
+        all.push(text(append_not_secure));
+        all.push(text(|out| append_unauthorized(out, "no")));
         all.push(text(|out| append_health(out, true)));
         all.push(text(|out| append_health(out, false)));
         for answer in all {

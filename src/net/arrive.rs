@@ -14,6 +14,7 @@ use super::connection::{Connection, State};
 use super::lifecycle::connection_of;
 use super::send_queue::Class;
 use super::service::{Admission, Adoption, Knock, Service};
+use super::tls::Transport;
 use super::vital::give_up_after;
 use super::websocket::Decoder;
 use super::{ACCEPT_LOOK_US, ACCEPT_RETRY_US, HEAD_BYTES_MAX, Net, SILENT_US_MIN};
@@ -84,8 +85,10 @@ impl Net {
             && let Some(id) = self.lines.next()
         {
             count += 1;
-            if self.table.get(id).is_some_and(|c| c.state == State::Waiting) {
-                self.upgrade(id, Call::ItsTurn, now, ring, service);
+            let Some(connection) = self.table.get_mut(id).filter(|c| c.state == State::Waiting) else { continue };
+            match connection.transport.tls() {
+                Some(tls) if !tls.admitted => self.shake_hands(id, now, ring, service),
+                _ => self.upgrade(id, Call::ItsTurn, now, ring, service),
             }
         }
         self.arm_accepts(now, ring, service);
@@ -162,7 +165,7 @@ impl Net {
     }
 
     /// Requests that wait may use half of what there is for bytes that have come in part.
-    fn is_short_of_memory(&self) -> bool {
+    pub(super) fn is_short_of_memory(&self) -> bool {
         self.assembly_bytes > self.config.assembly_bytes_max / 2
     }
 
@@ -180,7 +183,8 @@ impl Net {
                 }
                 self.stats.accepted += 1;
                 let deadline = now.mono_us + self.config.handshake_timeout_us;
-                let id = self.enter(Connection::new(socket, now.mono_us, deadline));
+                let transport = self.transport();
+                let id = self.enter(Connection::new(socket, transport, now.mono_us, deadline));
                 self.arm_receive(id, ring);
             }
             // No slot or descriptor is free, or the listener is being taken away: try again a little later.
@@ -232,7 +236,8 @@ impl Net {
         }
         self.stats.adopted += 1;
         let deadline = now.mono_us + self.config.handshake_timeout_us;
-        let mut connection = Connection::new(socket, now.mono_us, deadline);
+        // Sockets that speak TLS stay where they were accepted.
+        let mut connection = Connection::new(socket, Transport::Plain, now.mono_us, deadline);
         self.assembly_bytes += head.capacity();
         connection.assembly = head;
         let id = self.enter(connection);
@@ -269,9 +274,13 @@ impl Net {
         // Nobody overtakes those who wait.
         let busy = call != Call::ItsTurn && (!self.gate.is_open() || !self.lines.is_empty());
         let Some(connection) = self.table.get_mut(id) else { return };
+        let is_plain = connection.transport.is_plain();
+        // Who speaks TLS has waited for its handshake, which was most of the work, and stays.
+        let busy = busy && is_plain;
         let mut answer = std::mem::take(&mut self.answer);
         answer.clear();
-        let knock = Knock { id, head: &connection.assembly, may_hand_off: call == Call::Arrived, full, busy };
+        let knock =
+            Knock { id, head: &connection.assembly, may_hand_off: call == Call::Arrived && is_plain, full, busy };
         let admission = service.head(&knock, &mut answer);
         match admission {
             Admission::Incomplete => {}
@@ -288,7 +297,9 @@ impl Net {
                 connection.decoder = Decoder::new(frame_bytes_max);
                 connection.heard_us = now.mono_us;
                 self.stats.opened += 1;
-                self.gate.take();
+                if is_plain {
+                    self.gate.take();
+                }
                 self.sends.push(id, &answer, Class::Reply);
                 self.sends.frames_begin(id);
                 self.wheel.set(id.slot, now.mono_us + self.config.ping_interval_us);
@@ -323,10 +334,14 @@ impl Net {
     /// Tells a newcomer to come back, and closes behind the answer: all it has sent was read, so nothing resets the answer, and
     /// its slot is free as soon as the kernel has the bytes.
     pub(super) fn refuse<S: Service>(&mut self, id: ConnectionId, now: Now, service: &mut S) {
+        self.stats.refused += 1;
+        // Before its handshake nothing can be said.
+        if self.table.get_mut(id).and_then(|c| c.transport.tls()).is_some_and(|tls| !tls.admitted) {
+            return self.give_in(id, now, service);
+        }
         let mut answer = std::mem::take(&mut self.refusal);
         answer.clear();
         service.refuse(self.gate.wait_us(self.lines.len()) / 1000, &mut answer);
-        self.stats.refused += 1;
         self.drop_assembly(id);
         self.sends.push_last(id, &answer);
         self.refusal = answer;

@@ -11,6 +11,7 @@
 //! ```
 //! A state only moves to the right, except that a failed move goes on locally.
 
+use super::tls::Transport;
 use super::websocket::Decoder;
 use crate::ring::Socket;
 
@@ -62,6 +63,7 @@ pub(super) struct Held {
 /// A slot of the connection table. Under 200 bytes: this and the core's client are what an idle connection costs.
 pub(super) struct Connection {
     pub socket: Socket,
+    pub transport: Transport,
     pub state: State,
     pub door: Door,
     /// The service knows this connection and must be told when it ends.
@@ -95,9 +97,10 @@ pub(super) struct Connection {
 const _: () = assert!(size_of::<Connection>() <= 200);
 
 impl Connection {
-    pub fn new(socket: Socket, now_us: u64, deadline_us: u64) -> Self {
+    pub fn new(socket: Socket, transport: Transport, now_us: u64, deadline_us: u64) -> Self {
         Self {
             socket,
+            transport,
             state: State::Upgrading,
             door: Door::Events,
             known: false,

@@ -98,7 +98,7 @@ impl Net {
         self.drop_input(id);
         self.sends.finish(id);
         self.move_to(id, State::Ending, now);
-        let in_flight = self.sends.is_in_flight(id);
+        let in_flight = self.is_sending(id);
         if let Some(connection) = self.table.get_mut(id)
             && (connection.receiving || in_flight)
         {
@@ -107,6 +107,12 @@ impl Net {
             ring.shutdown(connection.socket, true, UserData::new(Kind::Shutdown, id.slot, id.generation));
         }
         self.progress(id, now, ring, service);
+    }
+
+    /// Nothing can be said any more but an alert: what is queued stays unsaid.
+    pub(super) fn give_in<S: Service>(&mut self, id: ConnectionId, now: Now, service: &mut S) {
+        self.part(id, service);
+        self.finish(id, now);
     }
 
     fn move_to(&mut self, id: ConnectionId, state: State, now: Now) {
@@ -150,6 +156,7 @@ impl Net {
         self.drop_input(id);
         self.drop_assembly(id);
         self.sends.close(id);
+        self.forget_secure(id);
         self.wheel.clear(id.slot);
         self.table.remove(id);
         self.freed += 1;
@@ -207,12 +214,14 @@ impl Net {
                     connection.pending += 1;
                     cancel_receive(id, ring);
                 }
-                if self.sends.is_in_flight(id) {
+                if self.is_sending(id)
+                    && let Some(connection) = self.table.get_mut(id)
+                {
                     connection.pending += 1;
                     let target = UserData::new(Kind::Send, id.slot, id.generation);
                     ring.cancel(target, UserData::new(Kind::Cancel, id.slot, id.generation));
                 }
-                self.wheel.set(id.slot, connection.deadline_us);
+                self.wheel.set(id.slot, now.mono_us + CLOSE_TIMEOUT_US);
             }
             _ => self.wheel.set(id.slot, connection.deadline_us),
         }

@@ -55,17 +55,20 @@ impl Net {
 
     fn receive_completed<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
         let id = connection_of(completion);
-        let mut upgrading = false;
+        let (mut upgrading, mut secure) = (false, false);
         if let Some(connection) = self.table.get_mut(id) {
             connection.receiving = completion.more();
             // Not by the kind of the receive: one that was asked for while the request waited may bring the first frame.
             upgrading = matches!(connection.state, State::Upgrading | State::Waiting);
+            secure = !connection.transport.is_plain();
         }
         if let Some(bid) = completion.buffer() {
             let len = completion.ok().unwrap_or(0) as usize;
             if len > 0 && self.table.get(id).is_some() {
                 let mut bytes = ring.recv_buffers.take(bid, len);
-                if upgrading {
+                if secure {
+                    self.secure_received(id, &bytes, now, ring, service);
+                } else if upgrading {
                     self.upgrade_received(id, &bytes, now, ring, service);
                 } else {
                     self.received(id, &mut bytes, now, ring, service);
@@ -88,7 +91,7 @@ impl Net {
     }
 
     /// The peer has gone; [`Net::see_off`] does the rest. When thousands go at once the rest is what everybody else would wait for.
-    fn goes(&mut self, id: ConnectionId, orderly: bool) {
+    pub(super) fn goes(&mut self, id: ConnectionId, orderly: bool) {
         if let Some(connection) = self.table.get_mut(id) {
             // Nothing is received from it meanwhile.
             connection.eof = true;
@@ -118,22 +121,24 @@ impl Net {
             State::HandingOff { .. } => {}
             State::Upgrading | State::Waiting | State::Open | State::Closing => self.arm_receive(id, ring),
             State::Finishing => {
-                if self.sends.is_empty(id) {
-                    if connection.eof {
+                let (socket, eof, fin) = (connection.socket, connection.eof, connection.fin);
+                if self.has_sent_all(id) {
+                    if eof {
                         self.end(id, now, ring, service);
                         return;
                     }
-                    if !connection.fin {
+                    if let Some(connection) = self.table.get_mut(id).filter(|_| !fin) {
                         connection.fin = true;
                         connection.pending += 1;
-                        ring.shutdown(connection.socket, false, UserData::new(Kind::Shutdown, id.slot, id.generation));
+                        ring.shutdown(socket, false, UserData::new(Kind::Shutdown, id.slot, id.generation));
                     }
                     self.arm_receive(id, ring);
                 }
             }
             State::Ending => {
-                let quiet = !connection.receiving && connection.pending == 0 && !self.sends.is_in_flight(id);
-                if quiet && !connection.close {
+                let quiet = !connection.receiving && connection.pending == 0;
+                let quiet = quiet && !self.is_sending(id);
+                if let Some(connection) = self.table.get_mut(id).filter(|c| quiet && !c.close) {
                     connection.close = true;
                     ring.close(connection.socket, UserData::new(Kind::Close, id.slot, id.generation));
                     self.sends.close(id);

@@ -8,6 +8,7 @@
 //!             │ partial: assembly        │ Later: held, receive cancelled, retried in rotation
 //!   wheel ─► ping, idle, upgrade and close time-outs           leave: what a drain does to a connection
 //! ```
+//! Where TLS is spoken it lies between ring and decoder, and between queue and ring: see [`secure`](self).
 //! One [`Net`] per shard, touched only by its thread. It owns sockets and bytes; what they mean is the [`Service`]'s.
 //! A slot is free again only when the kernel holds nothing that names it.
 
@@ -22,9 +23,11 @@ mod lines;
 mod pieces;
 mod receive;
 mod region;
+mod secure;
 mod send_queue;
 mod service;
 mod table;
+pub mod tls;
 mod transmit;
 mod urgent;
 mod vital;
@@ -42,6 +45,7 @@ pub use gate::{GateConfig, retry_after_s};
 pub use pieces::CHUNK_BYTES;
 pub use send_queue::{Class, SendLimits, Sends};
 pub use service::{Admission, Adoption, Knock, Service, Taken};
+pub use wheel::Wheel;
 
 use crate::ring::Filled;
 use arrive::Listener;
@@ -50,9 +54,9 @@ use lines::{Lines, Silent};
 use shards::ids::{ConnectionId, Now, ShardId};
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use table::Table;
 use transmit::Scratch;
-use wheel::Wheel;
 
 /// Code and reason of a close frame.
 pub type CloseWords = (u16, &'static str);
@@ -144,6 +148,14 @@ pub struct NetStats {
     pub sends: u64,
     /// Receives that found no buffer.
     pub buffers_short: u64,
+    /// TLS handshakes that were completed.
+    pub handshakes: u64,
+    /// Those that were broken: no common ground, no certificate, too many bytes.
+    pub handshakes_failed: u64,
+    /// TLS connections that were broken later.
+    pub records_broken: u64,
+    /// Clients that spoke plain where TLS is spoken.
+    pub plain_on_tls: u64,
 }
 
 /// All connections of one shard.
@@ -177,6 +189,15 @@ pub struct Net {
     answer: Vec<u8>,
     refusal: Vec<u8>,
     scratch: Scratch,
+    /// What new sockets speak TLS with, if they do.
+    tls: Option<Arc<rustls::ServerConfig>>,
+    /// Connections whose TLS may have something to send.
+    secure_dirty: Vec<ConnectionId>,
+    /// Those that wait until others' ciphertext is through, and its bytes.
+    secure_waiting: VecDeque<ConnectionId>,
+    secure_bytes: usize,
+    /// Plaintext of one receive.
+    plain: Vec<u8>,
     ticket: u32,
     stats: NetStats,
 }
@@ -209,6 +230,11 @@ impl Net {
             answer: Vec::new(),
             refusal: Vec::new(),
             scratch: Scratch::new(),
+            tls: None,
+            secure_dirty: Vec::new(),
+            secure_waiting: VecDeque::new(),
+            secure_bytes: 0,
+            plain: Vec::new(),
             ticket: 0,
             stats: NetStats::default(),
         })

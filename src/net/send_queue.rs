@@ -276,15 +276,15 @@ impl Sends {
         None
     }
 
-    /// Marks up to [`SEND_PIECES_MAX`] pieces from the front as with the kernel. The bytes stay where they are until
+    /// Marks up to [`SEND_PIECES_MAX`] pieces and about `bytes_max` bytes from the front as with the kernel. The bytes stay where they are until
     /// [`Sends::completed`].
-    pub(super) fn begin(&mut self, id: ConnectionId, pieces: &mut Vec<Piece>) {
+    pub(super) fn begin(&mut self, id: ConnectionId, pieces: &mut Vec<Piece>, bytes_max: usize) {
         pieces.clear();
         let Some(queue) = self.queues.get_mut(id.slot as usize).filter(|q| q.generation == id.generation) else {
             return;
         };
         debug_assert!(queue.in_flight == 0, "one send in flight per connection");
-        let (mut piece, mut total, mut most) = (queue.head, 0, usize::MAX);
+        let (mut piece, mut total, mut most) = (queue.head, 0, bytes_max);
         if let Some(urgent) = &mut queue.urgent {
             // In the middle of a frame: up to its end first, then what is urgent, in a send of its own.
             if queue.boundary == 0 || urgent.is_begun() {
@@ -293,7 +293,7 @@ impl Sends {
                 total += bytes.len();
                 piece = NONE;
             } else {
-                most = queue.boundary as usize;
+                most = most.min(queue.boundary as usize);
             }
         }
         while piece != NONE && pieces.len() < SEND_PIECES_MAX && total < most {
@@ -443,13 +443,13 @@ mod tests {
             assert!(sends.push(id(0), &frame, Class::Delivery));
         }
         let mut pieces = Vec::new();
-        sends.begin(id(0), &mut pieces);
+        sends.begin(id(0), &mut pieces, usize::MAX);
         sends.completed(id(0), frame.len() * 3 + 10);
         sends.push_urgent(id(0), &[0x81, 1, b'u']);
         let mut out = Vec::new();
         for _ in 0..2 {
             let dirty = sends.next_dirty().unwrap();
-            sends.begin(dirty, &mut pieces);
+            sends.begin(dirty, &mut pieces, usize::MAX);
             out.extend(bytes(&pieces));
             sends.completed(dirty, pieces.iter().map(|piece| piece.len).sum());
         }
@@ -502,10 +502,10 @@ mod tests {
         assert!(sends.push(id(1), &vec![1; 40 << 10], Class::Delivery));
         assert_eq!(sends.room(id(1)), 24 << 10, "too little for the largest delivery");
         let mut pieces = Vec::new();
-        sends.begin(id(1), &mut pieces);
+        sends.begin(id(1), &mut pieces, usize::MAX);
         sends.completed(id(1), 1 << 10);
         assert_eq!(sends.next_drained(), None, "39 KiB is above half");
-        sends.begin(id(1), &mut pieces);
+        sends.begin(id(1), &mut pieces, usize::MAX);
         sends.completed(id(1), 20 << 10);
         assert_eq!(sends.next_drained(), Some(id(1)));
     }
@@ -552,7 +552,7 @@ mod tests {
                     model.extend(&fresh);
                 }
                 if let Some(dirty) = sends.next_dirty() {
-                    sends.begin(dirty, &mut pieces);
+                    sends.begin(dirty, &mut pieces, usize::MAX);
                     let out = bytes(&pieces);
                     // More may be pushed while a send is with the kernel.
                     if sends.room(id(0)) >= 10 {
@@ -614,7 +614,7 @@ mod tests {
                     }
                     _ => {
                         let Some(dirty) = sends.next_dirty() else { continue };
-                        sends.begin(dirty, &mut pieces);
+                        sends.begin(dirty, &mut pieces, usize::MAX);
                         let bytes = bytes(&pieces);
                         let all = kind == 4 || send > bytes.len();
                         let sent = if all { bytes.len() } else { send };
@@ -676,7 +676,7 @@ mod tests {
                 }
                 if kind == 3 && let Some(dirty) = sends.next_dirty() {
                     let model = &mut models[dirty.slot as usize];
-                    sends.begin(dirty, &mut pieces);
+                    sends.begin(dirty, &mut pieces, usize::MAX);
                     let out = bytes(&pieces);
                     // A burst goes on while its beginning is with the kernel.
                     if sends.room(dirty) >= 3 && let Some(frame) = sends.share(&[1, 2, 3]) {
@@ -716,7 +716,7 @@ mod tests {
                     }
                     prop_assert!(sends.push_shared(id(slot), place.unwrap()));
                 }
-                sends.begin(id(slot), &mut pieces);
+                sends.begin(id(slot), &mut pieces, usize::MAX);
                 prop_assert_eq!(pieces.len(), 1);
                 prop_assert_eq!(bytes(&pieces), burst.concat());
             }

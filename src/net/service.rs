@@ -85,6 +85,9 @@ pub trait Service {
     /// Writes to a newcomer that there is no time for it; those who wait are through after `wait_ms`.
     fn refuse(&mut self, wait_ms: u64, answer: &mut Vec<u8>);
 
+    /// Writes to somebody who speaks plain where TLS is spoken.
+    fn not_secure(&mut self, answer: &mut Vec<u8>);
+
     /// Gives a socket to a peer: returns the peer's ring, or the adoption if it cannot be delivered.
     ///
     /// # Errors

@@ -64,6 +64,10 @@ impl Service for Echo {
         answer.extend_from_slice(format!("HTTP/1.1 503 x\r\nRetry-After: {after_s}\r\n\r\n").as_bytes());
     }
 
+    fn not_secure(&mut self, answer: &mut Vec<u8>) {
+        answer.extend_from_slice(b"HTTP/1.1 400 x\r\n\r\n");
+    }
+
     fn give(&mut self, _: ShardId, adoption: Adoption) -> Result<RawFd, Adoption> {
         let peer = self.peer.as_ref().unwrap();
         peer.mail.lock().unwrap().push(adoption);

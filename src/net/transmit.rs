@@ -16,7 +16,7 @@ pub(super) struct Scratch {
     used: usize,
     /// The ring's count of enters when `used` was reset.
     enters: u64,
-    pieces: Vec<Piece>,
+    pub(super) pieces: Vec<Piece>,
 }
 
 impl Scratch {
@@ -46,13 +46,17 @@ impl Net {
             count += 1;
         }
         self.stats.sends += count as u64;
-        Ok(count)
+        Ok(count + self.transmit_secure(ring)?)
     }
 
     fn begin_send(&mut self, id: ConnectionId, ring: &mut Ring) -> io::Result<()> {
-        let Some(socket) = self.table.get(id).map(|c| c.socket) else { return Ok(()) };
-        let scratch = &mut self.scratch;
-        self.sends.begin(id, &mut scratch.pieces);
+        let Some(connection) = self.table.get(id) else { return Ok(()) };
+        if !connection.transport.is_plain() {
+            self.secure_dirty.push(id);
+            return Ok(());
+        }
+        let (socket, scratch) = (connection.socket, &mut self.scratch);
+        self.sends.begin(id, &mut scratch.pieces, usize::MAX);
         let user_data = UserData::new(Kind::Send, id.slot, id.generation);
         match scratch.pieces.as_slice() {
             [] => {}
@@ -86,6 +90,12 @@ impl Net {
     pub(super) fn sent(&mut self, completion: &Completion, now_us: u64) -> Option<(ConnectionId, bool)> {
         let id = ConnectionId { slot: completion.user_data.slot(), generation: completion.user_data.generation() };
         let connection = self.table.get_mut(id)?;
+        if !connection.transport.is_plain() {
+            if completion.ok().is_ok() {
+                connection.heard_us = now_us;
+            }
+            return Some((id, self.secure_sent(completion)));
+        }
         match completion.ok() {
             Ok(bytes) => {
                 connection.heard_us = now_us;

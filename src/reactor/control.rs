@@ -1,11 +1,12 @@
 //! The control plane: what reaches a shard beside mail. Rare, so a lock inside the channel does not matter.
 //!
 //! ```text
-//!   boot ── Serve, Drain, Cut, Stay, Stop, Release ──┐
+//!   boot ── Serve, Rules, Secure, Drain, Cut, Stay, Stop, Release ──┐
 //!   peer ── Adopt, Revoke ───────────────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
 //!   boot ◄── Report ─────────────────────────────────────────────────────── reactor, signals, taker
 //! ```
 
+use crate::auth::Rules;
 use crate::net::Adoption;
 use crate::ring::Waker;
 use shards::ids::ShardId;
@@ -28,6 +29,10 @@ pub enum Control {
     },
     /// A socket comes from a peer.
     Adopt(Adoption),
+    /// Who comes in is decided by these from now on.
+    Rules(Arc<Rules>),
+    /// Sockets accepted from now on speak TLS with this.
+    Secure(Arc<rustls::ServerConfig>),
     /// It does not come after all.
     Revoke {
         /// Who gave.

@@ -2,17 +2,21 @@
 
 use super::control::{Control, Peer};
 use super::echo::{ECHO_BYTES_MAX, echo};
+use super::guard::{Entry, Guard, TENANT, words};
 use super::identity::Identities;
+use crate::auth::{Denied, claimed_tenant};
 use crate::http::{self, Head, Request, Upgrade};
 use crate::net::websocket::{Opcode, append_with};
-use crate::net::{Admission, Adoption, Class, Door, Knock, Sends, Service, Taken, retry_after_s};
+use crate::net::{Admission, Adoption, Class, CloseWords, Door, Knock, Sends, Service, Taken, retry_after_s};
 use crate::wire::codes::Close;
 use crate::wire::token::Tokens;
 use crate::wire::{decode, encode};
 use shards::Shard;
+use shards::command::Command;
 use shards::ids::{ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::ControlFlow;
@@ -24,9 +28,6 @@ const BUSY: &str = "too many clients connect at once: connect again after Retry-
 const FULL: &str = "this shard holds as many connections as it may (connections_per_shard_max, `ulimit -n`): connect again after Retry-After";
 const FULL_WAIT_MS: u64 = 2000;
 
-/// Who everybody is while no key is configured.
-pub(super) const TENANT: &str = "default";
-
 /// One per shard, touched only by its thread.
 pub struct Doors {
     /// The core.
@@ -37,6 +38,10 @@ pub struct Doors {
     pub retry_after_s: Option<u32>,
     /// Signs and verifies what clients resume with.
     pub tokens: Tokens,
+    /// Knows who the connections are.
+    pub guard: Guard,
+    /// Clients that spoke TLS where none is spoken.
+    pub tls_on_plain: u64,
     hint: Vec<u8>,
     own: ShardId,
     limits: Limits,
@@ -56,12 +61,14 @@ pub struct Doors {
 
 impl Doors {
     /// Doors of shard `own` with this core behind them.
-    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens) -> Self {
+    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens, guard: Guard) -> Self {
         Self {
             shard,
             now: Now::default(),
             retry_after_s: None,
             tokens,
+            guard,
+            tls_on_plain: 0,
             hint: Vec::new(),
             own,
             scratch: decode::Scratch::new(&limits),
@@ -121,33 +128,115 @@ impl Doors {
         if knock.may_hand_off
             && let Some(session) = &upgrade.session
         {
-            let shard = self.shard.owner(TENANT, session);
-            if shard != self.own {
+            // Where it goes its token is verified.
+            let shard = self.claimed_tenant(upgrade).map(|tenant| self.shard.owner(&tenant, session));
+            if let Some(shard) = shard.filter(|shard| *shard != self.own) {
                 return Admission::HandOff { shard };
             }
         }
         if knock.busy {
-            // Only now is it worth the proof.
-            let token = upgrade.resume.and_then(|token| self.tokens.verify(TENANT, token, self.now.wall_ms));
-            return Admission::Wait { resumes: token.map(|token| self.marks.hash_one(token.client_id)) };
+            // Only now is it worth the proof, and not yet that of who the client is.
+            let claim = upgrade.resume.and_then(|token| Some((token, self.claimed_tenant(upgrade)?)));
+            let proved = claim.and_then(|(token, tenant)| {
+                let token = self.tokens.verify(&tenant, token, self.now.wall_ms)?;
+                Some(self.marks.hash_one((tenant, token.client_id)))
+            });
+            return Admission::Wait { resumes: proved };
         }
+        let open = Admission::Open { head_bytes, frame_bytes_max: self.limits.frame_bytes_max, door: Door::Events };
+        let entry = match self.guard.entry(upgrade.token, upgrade.client.as_deref(), self.now) {
+            Ok(entry) => entry,
+            Err(denied) => {
+                http::append_unauthorized(answer, denied.told());
+                return Admission::Answer;
+            }
+        };
         let anonymous;
-        let client_id = match &upgrade.client {
-            Some(client) => client.as_ref(),
-            None => {
+        let client_id = match (&entry, &upgrade.client) {
+            (Entry::Waiting, client) => {
+                http::append_switching(answer, upgrade.key, upgrade.subprotocol);
+                self.guard.wait(knock.id, client.as_deref(), self.now);
+                return open;
+            }
+            (Entry::Open, Some(client)) => client.as_ref(),
+            (Entry::Known(_, Some(name)), _) => name,
+            (Entry::Open | Entry::Known(..), _) => {
                 anonymous = self.identities.anonymous();
                 anonymous.as_str()
             }
         };
-        let principal = Principal { tenant: TENANT, client_id };
+        let (tenant, rights, expires_ms) = match &entry {
+            Entry::Known(known, _) => (&*known.tenant, Some(&known.rights), Some(known.expires_ms)),
+            Entry::Open | Entry::Waiting => (TENANT, None, None),
+        };
+        let principal = Principal { tenant, client_id, rights };
         if self.shard.handle(Input::Connected { connection: knock.id, principal }, self.now) == Handled::Later {
             http::append_unavailable(answer, 1, "the server is busy: try again");
             return Admission::Answer;
         }
         http::append_switching(answer, upgrade.key, upgrade.subprotocol);
         let (own, limits) = (self.own.0, &self.limits);
-        append_with(answer, Opcode::Text, |out| encode::welcome(out, client_id, own, limits));
-        Admission::Open { head_bytes, frame_bytes_max: self.limits.frame_bytes_max, door: Door::Events }
+        append_with(answer, Opcode::Text, |out| encode::welcome(out, client_id, expires_ms, own, limits));
+        let client_id = client_id.to_owned();
+        if let Entry::Known(identity, _) = entry {
+            self.guard.enter(knock.id, identity, &client_id, self.now);
+        }
+        open
+    }
+
+    /// The tenant that an upgrade is of, if its token is good.
+    fn claimed_tenant<'a>(&self, upgrade: &Upgrade<'_>) -> Option<Cow<'a, str>> {
+        match self.guard.is_strict() {
+            false => Some(Cow::Borrowed(TENANT)),
+            true => upgrade.token.and_then(claimed_tenant).map(Cow::Owned),
+        }
+    }
+
+    /// The first commands of a connection that has yet to say who it is: the first of all does.
+    fn introduce(&mut self, id: ConnectionId, text: &str, sends: &mut Sends) -> Taken {
+        let (guard, shard, now) = (&mut self.guard, &mut self.shard, self.now);
+        let mut outcome = None;
+        let rest = decode::decode(text, decode::Resume::default(), &mut self.scratch, |command_id, decoded| {
+            if outcome.is_some() {
+                return ControlFlow::Break(());
+            }
+            let introduced = match decoded {
+                Ok(Command::Auth { token }) => guard.introduce(id, token, now).map_err(close_of),
+                _ => Err(words(Close::Unauthenticated)),
+            };
+            outcome = Some((command_id, introduced));
+            ControlFlow::Continue(())
+        });
+        let (command_id, (identity, name)) = match outcome {
+            Some((command_id, Ok(introduced))) => (command_id, introduced),
+            Some((_, Err(words))) => return Taken::Close(words),
+            // An array of no commands.
+            None => return Taken::All,
+        };
+        let name = name.unwrap_or_else(|| self.identities.anonymous().into());
+        let principal = Principal { tenant: &identity.tenant, client_id: &name, rights: Some(&identity.rights) };
+        if shard.handle(Input::Connected { connection: id, principal }, now) == Handled::Later {
+            return Taken::Close(words(Close::Unavailable));
+        }
+        let (own, limits, expires_ms) = (self.own.0, &self.limits, identity.expires_ms);
+        self.hint.clear();
+        append_with(&mut self.hint, Opcode::Text, |out| encode::welcome(out, &name, Some(expires_ms), own, limits));
+        append_with(&mut self.hint, Opcode::Text, |out| encode::authenticated(out, &command_id, &name, expires_ms));
+        self.guard.enter(id, identity, &name, now);
+        sends.push(id, &self.hint, Class::Reply);
+        match rest {
+            None => Taken::All,
+            Some(rest) => self.text(id, Door::Events, text, rest.pack(), None, sends),
+        }
+    }
+}
+
+/// How a connection ends whose first token is not accepted.
+fn close_of(denied: Denied) -> CloseWords {
+    match denied {
+        Denied::Expired => words(Close::Expired),
+        Denied::Revoked => words(Close::Revoked),
+        denied => (Close::Unauthenticated.code(), denied.told()),
     }
 }
 
@@ -157,7 +246,10 @@ impl Service for Doors {
             return Admission::Incomplete;
         };
         match request {
-            Request::Bad(bad) => http::append_bad(answer, bad),
+            Request::Bad(bad) => {
+                self.tls_on_plain += u64::from(bad == http::Bad::Tls);
+                http::append_bad(answer, bad);
+            }
             Request::NotFound => http::append_not_found(answer),
             Request::Ready => http::append_health(answer, self.retry_after_s.is_none()),
             Request::Health => http::append_health(answer, true),
@@ -171,6 +263,11 @@ impl Service for Doors {
                 let after_s = retry_after_s(FULL_WAIT_MS, self.identities.random());
                 http::append_unavailable(answer, after_s, FULL);
             }
+            Request::Upgrade(Upgrade { origin, .. }) | Request::Echo(Upgrade { origin, .. })
+                if !self.guard.allows_origin(origin) =>
+            {
+                http::append_forbidden(answer);
+            }
             Request::Echo(_) if knock.busy => return Admission::Wait { resumes: None },
             Request::Echo(upgrade) => {
                 http::append_switching(answer, upgrade.key, None);
@@ -183,6 +280,10 @@ impl Service for Doors {
 
     fn refuse(&mut self, wait_ms: u64, answer: &mut Vec<u8>) {
         http::append_unavailable(answer, retry_after_s(wait_ms, self.identities.random()), BUSY);
+    }
+
+    fn not_secure(&mut self, answer: &mut Vec<u8>) {
+        http::append_not_secure(answer);
     }
 
     fn give(&mut self, to: ShardId, adoption: Adoption) -> Result<RawFd, Adoption> {
@@ -230,11 +331,36 @@ impl Service for Doors {
         if door == Door::Echo {
             return echo(id, Opcode::Text, text.as_bytes(), sends);
         }
-        let (shard, now, tokens) = (&mut self.shard, self.now, &self.tokens);
+        if self.guard.is_waiting(id) {
+            return self.introduce(id, text, sends);
+        }
+        let (shard, now, tokens, guard) = (&mut self.shard, self.now, &self.tokens, &mut self.guard);
+        let hint = &mut self.hint;
         let resume = decode::Resume::unpack(place);
         let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
             let mut token = None;
-            let input = match decoded.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token)) {
+            let decoded = match decoded {
+                Ok(Command::Auth { token }) if guard.is_strict() => match guard.renew(id, token, now) {
+                    Ok((client, expires_ms, rights)) => {
+                        let renewed = Input::Renewed { connection: id, rights: Some(&rights) };
+                        if shard.handle(renewed, now) == Handled::Later {
+                            return ControlFlow::Break(());
+                        }
+                        hint.clear();
+                        append_with(hint, Opcode::Text, |out| {
+                            encode::authenticated(out, &command_id, &client, expires_ms);
+                        });
+                        sends.push(id, hint, Class::Reply);
+                        return ControlFlow::Continue(());
+                    }
+                    Err(refused) => Err(refused),
+                },
+                Ok(command @ Command::Resume { .. }) => {
+                    tokens.admit(guard.tenant_of(id), command, now.wall_ms, &mut token)
+                }
+                decoded => decoded,
+            };
+            let input = match decoded {
                 Ok(command) => match overdue_us {
                     None => Input::Command { connection: id, id: command_id, command },
                     Some(us) => Input::Overdue { connection: id, id: command_id, command, waited_ms: us / 1000 },
@@ -269,8 +395,12 @@ impl Service for Doors {
     }
 
     fn closed(&mut self, id: ConnectionId, door: Door) {
-        if door == Door::Events && self.shard.handle(Input::Disconnected { connection: id }, self.now) == Handled::Later
-        {
+        if door != Door::Events {
+            return;
+        }
+        let known = !self.guard.is_waiting(id);
+        self.guard.forget(id);
+        if known && self.shard.handle(Input::Disconnected { connection: id }, self.now) == Handled::Later {
             self.unheard.push(id);
         }
     }

@@ -8,13 +8,14 @@
 //! ```
 //! [`turn`] is the loop, [`doors`] is what a socket's bytes mean, [`post`] is how events become frames, [`pace`] says
 //! when to sleep; [`station`] is a core before it has a log, [`control`], [`drain`] and [`wind_down`] are everything that is
-//! rare. Nothing here decides about events; the shard does.
+//! rare; [`guard`] knows who the connections are. Nothing here decides about events; the shard does.
 
 pub mod clock;
 pub mod control;
 mod doors;
 mod drain;
 mod echo;
+mod guard;
 mod identity;
 mod log_memory;
 mod pace;
@@ -60,6 +61,8 @@ pub struct ReactorConfig {
     pub spin_us_max: u64,
     /// How clients are sent away.
     pub drain: DrainLimits,
+    /// How long a client has to say who it is, microseconds.
+    pub introduce_us_max: u64,
 }
 
 /// Where a reactor stands between its start and its end. Only moves down.

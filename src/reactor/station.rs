@@ -7,16 +7,20 @@
 
 use super::control::{Control, Peer, Report};
 use super::doors::Doors;
+use super::guard::Guard;
 use super::pace::Pace;
 use super::post::Frames;
 use super::{Phase, Reactor, ReactorConfig, turn};
+use crate::auth::Rules;
 use crate::disk::background::Desk;
 use crate::disk::executor::Executor;
 use crate::net::Net;
 use crate::reactor::clock::Clock;
 use crate::ring::{Ring, RingError, Waker};
 use crate::wire::token::Tokens;
+use rustls::ServerConfig;
 use shards::Shard;
+use std::sync::Arc;
 
 /// One per core, made by its thread and used up by it.
 pub struct Station {
@@ -52,15 +56,20 @@ impl Station {
         self,
         shard: Shard,
         tokens: Tokens,
+        (rules, tls): (Arc<Rules>, Option<Arc<ServerConfig>>),
         disk: Executor<Desk>,
         control: flume::Receiver<Control>,
         reports: flume::Sender<Report>,
     ) -> Reactor {
-        let Station { ring, net, config, clock } = self;
+        let Station { ring, mut net, config, clock } = self;
+        if let Some(tls) = tls {
+            net.secure(tls);
+        }
+        let guard = Guard::new(rules, config.net.slots(), config.introduce_us_max, clock.read());
         Reactor {
             ring,
             net,
-            doors: Doors::new(config.shard, shard, config.limits, config.echo_open, tokens),
+            doors: Doors::new(config.shard, shard, config.limits, config.echo_open, tokens, guard),
             disk,
             frames: Frames::new(),
             clock,

@@ -15,7 +15,6 @@
 //! so no tenant and no peer can own a turn.
 
 use super::Reactor;
-use super::doors::TENANT;
 use super::post::Post;
 use crate::net::Class;
 use crate::net::websocket::{Opcode, append_with};
@@ -112,7 +111,25 @@ impl Reactor {
     }
 
     fn expire(&mut self, now: Now) -> usize {
-        self.net.expire(now, &mut self.ring, &mut self.doors) + self.doors.shard.expire(now)
+        let mut looked = 0;
+        while let Some((id, words)) = self.doors.guard.next_overdue(now, &mut looked) {
+            self.net.part_with(id, words, now, &mut self.ring, &mut self.doors);
+        }
+        let mut swept = 0;
+        while let Some((id, words)) = self.doors.guard.next_unwanted(&mut swept) {
+            self.net.part_with(id, words, now, &mut self.ring, &mut self.doors);
+        }
+        if self.doors.guard.is_note_due(now) {
+            let stats = self.net.stats();
+            let others = [
+                ("TLS handshakes that failed", stats.handshakes_failed),
+                ("broken TLS records", stats.records_broken),
+                ("plain words on TLS", stats.plain_on_tls),
+                ("TLS on a plain port", self.doors.tls_on_plain),
+            ];
+            self.doors.guard.note(now, others);
+        }
+        looked + swept + self.net.expire(now, &mut self.ring, &mut self.doors) + self.doors.shard.expire(now)
     }
 
     fn handle(&mut self, now: Now) -> usize {
@@ -168,7 +185,9 @@ impl Reactor {
             return self.ring.enter();
         }
         let mut timeout_us = PARK_US_MAX;
-        for deadline_us in [self.net.next_deadline_us(), self.doors.shard.next_deadline_us()].into_iter().flatten() {
+        let deadlines =
+            [self.net.next_deadline_us(), self.doors.shard.next_deadline_us(), self.doors.guard.next_deadline_us()];
+        for deadline_us in deadlines.into_iter().flatten() {
             timeout_us = timeout_us.min(deadline_us.saturating_sub(now.mono_us));
         }
         if self.net.waiting() > 0 || self.doors.shard.holds_mail() || self.is_ending() {
@@ -198,7 +217,8 @@ impl Reactor {
                     reply: Reply::Resumed { client_id, generation, sessions, patterns },
                 } => {
                     let wall_ms = self.doors.now.wall_ms;
-                    let (token, expires_ms) = self.doors.tokens.sign(TENANT, client_id, generation, wall_ms);
+                    let tenant = self.doors.guard.tenant_of(connection);
+                    let (token, expires_ms) = self.doors.tokens.sign(tenant, client_id, generation, wall_ms);
                     self.out.clear();
                     append_with(&mut self.out, Opcode::Text, |out| {
                         encode::resumed(out, &id, client_id, generation, sessions, patterns, &token, expires_ms);

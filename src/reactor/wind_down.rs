@@ -40,6 +40,8 @@ impl Reactor {
                     }
                     None => self.doors.announce(adoption),
                 },
+                Control::Secure(config) => self.net.secure(config),
+                Control::Rules(rules) => self.doors.guard.change(rules, now),
                 Control::Revoke { from, ticket } => self.doors.forget(from, ticket),
                 Control::Drain { taken_over } if self.phase == Phase::Serving => self.begin_drain(taken_over, now),
                 Control::Cut => {

@@ -58,6 +58,9 @@ closes! {
     Overloaded = 4101 "overloaded" "too many connections: reconnect later";
     Unavailable = 4102 "unavailable" "the server cannot serve this now: reconnect later";
     Replaced = 4200 "replaced" "a newer connection took this client id: use one connection per client";
+    Expired = 4201 "expired" "the client's token has expired: connect again with a new one";
+    Revoked = 4202 "revoked" "the client's token was revoked: connect again with a new one";
+    Unauthenticated = 4203 "unauthenticated" "no token came, or none that is accepted here: send one with the upgrade or as auth, first of all";
 }
 
 impl Close {

@@ -24,11 +24,16 @@ use shards::outbox::{
 use shards::refusal::{Refusal, Refused};
 use storage::record::{EventView, NO_OFFSET, RecordView};
 
-/// First frame of every connection: who the client is, where it is, what it may send.
-pub fn welcome(out: &mut Vec<u8>, client: &str, shard: u16, limits: &Limits) {
+/// First frame of every connection: who the client is, until when its token lets it stay, where it is, what it may send.
+pub fn welcome(out: &mut Vec<u8>, client: &str, expires_ms: Option<u64>, shard: u16, limits: &Limits) {
     text(out, "{\"type\":\"welcome\",\"client\":\"");
     text(out, client);
-    text(out, "\",\"shard\":");
+    text(out, "\"");
+    if let Some(expires_ms) = expires_ms {
+        text(out, ",\"expires\":");
+        number(out, expires_ms);
+    }
+    text(out, ",\"shard\":");
     number(out, u64::from(shard));
     for (key, value) in [
         (",\"limits\":{\"event_bytes_max\":", limits.event_bytes_max as u64),
@@ -41,6 +46,16 @@ pub fn welcome(out: &mut Vec<u8>, client: &str, shard: u16, limits: &Limits) {
         number(out, value);
     }
     text(out, "}}");
+}
+
+/// The answer to `auth`: who the client is, and until when.
+pub fn authenticated(out: &mut Vec<u8>, id: &CommandId, client: &str, expires_ms: u64) {
+    begin(out, "authenticated", id);
+    text(out, ",\"client\":\"");
+    text(out, client);
+    text(out, "\",\"expires\":");
+    number(out, expires_ms);
+    text(out, "}");
 }
 
 /// The server is about to close: finish what is open and come back.

@@ -78,7 +78,7 @@ class Server:
         self.log = open(os.path.join(self.folder or os.path.dirname(self.data), "server.log"), "ab")
         self.process = subprocess.Popen(self.arguments(*flags), stdout=subprocess.PIPE, stderr=self.log, env=environment())
         buffered = b""
-        while b"ready http://" not in buffered or not buffered.endswith(b"\n"):
+        while b"ready http" not in buffered or not buffered.endswith(b"\n"):
             left = began + timeout_s - time.monotonic()
             readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, left))
             chunk = os.read(self.process.stdout.fileno(), 4096) if readable else b""
@@ -176,10 +176,14 @@ class Client:
         self.reader = None
 
     @classmethod
-    async def open(cls, url, read=True, **options):
-        """Connects; with `read=False` the caller reads `socket` itself."""
+    async def open(cls, url, read=True, hello=True, auth=None, **options):
+        """Connects; with `read=False` the caller reads `socket` itself. `auth`: a token, shown as browsers show it. Without `hello` no
+        welcome is waited for: the server wants to know first who it is."""
         options = {"compression": None, "ping_interval": None, "max_size": 1 << 22, "open_timeout": PATIENCE_S, **options}
-        client = cls(await connect(url, subprotocols=[SUBPROTOCOL], **options))
+        shown = [SUBPROTOCOL] if auth is None else [SUBPROTOCOL, f"tidegate.auth.{auth}"]
+        client = cls(await connect(url, subprotocols=shown, **options))
+        if not hello:
+            return client
         client.welcome = json.loads(await asyncio.wait_for(client.socket.recv(), PATIENCE_S))
         assert client.welcome["type"] == "welcome", client.welcome
         if read:

@@ -203,6 +203,7 @@ const COMMANDS: &[&str] = &[
     "history",
     "resume",
     "ping",
+    "auth",
     "stream.append",
     "stream.close",
     "presence.enter",
@@ -230,6 +231,7 @@ fn command_name(command: &Command<'_>) -> &'static str {
         // Between shards only.
         Command::Open { .. } => "open",
         Command::Ping => "ping",
+        Command::Auth { .. } => "auth",
         Command::StreamAppend { .. } => "stream.append",
         Command::StreamClose { .. } => "stream.close",
         Command::Presence { act, .. } => match act {
@@ -245,6 +247,7 @@ fn command_name(command: &Command<'_>) -> &'static str {
 
 const FRAMES: &[&str] = &[
     "welcome",
+    "authenticated",
     "hello",
     "published",
     "committed",
@@ -309,7 +312,11 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
     let duplicate = value.get("duplicate").is_some();
     let (event_epoch, event_offset) = value.get("event_id").map_or((0, NO_OFFSET), |id| event_id(id.as_str().unwrap()));
     let reply = match str("type") {
-        "welcome" => return encode::welcome(out, str("client"), int("shard") as u16, &Limits::default()),
+        "welcome" => {
+            let (expires_ms, limits) = (value["expires"].as_u64(), Limits::default());
+            return encode::welcome(out, str("client"), expires_ms, int("shard") as u16, &limits);
+        }
+        "authenticated" => return encode::authenticated(out, &id, str("client"), int("expires")),
         "goaway" => return encode::goaway(out, int("reconnect_after_ms")),
         "slow_down" => {
             let waits_for = match str("scope") {

@@ -63,7 +63,7 @@ impl Door {
     /// An upgraded connection whose welcome is queued.
     pub fn new(name: &str, shard: u16, limits: &Limits) -> Self {
         let mut payload = Vec::new();
-        encode::welcome(&mut payload, name, shard, limits);
+        encode::welcome(&mut payload, name, None, shard, limits);
         let mut out = Vec::new();
         append_frame(&mut out, Opcode::Text, &payload);
         Self {

@@ -29,6 +29,8 @@ use super::trace::Trace;
 use network::Link;
 use node::Node;
 use shards::ids::Now;
+use shards::rights::{Capability, Rights};
+use std::sync::Arc;
 use storage::disk::DiskOp;
 
 /// Tenant of everybody.
@@ -48,6 +50,8 @@ pub struct World {
     /// Where each client is connected.
     links: Vec<Option<Link>>,
     node: Option<Node>,
+    /// What every client may do: all it needs, and not to publish under other topics.
+    rights: Arc<Rights>,
     now_us: u64,
     wall_offset_ms: i64,
     generation: u32,
@@ -70,6 +74,15 @@ pub struct World {
     pub trace: Trace,
     /// Counted for the report.
     pub counts: Counts,
+}
+
+fn rights() -> Rights {
+    let mut rights = Rights::none(false);
+    let publish = ["*", "chat.>", "tool.>", "job.>", "control.>"].map(|grant| (Capability::Publish, grant));
+    for (capability, grant) in publish.into_iter().chain([(Capability::Subscribe, ">")]) {
+        rights.add(capability, grant).expect("a grant");
+    }
+    rights
 }
 
 impl World {
@@ -106,6 +119,7 @@ impl World {
             links: vec![None; clients.len()],
             clients,
             node: None,
+            rights: Arc::new(rights()),
             now_us: 1_000_000,
             wall_offset_ms: 1_700_000_000_000,
             generation: 0,

@@ -71,7 +71,7 @@ def round_of(row, size, contestants, number, reports):
 def contestants_of(row, options, size, number):
     """Ours twice, for the A/A control; not where nothing is judged. Peers in every second round."""
     chosen = dict(row.contestants)
-    if not size.tiny and ("floor" in chosen or row.again):
+    if not size.tiny and ("floor" in chosen or "plain" in chosen or row.again):
         chosen[OURS[1]] = chosen[OURS[0]]
     if options.what == "peers" and number % ROUNDS_PER_PEER_ROUND == 0:
         chosen |= row.peers

@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 
 from . import crowd, machine, overload, streams
-from .servers import Floor, Nats, Ours, Redis, Server, UWebSockets
+from .servers import Floor, Nats, Ours, Redis, Secure, Server, UWebSockets
 
 OURS = ("ours", "ours again")
 # Events of a session in flight while a log is filled: frames are merged on both ways, 5 million events in about a minute.
@@ -207,6 +207,10 @@ def allocations(server, size, context):
     return {"allocations per event": float(found[0].split(":")[1])}, {"valid": True, "stranger": 0.0}
 
 
+def secure(*flags):
+    return {"plain": lambda: Ours(*flags), "ours": lambda: Secure(*flags)}
+
+
 class Nothing(Server):
     """For rows that need no server."""
 
@@ -293,6 +297,12 @@ def rows():
         Row("idle bare", both, [idle("--bare")], bare, SUBSCRIBE_PEERS, rounds_max=2, repeats=False),
         Row("idle subscribed", both, [idle()], subscribed, SUBSCRIBE_PEERS, rounds_max=2, repeats=False),
         Row("handshake", spinning, [handshake], handshakes, SUBSCRIBE_PEERS),
+        # What TLS costs: the same beside the same server without it.
+        Row("TLS: chat with sync off", secure("--sync", "off"), [chat_full, chat_paced], [Metric("CPU µs/event"), Metric("events/s", high=True), Metric("ack p50 ms"), *PACED]),
+        Row("TLS: fan-out to 1000, one at a time", secure(), [fan(0, 1, 1)], [Metric("CPU µs/delivery"), Metric("deliveries/s", high=True)]),
+        Row("TLS: fan-out to 1000, bursts of 16", secure(), [fan(0, 32, 16)], [Metric("CPU µs/delivery"), Metric("deliveries/s", high=True)]),
+        Row("TLS: handshake", secure(), [handshake], [Metric("CPU µs/connect"), Metric("connects/s", high=True)]),
+        Row("TLS: idle bare", secure(), [idle("--bare")], [Metric("KiB/connection"), Metric("idle core")], rounds_max=2, repeats=False),
         Row("lone client", spinning, [lone], [Metric("round trip p50 µs", ("ratio", "floor", 1.5)), Metric("p99 µs")]),
         Row("a crowd", {"ours": crowd.server}, [crowd.calm], crowded, rounds_max=1, repeats=False, again=True),
         Row("a storm", {"floor": Floor, "ours": crowd.server}, [crowd.storm()], stormed, rounds_max=1, repeats=False),

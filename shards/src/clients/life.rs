@@ -26,6 +26,7 @@ use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::{get_connection, put_connection, request};
 use crate::outbox::GapReason;
 use crate::refusal::{Refusal, Refused};
+use crate::rights::{Capability, Rights};
 use crate::sessions::{Asker, Origin};
 use crate::shard::Shard;
 use std::collections::VecDeque;
@@ -353,13 +354,20 @@ impl Shard {
 
     fn begin_life(&mut self, opened: OpenedClient) {
         let OpenedClient { connection, id, tenant, client_id, generation, state } = opened;
-        let kept = ClientState::get(&state).unwrap_or_default();
+        let mut kept = ClientState::get(&state).unwrap_or_default();
         let Some(client) = self.readers.clients.get_mut(connection).filter(|client| !client.fenced) else {
             // Gone, or taken over, before it was told: the life ends as it began, and its home hears of it.
             self.lives.last_words.push_back(LastWords { tenant, client_id, connection, state: state.into() });
             return;
         };
         client.in_flight = client.in_flight.saturating_sub(1);
+        if let Some(rights) = &client.rights
+            && !kept.patterns.iter().all(|pattern| rights.covers_pattern(Capability::Subscribe, pattern))
+        {
+            // Its token covers less than the one before: the answer says that there is no feed.
+            kept.patterns = Vec::new();
+            kept.position = Vec::new();
+        }
         let own = client.opening.take().map(|own| *own);
         let presence = (kept.presences.clone(), kept.reads.clone());
         let mut life = Life::begin(generation, kept, state, own);
@@ -412,6 +420,13 @@ impl Shard {
                 return done;
             }
             if let Some(kept) = restore.sessions.pop_front() {
+                // Its token may be another one than that with which it subscribed.
+                let covers = |own: &Arc<Rights>| own.covers_session(Capability::Subscribe, &kept.session);
+                if !client.rights.as_ref().is_none_or(covers) {
+                    self.restore_otherwise(connection, kept, Capability::Subscribe.refused());
+                    done += 1;
+                    continue;
+                }
                 let (session, policy) = (kept.session.clone(), kept.policy);
                 let from = From::Offset(kept.offset, (kept.epoch != 0).then_some(kept.epoch));
                 restore.current = Some(kept);
@@ -584,7 +599,13 @@ impl Shard {
         let home = self.owner_of(self.log.partition_id(tenant, &session));
         if home == self.config.shard {
             let origin = Origin::Local(connection);
-            let asker = Asker { origin, id: CommandId::None, tenant: tenant.clone(), client_id: client_id.clone() };
+            let asker = Asker {
+                origin,
+                id: CommandId::None,
+                tenant: tenant.clone(),
+                client_id: client_id.clone(),
+                rights: None,
+            };
             return home::keep(self, &asker, &session, gone, state, now);
         }
         self.scratch.clear();
@@ -605,7 +626,8 @@ impl Shard {
         let (tenant, client_id, gone, state) = (r.text(), r.text(), r.u8() == 1, r.bytes());
         let session = session_of(client_id);
         let origin = Origin::Remote(from, connection, 0);
-        let asker = Asker { origin, id: CommandId::None, tenant: tenant.into(), client_id: client_id.into() };
+        let asker =
+            Asker { origin, id: CommandId::None, tenant: tenant.into(), client_id: client_id.into(), rights: None };
         home::keep(self, &asker, &session, gone, state, now)
     }
 

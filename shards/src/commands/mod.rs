@@ -14,6 +14,7 @@ pub(crate) mod commit;
 pub(crate) mod hello;
 pub(crate) mod history;
 pub(crate) mod mark;
+pub(crate) mod permit;
 pub(crate) mod ping;
 pub(crate) mod presence;
 pub(crate) mod publish;

@@ -45,6 +45,9 @@ pub(crate) fn run(
         Claim::Token(_) => return refuse(shard, Refused::field(Refusal::BadToken, "token")),
         Claim::Life { client_id, generation } => {
             if *client.client_id != *client_id {
+                if client.rights.as_ref().is_some_and(|rights| rights.is_bound()) {
+                    return refuse(shard, Refused::field(Refusal::BadToken, "token"));
+                }
                 let untouched = client.subscription_count == 0
                     && client.patterns.is_none()
                     && client.in_flight == 0
@@ -88,6 +91,6 @@ pub(crate) fn ask(shard: &mut Shard, connection: ConnectionId, room: u32, now: N
     let (id, claimed, attempt) = (opening.id, opening.claimed, opening.attempt);
     let session = session_of(&client.client_id);
     let (tenant, client_id, since_us) = (client.tenant.clone(), client.client_id.clone(), client.since_us);
-    let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id };
+    let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id, rights: None };
     shard.session_command(asker, &session, &Command::Open { session: &session, claimed, attempt, since_us, room }, now)
 }

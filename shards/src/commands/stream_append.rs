@@ -9,7 +9,7 @@
 //! ```
 
 use super::publish::{Form, Looked, NO_SPACE_RETRY_MS, look, repeat};
-use super::{Call, Outcome};
+use super::{Call, Outcome, permit};
 use crate::command::{DataKind, Durability, NewDelta};
 use crate::effect::Reply;
 use crate::ids::Offset;
@@ -31,12 +31,16 @@ pub(crate) fn run(shard: &mut Shard, call: Call<'_>, delta: &NewDelta<'_>, durab
     if let Some(outcome) = no_room(shard, call, bytes) {
         return outcome;
     }
+    let first = (delta.seq == 0).then(|| delta.topic.unwrap_or(STREAM_TOPIC));
     let slot = match shard.open(partition, &asker.tenant, session, None) {
         Opened::Ready(slot) => slot,
         Opened::Park => return Outcome::Park,
         Opened::Refused(refused) => return shard.refuse(asker, refused),
         Opened::Absent if delta.seq > 0 => return shard.refuse(asker, Refused::expects(Refusal::StreamGap, "seq", 0)),
         Opened::Absent => {
+            if let Err(refused) = permit::stream(shard, asker, None, (session, delta.stream, first)) {
+                return shard.refuse(asker, refused);
+            }
             let epoch = shard.new_epoch();
             match shard.open(partition, &asker.tenant, session, Some(epoch)) {
                 Opened::Ready(slot) => slot,
@@ -45,6 +49,9 @@ pub(crate) fn run(shard: &mut Shard, call: Call<'_>, delta: &NewDelta<'_>, durab
             }
         }
     };
+    if let Err(refused) = permit::stream(shard, asker, Some(slot), (session, delta.stream, first)) {
+        return shard.refuse(asker, refused);
+    }
     let body_hash = xxh3_64(delta.delta);
     match place(shard, call, slot, delta, body_hash) {
         Place::Next => {}

@@ -11,7 +11,7 @@
 
 use super::publish::{Form, Looked, look, repeat};
 use super::stream_append::no_room;
-use super::{Call, Outcome};
+use super::{Call, Outcome, permit};
 use crate::command::{DataKind, Durability, StreamStatus};
 use crate::ids::Now;
 use crate::refusal::{Refusal, Refused};
@@ -45,6 +45,9 @@ pub(crate) fn run(shard: &mut Shard, call: Call<'_>, stream: &str, status: Strea
         }
         Looked::Yes(_) => return shard.refuse(asker, Refused::field(Refusal::StreamClosed, "status")),
         Looked::No => {}
+    }
+    if let Err(refused) = permit::stream(shard, asker, Some(slot), (session, stream, None)) {
+        return shard.refuse(asker, refused);
     }
     match close(shard, slot, &asker.client_id, stream, status, now) {
         Some(log_seq) => {

@@ -65,8 +65,8 @@ pub(crate) fn run(
         return Handled::Done;
     }
     let owner = shard.owner_of(partition);
-    let asker =
-        Asker { origin: Origin::Local(connection), id, tenant: tenant.clone(), client_id: client.client_id.clone() };
+    let (origin, client_id) = (Origin::Local(connection), client.client_id.clone());
+    let asker = Asker { origin, id, tenant: tenant.clone(), client_id, rights: None };
     if owner == shard.config.shard {
         if !shard.parked.has_room(shard.config.limits.parked_bytes_max) {
             return Handled::Later;

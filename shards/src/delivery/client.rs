@@ -12,6 +12,7 @@ use crate::clients::life::{Life, Positions};
 use crate::ids::{ConnectionId, Now};
 use crate::input::Principal;
 use crate::refusal::{Refusal, Refused};
+use crate::rights::Rights;
 use std::sync::Arc;
 
 /// No subscription: end of a client's list.
@@ -23,6 +24,8 @@ pub(crate) struct Client {
     /// Shared, so that a command can hold its principal's names while it changes the shard.
     pub tenant: Arc<str>,
     pub client_id: Arc<str>,
+    /// What it may do; `None` = everything in its tenant.
+    pub rights: Option<Arc<Rights>>,
     /// Commands that were taken and not answered.
     pub in_flight: u32,
     /// First of its subscriptions, a list through [`super::Subscription::next_of_client`].
@@ -42,7 +45,7 @@ pub(crate) struct Client {
     credit: Credit,
 }
 
-const _: () = assert!(size_of::<Client>() <= 136);
+const _: () = assert!(size_of::<Client>() <= 144);
 
 /// Delivery credit. `u64::MAX` = no bound.
 struct Credit {
@@ -60,6 +63,7 @@ impl Client {
             generation,
             tenant,
             client_id: client_id.into(),
+            rights: None,
             in_flight: 0,
             subscriptions: NONE,
             subscription_count: 0,
@@ -158,7 +162,9 @@ impl Clients {
             None => principal.tenant.into(),
         };
         self.tenant = Some(tenant.clone());
-        self.slots[slot] = Some(Client::new(connection.generation, tenant, principal.client_id, now));
+        let rights = principal.rights.cloned();
+        self.slots[slot] =
+            Some(Client { rights, ..Client::new(connection.generation, tenant, principal.client_id, now) });
         self.count += 1;
     }
 

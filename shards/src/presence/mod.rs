@@ -32,10 +32,12 @@ pub(crate) use value::{of_presence, of_receipt, presence as presence_of, receipt
 
 use crate::clients::state::{KeptPresence, KeptRead};
 use crate::command::RosterKind;
+use crate::commands::permit::PRESENCE_TOPIC;
 use crate::effect::PresenceReply;
 use crate::ids::{ConnectionId, Now};
 use crate::limits::{CLIENT_PRESENCES_BYTES_MAX, Limits, PresenceLimits};
 use crate::refusal::{Refusal, Refused};
+use crate::rights::Capability;
 use crate::sessions::Asker;
 use crate::shard::Shard;
 use flood::Flood;
@@ -336,13 +338,20 @@ impl Shard {
         presences: &[KeptPresence],
         reads: &[KeptRead],
     ) {
-        let Some(tenant) = self.readers.clients.get(connection).map(|client| client.tenant.clone()) else { return };
-        for KeptPresence { session, lease_ms, value } in presences {
+        let Some(client) = self.readers.clients.get(connection) else { return };
+        let (tenant, rights) = (client.tenant.clone(), client.rights.clone());
+        // Its token may be another one than that with which it entered.
+        let may_enter = |session: &str| {
+            rights.as_ref().is_none_or(|own| own.covers_topic(Capability::Publish, session, PRESENCE_TOPIC))
+        };
+        let may_read =
+            |session: &str| rights.as_ref().is_none_or(|own| own.covers_session(Capability::Subscribe, session));
+        for KeptPresence { session, lease_ms, value } in presences.iter().filter(|kept| may_enter(&kept.session)) {
             let key = (self.log.partition_id(&tenant, session), RosterKind::Presence);
             let lease_ms = (*lease_ms).clamp(self.presence.limits.lease_ms_min, self.presence.limits.lease_ms_max);
             self.hold(connection, key, session, value, lease_ms, true);
         }
-        for KeptRead { session, offset } in reads {
+        for KeptRead { session, offset } in reads.iter().filter(|kept| may_read(&kept.session)) {
             let key = (self.log.partition_id(&tenant, session), RosterKind::Receipts);
             self.hold(connection, key, session, &of_receipt(0, *offset), RECEIPT_LEASE_MS, true);
         }

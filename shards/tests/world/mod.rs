@@ -10,8 +10,10 @@ use shards::outbox::{
     Gap, Happened, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, RosterValue, StreamFrame,
     StreamPart, VolatileEvent,
 };
+use shards::rights::Rights;
 use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use storage::disk::{DiskDone, DiskOp, FileId};
 use storage::ids::{HashKey, LogId};
 use storage::jobs::{JobRun, Step};
@@ -192,9 +194,19 @@ impl World {
     }
 
     pub fn connect(&mut self, shard: usize, slot: u32, client: &str) {
+        self.connect_with(shard, slot, client, None);
+    }
+
+    pub fn connect_with(&mut self, shard: usize, slot: u32, client: &str, rights: Option<&Arc<Rights>>) {
         let connection = ConnectionId { slot, generation: 1 };
-        let principal = Principal { tenant: "default", client_id: client };
+        let principal = Principal { tenant: "default", client_id: client, rights };
         assert_eq!(self.shards[shard].handle(Input::Connected { connection, principal }, self.now), Handled::Done);
+    }
+
+    pub fn renew(&mut self, shard: usize, slot: u32, rights: &Arc<Rights>) {
+        let connection = ConnectionId { slot, generation: 1 };
+        let renewed = Input::Renewed { connection, rights: Some(rights) };
+        assert_eq!(self.shards[shard].handle(renewed, self.now), Handled::Done);
     }
 
     pub fn disconnect(&mut self, shard: usize, slot: u32) {

@@ -57,7 +57,9 @@ impl Stage {
         let stage = Arc::new(Stage { folder, running: Mutex::default() });
         let held = Held(Arc::clone(&stage));
         let (reports_in, reports) = flume::unbounded(); // a signal or two
-        shutdown::forward_signals(reports_in);
+        // Nothing is read again.
+        let (reload, _) = flume::bounded(1);
+        shutdown::forward_signals(reports_in, reload);
         let answer = move || {
             if let Ok(Report::Signal(signal)) = reports.recv() {
                 stage.clear();

@@ -1,8 +1,9 @@
 //! What each command asks of its fields.
 
+use super::Reader;
 use super::fields::{Field, Fields, Inside};
 use super::plan::{EventPlan, FromPlan, Place, Plan};
-use super::{HISTORY_EVENTS_MAX, Reader};
+use super::table::COMMANDS;
 use crate::wire::json::{Kind, Scanner, Span, Value};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -74,43 +75,9 @@ impl Reader<'_, '_> {
         if let Some(field) = fields.repeated {
             return Err(fields.refused(Refusal::RepeatedField, field));
         }
-        match self.text(kind) {
-            "publish" => self.publish(fields),
-            "ack" => {
-                let events = self.required_integer(fields, Field::Events)?;
-                let bytes = self.optional_integer(fields, Field::Bytes)?;
-                Ok(Plan::Acknowledge { events, bytes })
-            }
-            "stream.append" => self.stream_append(fields),
-            "stream.close" => self.stream_close(fields),
-            "commit" => self.commit(fields),
-            "subscribe" if fields.has(Field::Patterns) => self.subscribe_patterns(fields),
-            "subscribe" => self.subscribe(fields),
-            "unsubscribe" => match fields.get(Field::Patterns) {
-                Some(Value { kind: Kind::True, .. }) if !fields.has(Field::Session) => Ok(Plan::UnsubscribePatterns),
-                Some(_) => Err(fields.refused(Refusal::WrongType, Field::Patterns)),
-                None => Ok(Plan::Unsubscribe { session: self.name(fields, Field::Session)? }),
-            },
-            "mark" => Ok(Plan::Mark {
-                session: self.name(fields, Field::Session)?,
-                name: self.name(fields, Field::Name)?,
-                offset: self.required_integer(fields, Field::Offset)?,
-            }),
-            "history" => {
-                let session = self.name(fields, Field::Session)?;
-                let from = self.optional_integer(fields, Field::From)?;
-                let limit = self.optional_integer(fields, Field::Limit)?.unwrap_or(u64::from(HISTORY_EVENTS_MAX));
-                if !(1..=u64::from(HISTORY_EVENTS_MAX)).contains(&limit) {
-                    return Err(fields.refused(Refusal::OutOfRange, Field::Limit));
-                }
-                Ok(Plan::History { session, from, limit: limit as u32 })
-            }
-            "ping" => Ok(Plan::Ping),
-            "resume" => self.resume(fields),
-            "hello" => self.hello(fields),
-            _ => {
-                self.presence(kind, fields).unwrap_or_else(|| Err(fields.refused(Refusal::UnknownCommand, Field::Type)))
-            }
+        match COMMANDS.iter().find(|(name, _)| *name == self.text(kind)) {
+            Some((_, read)) => read(self, fields),
+            None => Err(fields.refused(Refusal::UnknownCommand, Field::Type)),
         }
     }
 

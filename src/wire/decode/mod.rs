@@ -18,8 +18,11 @@ mod reader;
 #[cfg(test)]
 mod reference;
 mod streams;
+mod table;
 #[cfg(test)]
 mod tests;
+
+pub use table::commands;
 
 use super::json::{Broken, Kind, Scanner};
 use fields::{Field, Fields, Inside};

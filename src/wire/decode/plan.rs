@@ -80,6 +80,7 @@ pub(super) enum Plan {
     Mark { session: Place, name: Place, offset: u64 },
     History { session: Place, from: Option<u64>, limit: u32 },
     Presence { session: Place, act: ActPlan },
+    Auth { token: Place },
     Resume { token: Option<Place>, position: Option<Place>, attempt: u64 },
 }
 
@@ -117,6 +118,7 @@ impl Reader<'_, '_> {
             Plan::Hello { credit_events, credit_bytes } => each(Command::Hello { credit_events, credit_bytes }),
             Plan::Acknowledge { events, bytes } => each(Command::Acknowledge { events, bytes }),
             Plan::Ping => each(Command::Ping),
+            Plan::Auth { token } => each(Command::Auth { token: text(token) }),
             Plan::Presence { session, act } => {
                 each(Command::Presence { session: text(session), act: act.act(frame, bytes) })
             }

@@ -37,36 +37,24 @@ impl ActPlan {
 }
 
 impl Reader<'_, '_> {
-    /// The command of this type, if it is one of these.
-    pub(super) fn presence(&mut self, kind: Place, fields: &Fields) -> Option<Result<Plan, Refused>> {
-        let act = match self.text(kind) {
-            "presence.enter" => Reader::enter,
-            "presence.update" => Reader::update,
-            "presence.leave" => |_: &mut Self, _: &Fields| Ok(ActPlan::Leave),
-            "presence.watch" => |_: &mut Self, _: &Fields| Ok(ActPlan::Watch(RosterKind::Presence)),
-            "presence.unwatch" => |_: &mut Self, _: &Fields| Ok(ActPlan::Unwatch(RosterKind::Presence)),
-            "receipts.watch" => |_: &mut Self, _: &Fields| Ok(ActPlan::Watch(RosterKind::Receipts)),
-            "receipts.unwatch" => |_: &mut Self, _: &Fields| Ok(ActPlan::Unwatch(RosterKind::Receipts)),
-            "read" => |reader: &mut Self, fields: &Fields| {
-                Ok(ActPlan::Read { offset: reader.required_integer(fields, Field::Offset)? })
-            },
-            _ => return None,
-        };
-        let session = match self.name(fields, Field::Session) {
-            Ok(session) => session,
-            Err(refused) => return Some(Err(refused)),
-        };
-        Some(act(self, fields).map(|act| Plan::Presence { session, act }))
+    /// A command about the presence or the receipts of a session.
+    pub(super) fn presence(
+        &mut self,
+        fields: &Fields,
+        act: impl FnOnce(&mut Self, &Fields) -> Result<ActPlan, Refused>,
+    ) -> Result<Plan, Refused> {
+        let session = self.name(fields, Field::Session)?;
+        act(self, fields).map(|act| Plan::Presence { session, act })
     }
 
-    fn enter(&mut self, fields: &Fields) -> Result<ActPlan, Refused> {
+    pub(super) fn enter(&mut self, fields: &Fields) -> Result<ActPlan, Refused> {
         let state = self.state(fields)?.unwrap_or_default();
         let data = self.presence_data(fields)?;
         let lease_ms = self.optional_integer(fields, Field::LeaseMs)?;
         Ok(ActPlan::Enter { state, data, lease_ms, log: self.flag(fields, Field::Log)? })
     }
 
-    fn update(&mut self, fields: &Fields) -> Result<ActPlan, Refused> {
+    pub(super) fn update(&mut self, fields: &Fields) -> Result<ActPlan, Refused> {
         Ok(ActPlan::Update { state: self.state(fields)?, data: self.presence_data(fields)? })
     }
 

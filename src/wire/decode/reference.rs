@@ -600,6 +600,7 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
             }
         }
         "ping" => Command::Ping,
+        "auth" => Command::Auth { token: fields.text("token")? },
         "presence.enter" | "presence.update" | "presence.leave" | "presence.watch" | "presence.unwatch" | "read"
         | "receipts.watch" | "receipts.unwatch" => {
             let session = fields.name("session")?;

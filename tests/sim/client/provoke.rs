@@ -67,6 +67,15 @@ const BODIES: &[(&str, &str, &str)] = &[
         r#""session":"@","events":[{"session":"elsewhere","topic":"a","message_id":"x","data":1}]"#,
         "cross_session",
     ),
+    ("publish", r#""session":"@","topic":"zz.secret","message_id":"x","data":1"#, "forbidden"),
+    (
+        "commit",
+        r#""session":"@","events":[{"topic":"a","message_id":"x","data":1},{"topic":"zz.secret","message_id":"y","data":1}]"#,
+        "forbidden",
+    ),
+    // Only the session's owner can tell.
+    ("stream.append", r#""session":"@","stream":"zz","seq":0,"delta":"x","topic":"zz.secret""#, "forbidden"),
+    ("auth", r#""token":"no.key.here""#, "bad_credential"),
     ("presence.update", r#""session":"@","state":"tool""#, "not_present"),
     ("presence.leave", r#""session":"@""#, "not_present"),
     ("presence.unwatch", r#""session":"@""#, "not_watching"),

@@ -112,7 +112,7 @@ impl World {
         let Some(slot) = core.slots_free.pop() else { return };
         self.generation += 1;
         let connection = ConnectionId { slot, generation: self.generation };
-        let principal = Principal { tenant: TENANT, client_id: &name };
+        let principal = Principal { tenant: TENANT, client_id: &name, rights: Some(&self.rights) };
         core.wake_up();
         if core.shard.handle(Input::Connected { connection, principal }, now) == Handled::Later {
             core.slots_free.push(slot);

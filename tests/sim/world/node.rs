@@ -226,6 +226,7 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::StreamAppend { .. } => "append to a stream",
         Command::StreamClose { .. } => "close a stream",
         Command::Ping => "ping",
+        Command::Auth { .. } => "auth",
         Command::Presence { act, .. } => match act {
             PresenceAct::Enter { .. } => "presence.enter",
             PresenceAct::Update { .. } => "presence.update",

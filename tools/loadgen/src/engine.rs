@@ -7,11 +7,14 @@
 //! ```
 //! Level-triggered; one shared read buffer. A connection owns bytes only while a frame is partial or a send is short.
 
-use crate::net::{Poll, Ready, Socket};
+use crate::line::Line;
+use crate::net::{Poll, Ready};
 use crate::peer::Transport;
 use crate::websocket;
+use rustls::ClientConfig;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a workload does with its connections.
@@ -45,7 +48,7 @@ enum Stage {
 }
 
 struct Connection {
-    socket: Option<Socket>,
+    line: Option<Line>,
     stage: Stage,
     path: String,
     /// A token to be shown with the upgrade; most have none.
@@ -65,6 +68,7 @@ pub struct Engine {
     poll: Poll,
     address: SocketAddrV4,
     source: Option<Ipv4Addr>,
+    tls: Option<Arc<ClientConfig>>,
     transport: Transport,
     subprotocol: Option<&'static str>,
     accept: String,
@@ -85,6 +89,7 @@ impl Engine {
             poll: Poll::new()?,
             address,
             source: None,
+            tls: None,
             transport,
             subprotocol,
             accept: tungstenite::handshake::derive_accept_key(websocket::HANDSHAKE_KEY.as_bytes()),
@@ -112,6 +117,11 @@ impl Engine {
         self.source = source;
     }
 
+    /// Connections speak TLS from now on, if a configuration is given.
+    pub fn encrypt(&mut self, tls: Option<Arc<ClientConfig>>) {
+        self.tls = tls;
+    }
+
     /// Starts a connection to `path` and returns its number.
     pub fn open(&mut self, path: String) -> io::Result<usize> {
         self.open_with(path, None)
@@ -122,7 +132,7 @@ impl Engine {
         let number = self.connections.len();
         let socket = self.poll.connect(self.address, self.source, number)?;
         self.connections.push(Connection {
-            socket: Some(socket),
+            line: Some(Line::new(socket, self.tls.as_ref())?),
             stage: Stage::Connecting,
             path,
             token,
@@ -140,7 +150,7 @@ impl Engine {
     pub fn close(&mut self, connection: usize) {
         let c = &mut self.connections[connection];
         c.stage = Stage::Closed;
-        c.socket = None;
+        c.line = None;
         c.path = String::new();
         c.token = None;
         c.out = Vec::new();
@@ -150,16 +160,16 @@ impl Engine {
 
     /// Stops reading a connection that has nothing to send: its kernel's buffer fills, then the server's queue.
     pub fn stop_reading(&mut self, connection: usize) -> io::Result<()> {
-        match &self.connections[connection].socket {
-            Some(socket) => self.poll.look_away(socket, connection),
+        match &self.connections[connection].line {
+            Some(line) => self.poll.look_away(&line.socket, connection),
             None => Ok(()),
         }
     }
 
     /// Reads it again.
     pub fn read_again(&mut self, connection: usize) -> io::Result<()> {
-        match &self.connections[connection].socket {
-            Some(socket) => self.poll.want_write(socket, connection, false),
+        match &self.connections[connection].line {
+            Some(line) => self.poll.want_write(&line.socket, connection, false),
             None => Ok(()),
         }
     }
@@ -240,8 +250,8 @@ impl Engine {
     fn readable(&mut self, number: usize, handler: &mut impl Handler) -> Result<(), End> {
         let now = self.start.elapsed().as_nanos() as u64;
         let c = &mut self.connections[number];
-        let Some(socket) = &c.socket else { return Ok(()) };
-        let n = match socket.read(&mut self.buffer) {
+        let Some(line) = &c.line else { return Ok(()) };
+        let n = match line.read(&mut self.buffer) {
             Ok(0) => return Err(End::Lost("closed by the server without a close frame".into())),
             Ok(n) => n,
             Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -317,13 +327,13 @@ impl Connection {
     }
 
     fn flush(&mut self, poll: &Poll, number: usize) -> io::Result<()> {
-        let Some(socket) = &self.socket else { return Ok(()) };
+        let Some(line) = &self.line else { return Ok(()) };
         if self.stage == Stage::Connecting {
             return Ok(());
         }
         let mut blocked = false;
         while self.sent < self.out.len() && !blocked {
-            match socket.write(&self.out[self.sent..]) {
+            match line.write(&self.out[self.sent..]) {
                 Ok(n) => self.sent += n,
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => blocked = true,
                 Err(why) => return Err(why),
@@ -332,9 +342,13 @@ impl Connection {
         if !blocked {
             self.out.clear();
             self.sent = 0;
+            blocked = match line.flush() {
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => true,
+                flushed => flushed.map(|()| false)?,
+            };
         }
         if blocked != self.wants_write {
-            poll.want_write(socket, number, blocked)?;
+            poll.want_write(&line.socket, number, blocked)?;
             self.wants_write = blocked;
         }
         Ok(())

@@ -8,6 +8,7 @@
 //! Every delivery is checked to come exactly once and in order; a report says so in `valid` and `invalid`.
 
 mod engine;
+mod line;
 mod measure;
 mod net;
 mod order;

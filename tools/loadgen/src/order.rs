@@ -13,11 +13,12 @@ use crate::workload::publish::{self, Load, Spreading};
 use crate::workload::read;
 use crate::workload::stall::{self, Stall};
 use crate::workload::streams::{self, Streams};
-use crate::{net, stamp};
+use crate::{line, net, stamp};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 
 /// Open-loop load for an event server.
 #[derive(Parser)]
@@ -39,6 +40,9 @@ pub struct Order {
     /// Process whose CPU and memory are reported.
     #[arg(long, global = true)]
     pid: Option<u32>,
+    /// Speak TLS, and believe the certificates in this file, which are for `localhost`.
+    #[arg(long, global = true, value_name = "FILE")]
+    authority: Option<PathBuf>,
     /// Address that connections come from: each has its own range of ports.
     #[arg(long, global = true)]
     source: Option<Ipv4Addr>,
@@ -245,6 +249,7 @@ pub fn run(order: Order) -> io::Result<Value> {
     let peer = peer.as_mut();
     let mut engine = Engine::new(order.address, peer.transport(), peer.subprotocol())?;
     engine.come_from(order.source);
+    engine.encrypt(order.authority.as_deref().map(line::believing).transpose()?);
     let load = |lanes: u32, readers_per_lane: u32, spreading: Spreading, shape: Shape| Load {
         lanes,
         readers_per_lane,

@@ -30,14 +30,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plan", &["config"]),
     ("ring", &[]),
     ("observe", &["config", "plan"]),
+    ("auth", &["config", "plan"]),
     ("wire", &["config", "plan"]),
     ("http", &["config", "plan"]),
     ("net", &["config", "plan", "ring"]),
     ("disk", &["config", "plan", "ring"]),
-    ("reactor", &["config", "plan", "ring", "observe", "wire", "http", "net", "disk"]),
-    ("shutdown", &["config", "plan", "ring", "observe", "wire", "http", "net", "disk", "reactor"]),
-    ("boot", &["config", "plan", "ring", "observe", "wire", "http", "net", "disk", "reactor", "shutdown"]),
-    ("cli", &["config", "plan", "ring", "observe", "wire", "http", "net", "disk", "reactor", "shutdown", "boot"]),
+    ("reactor", &["config", "plan", "ring", "observe", "auth", "wire", "http", "net", "disk"]),
+    ("shutdown", &["config", "plan", "ring", "observe", "auth", "wire", "http", "net", "disk", "reactor"]),
+    ("boot", &["config", "plan", "ring", "observe", "auth", "wire", "http", "net", "disk", "reactor", "shutdown"]),
+    (
+        "cli",
+        &["config", "plan", "ring", "observe", "auth", "wire", "http", "net", "disk", "reactor", "shutdown", "boot"],
+    ),
 ];
 
 /// The only module of the server crate that may load a server.

@@ -35,6 +35,7 @@ pub(crate) fn begin(
         id,
         tenant: client.tenant.clone(),
         client_id: client.client_id.clone(),
+        rights: None,
     };
     let partition = shard.log.partition_id(&asker.tenant, session);
     let held = match *act {

@@ -1,0 +1,171 @@
+//! What each command needs of its client's rights. Looked at where the client is, before anything of the command is looked up:
+//! a refusal says which capability is missing, and nothing about what exists.
+//!
+//! ```text
+//!   says something     publish      its topic in the session; presence has the topic `presence`
+//!   hears something    subscribe    the whole session, or the pattern in all sessions
+//!   streams            publish      something in the session here; the stream's topic on the session's owner, who knows it
+//! ```
+//! A new command does not compile until it stands here.
+
+use crate::command::{Command, PresenceAct};
+use crate::refusal::Refused;
+use crate::rights::{Capability, Rights};
+use crate::sessions::Asker;
+use crate::shard::Shard;
+use storage::catalog::PartitionSlot;
+
+/// Topic of being present, and of saying what one is at.
+pub(crate) const PRESENCE_TOPIC: &str = "presence";
+
+/// Refuses a command that the rights do not cover.
+pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refused> {
+    let (capability, covered) = match *command {
+        Command::Hello { .. }
+        | Command::Acknowledge { .. }
+        | Command::Ping
+        | Command::Auth { .. }
+        | Command::Unsubscribe { .. }
+        | Command::UnsubscribePatterns
+        | Command::Resume { .. }
+        | Command::Open { .. } => return Ok(()),
+        Command::Publish { session, ref event, .. } => {
+            (Capability::Publish, rights.covers_topic(Capability::Publish, session, event.topic))
+        }
+        Command::Commit { session, events, markers } => {
+            if !markers.is_empty() && !rights.covers_session(Capability::Subscribe, session) {
+                return Err(Capability::Subscribe.refused());
+            }
+            let covered = |topic| rights.covers_topic(Capability::Publish, session, topic);
+            (Capability::Publish, events.iter().all(|event| covered(event.topic)))
+        }
+        Command::StreamAppend { session, .. } | Command::StreamClose { session, .. } => {
+            (Capability::Publish, rights.touches(Capability::Publish, session))
+        }
+        Command::Mark { session, .. } | Command::Subscribe { session, .. } | Command::History { session, .. } => {
+            (Capability::Subscribe, rights.covers_session(Capability::Subscribe, session))
+        }
+        Command::SubscribePatterns { patterns, .. } => {
+            let covered = |pattern: &&str| rights.covers_pattern(Capability::Subscribe, pattern);
+            (Capability::Subscribe, patterns.iter().all(covered))
+        }
+        Command::Presence { session, act } => match act {
+            PresenceAct::Enter { .. } | PresenceAct::Update { .. } => {
+                (Capability::Publish, rights.covers_topic(Capability::Publish, session, PRESENCE_TOPIC))
+            }
+            PresenceAct::Read { .. } | PresenceAct::Watch(_) => {
+                (Capability::Subscribe, rights.covers_session(Capability::Subscribe, session))
+            }
+            PresenceAct::Leave | PresenceAct::Unwatch(_) => return Ok(()),
+        },
+    };
+    if covered { Ok(()) } else { Err(capability.refused()) }
+}
+
+/// Refuses what would say something in a stream whose topic the rights do not cover. On the session's owner. A stream that is open
+/// has its topic; a `first` append brings one; where there is neither nothing will be said. `slot` is `None` where the session is
+/// not there yet.
+pub(crate) fn stream(
+    shard: &Shard,
+    asker: &Asker,
+    slot: Option<PartitionSlot>,
+    (session, stream, first): (&str, &str, Option<&str>),
+) -> Result<(), Refused> {
+    let Some(rights) = &asker.rights else { return Ok(()) };
+    let open = slot.and_then(|slot| shard.log.partition(slot).open_stream(stream));
+    let topic = open.map(|open| &*open.topic).or(first);
+    match topic.is_none_or(|topic| rights.covers_topic(Capability::Publish, session, topic)) {
+        true => Ok(()),
+        false => Err(Capability::Publish.refused()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{
+        DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceState, RosterKind,
+        StreamStatus,
+    };
+    use crate::refusal::Refusal;
+
+    const fn event(topic: &str) -> NewEvent<'_> {
+        NewEvent {
+            topic,
+            message_id: "m",
+            prev_event_id: None,
+            prev_message_id: None,
+            data: b"1",
+            data_kind: DataKind::Json,
+            ttl_ms: None,
+            producer: None,
+            traceparent: "",
+        }
+    }
+
+    /// Each command, and the one grant with which it is allowed.
+    #[test]
+    fn each_command_needs_its_grant_and_no_other() {
+        let (durability, session) = (Durability::Disk, "s");
+        let delta = NewDelta { stream: "a", seq: 0, delta: b"\"x\"", topic: None };
+        let marker = NewMarker { name: "m", offset: 0 };
+        let presence = |act| Command::Presence { session, act };
+        let events = [event("chat.a"), event("chat.b")];
+        let cases: &[(Command<'_>, Option<(Capability, &str)>)] = &[
+            (Command::Hello { credit_events: None, credit_bytes: None }, None),
+            (Command::Ping, None),
+            (Command::Unsubscribe { session }, None),
+            (Command::UnsubscribePatterns, None),
+            (presence(PresenceAct::Leave), None),
+            (presence(PresenceAct::Unwatch(RosterKind::Presence)), None),
+            (Command::Publish { session, event: event("chat.a"), durability }, Some((Capability::Publish, "s/chat.*"))),
+            (Command::Commit { session, events: &events, markers: &[] }, Some((Capability::Publish, "chat.>"))),
+            (Command::Commit { session, events: &[], markers: &[marker] }, Some((Capability::Subscribe, "s/>"))),
+            (Command::StreamAppend { session, delta, durability }, Some((Capability::Publish, "s/stream"))),
+            (
+                Command::StreamClose { session, stream: "a", status: StreamStatus::Complete },
+                Some((Capability::Publish, "s*/stream")),
+            ),
+            (Command::Mark { session, marker }, Some((Capability::Subscribe, "s/>"))),
+            (Command::History { session, from: None, limit: 1 }, Some((Capability::Subscribe, ">"))),
+            (
+                Command::Subscribe { session, from: From::Latest, policy: Policy::Lossless },
+                Some((Capability::Subscribe, "s/>")),
+            ),
+            (
+                Command::SubscribePatterns { patterns: &["chat.a", "chat.*"], from: PatternFrom::Latest },
+                Some((Capability::Subscribe, "chat.*")),
+            ),
+            (
+                presence(PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None }),
+                Some((Capability::Publish, "presence")),
+            ),
+            (presence(PresenceAct::Update { state: None, data: None }), Some((Capability::Publish, "s/>"))),
+            (presence(PresenceAct::Read { offset: 0 }), Some((Capability::Subscribe, "s/>"))),
+            (presence(PresenceAct::Watch(RosterKind::Receipts)), Some((Capability::Subscribe, "s/>"))),
+        ];
+        for (command, needs) in cases {
+            let none = check(&Rights::none(true), command);
+            let Some((capability, grant)) = needs else {
+                assert_eq!(none, Ok(()), "{command:?}");
+                continue;
+            };
+            assert_eq!(none, Err(capability.refused()), "{command:?}");
+            let mut all_but = Rights::none(true);
+            for other in Capability::ALL.into_iter().filter(|other| other != capability) {
+                all_but
+                    .add(other, if matches!(other, Capability::Publish | Capability::Subscribe) { ">" } else { "*" })
+                    .unwrap();
+            }
+            all_but.add(*capability, "elsewhere/>").or_else(|_| all_but.add(*capability, "elsewhere")).unwrap();
+            assert_eq!(
+                check(&all_but, command).map_err(|refused| refused.refusal),
+                Err(Refusal::Forbidden),
+                "{command:?}"
+            );
+            let mut own = Rights::none(true);
+            own.add(*capability, grant).unwrap();
+            assert_eq!(check(&own, command), Ok(()), "{command:?} {grant}");
+        }
+    }
+}

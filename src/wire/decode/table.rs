@@ -1,0 +1,89 @@
+//! The one table of commands: what each is called and what reads its fields.
+//!
+//! ```text
+//!   "publish" ─► Reader::publish ─► Plan::Publish
+//!   …            what is not here is no command
+//! ```
+//! Tests walk it, so that a command that is added is held against tenants, documents and transcripts without another word.
+
+use super::fields::{Field, Fields};
+use super::plan::Plan;
+use super::presence::ActPlan;
+use super::{HISTORY_EVENTS_MAX, Reader};
+use crate::wire::json::{Kind, Value};
+use shards::command::RosterKind;
+use shards::refusal::{Refusal, Refused};
+
+/// Reads a command's fields.
+pub(super) type Read = fn(&mut Reader<'_, '_>, &Fields) -> Result<Plan, Refused>;
+
+/// The commonest first.
+pub(super) const COMMANDS: &[(&str, Read)] = &[
+    ("publish", |reader, fields| reader.publish(fields)),
+    ("ack", |reader, fields| {
+        let events = reader.required_integer(fields, Field::Events)?;
+        let bytes = reader.optional_integer(fields, Field::Bytes)?;
+        Ok(Plan::Acknowledge { events, bytes })
+    }),
+    ("stream.append", |reader, fields| reader.stream_append(fields)),
+    ("stream.close", |reader, fields| reader.stream_close(fields)),
+    ("commit", |reader, fields| reader.commit(fields)),
+    ("subscribe", |reader, fields| match fields.has(Field::Patterns) {
+        true => reader.subscribe_patterns(fields),
+        false => reader.subscribe(fields),
+    }),
+    ("unsubscribe", |reader, fields| match fields.get(Field::Patterns) {
+        Some(Value { kind: Kind::True, .. }) if !fields.has(Field::Session) => Ok(Plan::UnsubscribePatterns),
+        Some(_) => Err(fields.refused(Refusal::WrongType, Field::Patterns)),
+        None => Ok(Plan::Unsubscribe { session: reader.name(fields, Field::Session)? }),
+    }),
+    ("mark", |reader, fields| {
+        Ok(Plan::Mark {
+            session: reader.name(fields, Field::Session)?,
+            name: reader.name(fields, Field::Name)?,
+            offset: reader.required_integer(fields, Field::Offset)?,
+        })
+    }),
+    ("history", |reader, fields| {
+        let session = reader.name(fields, Field::Session)?;
+        let from = reader.optional_integer(fields, Field::From)?;
+        let limit = reader.optional_integer(fields, Field::Limit)?.unwrap_or(u64::from(HISTORY_EVENTS_MAX));
+        if !(1..=u64::from(HISTORY_EVENTS_MAX)).contains(&limit) {
+            return Err(fields.refused(Refusal::OutOfRange, Field::Limit));
+        }
+        Ok(Plan::History { session, from, limit: limit as u32 })
+    }),
+    ("ping", |_, _| Ok(Plan::Ping)),
+    ("resume", |reader, fields| reader.resume(fields)),
+    ("hello", |reader, fields| reader.hello(fields)),
+    ("auth", |reader, fields| Ok(Plan::Auth { token: reader.string(fields, Field::Token)? })),
+    ("presence.enter", |reader, fields| reader.presence(fields, Reader::enter)),
+    ("presence.update", |reader, fields| reader.presence(fields, Reader::update)),
+    ("presence.leave", |reader, fields| reader.presence(fields, |_, _| Ok(ActPlan::Leave))),
+    ("presence.watch", |reader, fields| reader.presence(fields, |_, _| Ok(ActPlan::Watch(RosterKind::Presence)))),
+    ("presence.unwatch", |reader, fields| reader.presence(fields, |_, _| Ok(ActPlan::Unwatch(RosterKind::Presence)))),
+    ("receipts.watch", |reader, fields| reader.presence(fields, |_, _| Ok(ActPlan::Watch(RosterKind::Receipts)))),
+    ("receipts.unwatch", |reader, fields| reader.presence(fields, |_, _| Ok(ActPlan::Unwatch(RosterKind::Receipts)))),
+    ("read", |reader, fields| {
+        reader.presence(fields, |reader, fields| {
+            Ok(ActPlan::Read { offset: reader.required_integer(fields, Field::Offset)? })
+        })
+    }),
+];
+
+/// Names of all commands.
+pub fn commands() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|(name, _)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_stands_once() {
+        for (at, (name, _)) in COMMANDS.iter().enumerate() {
+            assert!(COMMANDS[at + 1..].iter().all(|(other, _)| other != name), "{name}");
+        }
+    }
+}
