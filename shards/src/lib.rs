@@ -17,6 +17,8 @@ pub mod names;
 pub mod outbox;
 pub mod refusal;
 pub mod shard;
+pub mod traces;
+pub mod why;
 
 mod answers;
 mod behind;

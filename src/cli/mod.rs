@@ -6,11 +6,13 @@
 //!   tidegate pub | sub    a WebSocket client on one connection
 //!   tidegate bench        a server of its own and load on it ─► table and verdict
 //!   tidegate log verify | dump DIR     reads a data folder that no server has open
+//!   tidegate top | why    what a running server does; what became of an event: asked of its admin edge
 //!   tidegate keys rotate  a new key for resume tokens
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
 
+mod ask;
 mod bench;
 mod check_config;
 mod client;
@@ -19,6 +21,8 @@ mod log;
 mod publish;
 mod serve;
 mod subscribe;
+mod top;
+mod why;
 
 use crate::config::{Config, ConfigError, Layers};
 use clap::{Args, Parser, Subcommand};
@@ -46,6 +50,8 @@ enum Command {
     Log(log::LogArgs),
     Keys(keys::KeysArgs),
     Bench(bench::BenchArgs),
+    Top(top::TopArgs),
+    Why(why::WhyArgs),
 }
 
 /// Flags that end in a [`Config`].
@@ -66,6 +72,9 @@ struct ConfigArgs {
     /// `on`: acknowledged means fdatasync has returned; `off`: written.
     #[arg(long, value_name = "on|off")]
     sync: Option<String>,
+    /// Log lines as `text` or `json`.
+    #[arg(long, value_name = "text|json")]
+    log_format: Option<String>,
     /// Open /echo for conformance suites (loopback only).
     #[arg(long)]
     echo: bool,
@@ -90,7 +99,13 @@ impl ConfigArgs {
             };
             flags.push((key.trim().to_string(), value.trim().to_string()));
         }
-        let named = [("listen", self.listen), ("data", self.data), ("shards", self.shards), ("sync", self.sync)];
+        let named = [
+            ("listen", self.listen),
+            ("data", self.data),
+            ("shards", self.shards),
+            ("sync", self.sync),
+            ("log_format", self.log_format),
+        ];
         flags.extend(named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))));
         if self.echo {
             flags.push(("echo".into(), "true".into()));
@@ -120,6 +135,8 @@ pub fn main() -> ExitCode {
         Command::Log(args) => log::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Why(args) => why::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

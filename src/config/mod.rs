@@ -16,7 +16,7 @@ mod layers;
 mod value;
 
 pub use layers::{ConfigError, Layers, Origin, Row};
-pub use value::{Setting, Switch};
+pub use value::{LogFormat, OptionalAddress, Setting, Switch};
 
 use shards::limits::{Limits, PresenceLimits};
 use std::net::SocketAddr;
@@ -78,6 +78,13 @@ settings! {
     echo: bool = "false";
     /// Filter of log lines on stderr, as `tracing` reads it: `info`, `warn,tidegate=debug`.
     log: String = "info";
+    /// Log lines are `text`, or `json`: one object each.
+    log_format: LogFormat = "text";
+    /// Address of the admin edge over TCP (`/metrics`), loopback only; `off`: only the socket in the data folder, for `tidegate top`
+    /// and `tidegate why`.
+    admin_listen: OptionalAddress = "off";
+    /// A step of a shard's turn that takes longer than so many microseconds is a stall: counted, logged, shown by `tidegate top`.
+    turn_step_us_max: u64 = "10000";
     /// Upper bound of the memory plan; 0 = three quarters of the memory this process may use.
     memory_budget_bytes: u64 = "0";
 
@@ -332,6 +339,14 @@ impl Config {
             );
             return refuse("listen", why);
         }
+        if let OptionalAddress(Some(address)) = self.admin_listen
+            && !address.ip().is_loopback()
+        {
+            let why = format!(
+                "{address} is not loopback, and who asks the admin edge is not asked who they are; use 127.0.0.1:PORT"
+            );
+            return refuse("admin_listen", why);
+        }
         if self.shards > SHARDS_MAX {
             return refuse("shards", format!("{} is more than {SHARDS_MAX}", self.shards));
         }
@@ -397,6 +412,7 @@ impl Config {
             ("drain_wave_connections", u64::from(self.drain_wave_connections)),
             ("silent_newcomers_per_shard_max", u64::from(self.silent_newcomers_per_shard_max)),
             ("turn_newcomers_us_max", self.turn_newcomers_us_max),
+            ("turn_step_us_max", self.turn_step_us_max),
         ] {
             if value == 0 {
                 return refuse(key, "0 would stop the server from working; give at least 1".into());

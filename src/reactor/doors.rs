@@ -1,11 +1,13 @@
 //! What stands behind the sockets of a shard: requests are answered, clients admitted, commands handed to the core.
 
+use super::clock::Clock;
 use super::control::{Control, Peer};
 use super::echo::{ECHO_BYTES_MAX, echo};
 use super::identity::Identities;
 use crate::http::{self, Head, Request, Upgrade};
 use crate::net::websocket::{Opcode, append_with};
 use crate::net::{Admission, Adoption, Class, Door, Knock, Sends, Service, Taken, retry_after_s};
+use crate::observe::{Stage, fault};
 use crate::wire::codes::Close;
 use crate::wire::token::Tokens;
 use crate::wire::{decode, encode};
@@ -35,8 +37,11 @@ pub struct Doors {
     pub now: Now,
     /// Clients are sent away: whoever comes is to come back after so many seconds.
     pub retry_after_s: Option<u32>,
+    /// When what is taken in now came, nanoseconds of the shard's clock.
+    pub came_ns: u64,
     /// Signs and verifies what clients resume with.
     pub tokens: Tokens,
+    clock: Clock,
     hint: Vec<u8>,
     own: ShardId,
     limits: Limits,
@@ -56,12 +61,14 @@ pub struct Doors {
 
 impl Doors {
     /// Doors of shard `own` with this core behind them.
-    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens) -> Self {
+    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens, clock: Clock) -> Self {
         Self {
             shard,
             now: Now::default(),
             retry_after_s: None,
+            came_ns: 0,
             tokens,
+            clock,
             hint: Vec::new(),
             own,
             scratch: decode::Scratch::new(&limits),
@@ -218,6 +225,10 @@ impl Service for Doors {
         self.announced.remove(&(from, ticket))
     }
 
+    fn came(&mut self, us: u64) {
+        self.came_ns = us * 1000;
+    }
+
     fn text(
         &mut self,
         id: ConnectionId,
@@ -230,9 +241,14 @@ impl Service for Doors {
         if door == Door::Echo {
             return echo(id, Opcode::Text, text.as_bytes(), sends);
         }
-        let (shard, now, tokens) = (&mut self.shard, self.now, &self.tokens);
+        let (shard, now, tokens, clock) = (&mut self.shard, self.now, &self.tokens, self.clock);
+        shard.clock(clock.ns());
+        shard.decodes(Some(self.came_ns));
+        fault::pass(Stage::Decode);
         let resume = decode::Resume::unpack(place);
         let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
+            shard.decoded(clock.ns());
+            fault::pass(Stage::Append);
             let mut token = None;
             let input = match decoded.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token)) {
                 Ok(command) => match overdue_us {
@@ -241,11 +257,14 @@ impl Service for Doors {
                 },
                 Err(refused) => Input::Rejected { connection: id, id: command_id, refused },
             };
-            match shard.handle(input, now) {
+            let handled = shard.handle(input, now);
+            shard.handled(clock.ns());
+            match handled {
                 Handled::Done => ControlFlow::Continue(()),
                 Handled::Later => ControlFlow::Break(()),
             }
         });
+        shard.decodes(None);
         match stopped_at {
             None => Taken::All,
             Some(resume) => Taken::Later { place: resume.pack() },
