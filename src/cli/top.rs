@@ -75,8 +75,8 @@ fn screen(figures: &Value) -> String {
             number("sends_per_s"),
             number("connections"),
             number("inputs_waiting"),
-            shard["log"]["uncommitted"],
-            shard["log"]["segments"],
+            shard["log"]["uncommitted"].as_u64().unwrap_or_default(),
+            shard["log"]["segments"].as_u64().unwrap_or_default(),
             number("refusals"),
             number("stalls"),
             if shard["log"]["no_space"] == true { "  DISK FULL" } else { "" },
@@ -98,7 +98,7 @@ fn screen(figures: &Value) -> String {
     }
     for refusal in list(figures, "refusals") {
         let name = refusal["refusal"].as_str().unwrap_or_default();
-        let _infallible = writeln!(out, "{:>7}  {} {name}", refusal["count"], refusal["code"]);
+        let _infallible = writeln!(out, "{:>7}  {} {name}", refusal["count"].to_string(), refusal["code"]);
     }
     out
 }
