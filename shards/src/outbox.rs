@@ -66,6 +66,8 @@ pub struct VolatileEvent<'a> {
     pub data: &'a [u8],
     /// How to read it.
     pub data_kind: DataKind,
+    /// W3C trace context, or empty.
+    pub traceparent: &'a str,
 }
 
 /// Head of a page of history.

@@ -394,10 +394,15 @@ impl Shard {
         }));
     }
 
-    /// The next command was decoded by this reading of the clock, and is the next input.
-    pub fn decoded(&mut self, ns: u64) {
+    /// The next command was decoded by this reading of the clock, and is the next input. `again`: it was decoded when it came,
+    /// too, and has waited for room since.
+    pub fn decoded(&mut self, ns: u64, again: bool) {
         self.clock(ns);
-        self.traces.stamps_mut().decoded_ns = ns;
+        let stamps = self.traces.stamps_mut();
+        stamps.decoded_ns = ns;
+        if again {
+            (stamps.begun_ns, stamps.decoded_ns) = (stamps.came_ns, stamps.came_ns);
+        }
     }
 
     /// That input was handled by this reading of the clock; what follows in the same frame is decoded from now on.

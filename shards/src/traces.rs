@@ -107,8 +107,8 @@ pub const fn memory_bytes_max() -> usize {
     (TRACES_MAX + SLOW_TRACES_MAX) * size_of::<Trace>() + GROUPS_MAX * size_of::<Group>()
 }
 
-/// One per shard.
-pub(crate) struct Traces {
+/// One per shard. Public for the bench of its cost; nobody but the shard has one.
+pub struct Traces {
     ring: Vec<Trace>,
     slow: VecDeque<Trace>,
     /// Last reading of the clock.
@@ -175,6 +175,7 @@ impl Traces {
         self.stamps
     }
 
+    /// The same, to be filled in.
     pub fn stamps_mut(&mut self) -> &mut Stamps {
         &mut self.stamps
     }

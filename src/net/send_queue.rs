@@ -49,7 +49,7 @@ pub enum Class {
     Reply,
 }
 
-/// One connection's queue: 32 bytes when idle.
+/// One connection's queue: 56 bytes when idle.
 #[derive(Clone, Debug)]
 struct Queue {
     generation: u32,
@@ -72,6 +72,8 @@ struct Queue {
     begun_us: u32,
     urgent: Option<Box<Urgent>>,
 }
+
+const _: () = assert!(size_of::<Queue>() <= 56);
 
 const fn empty() -> Queue {
     Queue {

@@ -37,8 +37,10 @@ pub struct Doors {
     pub now: Now,
     /// Clients are sent away: whoever comes is to come back after so many seconds.
     pub retry_after_s: Option<u32>,
-    /// When what is taken in now came, nanoseconds of the shard's clock.
-    pub came_ns: u64,
+    /// When the turn began, nanoseconds of the shard's clock: what it takes in came then.
+    pub turn_ns: u64,
+    /// What is taken in now came at this time, and has waited for room since.
+    pub held_since_ns: Option<u64>,
     /// Signs and verifies what clients resume with.
     pub tokens: Tokens,
     clock: Clock,
@@ -66,7 +68,8 @@ impl Doors {
             shard,
             now: Now::default(),
             retry_after_s: None,
-            came_ns: 0,
+            turn_ns: 0,
+            held_since_ns: None,
             tokens,
             clock,
             hint: Vec::new(),
@@ -226,7 +229,7 @@ impl Service for Doors {
     }
 
     fn came(&mut self, us: u64) {
-        self.came_ns = us * 1000;
+        self.held_since_ns = Some(us * 1000);
     }
 
     fn text(
@@ -242,12 +245,13 @@ impl Service for Doors {
             return echo(id, Opcode::Text, text.as_bytes(), sends);
         }
         let (shard, now, tokens, clock) = (&mut self.shard, self.now, &self.tokens, self.clock);
+        let held_since_ns = self.held_since_ns;
         shard.clock(clock.ns());
-        shard.decodes(Some(self.came_ns));
+        shard.decodes(Some(held_since_ns.unwrap_or(self.turn_ns)));
         fault::pass(Stage::Decode);
         let resume = decode::Resume::unpack(place);
         let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
-            shard.decoded(clock.ns());
+            shard.decoded(clock.ns(), held_since_ns.is_some());
             fault::pass(Stage::Append);
             let mut token = None;
             let input = match decoded.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token)) {

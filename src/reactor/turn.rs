@@ -93,7 +93,7 @@ impl Reactor {
     fn turn_begins(&mut self, now: Now) {
         let ns = self.clock.ns();
         self.doors.shard.clock(ns);
-        self.doors.came_ns = ns;
+        self.doors.turn_ns = ns;
         self.net.sends.turn_begins(self.tail.turn_begins(ns, now.wall_ms));
     }
 
@@ -167,6 +167,7 @@ impl Reactor {
         let mut work = self.reply();
         work += self.doors.tell_unheard();
         work += self.net.retry(now, &mut self.ring, &mut self.doors);
+        self.doors.held_since_ns = None;
         while let Some(connection) = self.net.sends.next_drained() {
             // A core that has no room to hear it looks at its blocked clients by itself, by and by.
             let _ = self.doors.shard.handle(Input::Drained { connection }, now);

@@ -139,6 +139,10 @@ async def main():
             got = [await client.next_event() for _ in range(EVENTS)]
             assert [event["event_id"] for event in got] == ids
             assert all(event["traceparent"] == TRACEPARENT for event in got), "on every way"
+        pointer = {"type": "publish", "session": session, "topic": "chat.typing", "durability": "volatile", "data": 1, "traceparent": TRACEPARENT}
+        await far.call(pointer)
+        for client in (far, near, watcher):
+            assert (await client.next_event())["traceparent"] == TRACEPARENT, "volatile, too"
         for _ in range(3):
             try:
                 await publisher.call({**publish(session, 99), "topic": "no topic"})
@@ -163,6 +167,17 @@ async def main():
         told = await admin.why(server, ids[3])
         assert told["state"] == "durable" and told["trace"].startswith("not kept") and not told["stages"], told
         await again.close()
+        await asyncio.to_thread(server.take_over)
+        assert (await admin.why(server, ids[3]))["state"] == "durable", "the new process has the socket"
+        for _ in range(100):
+            # The old one held the port until its end.
+            try:
+                assert (await asyncio.to_thread(admin.request, port, "/metrics"))[0] == 200
+                break
+            except OSError:
+                await asyncio.sleep(0.1)
+        else:
+            raise AssertionError("the new process does not get the admin port")
     status, _, err = await admin.tidegate("top", "--data", os.path.dirname(binary()), "--once")
     assert status == 1 and "is a server running there" in err, err
     refused = subprocess.run(
