@@ -131,6 +131,7 @@ fn main() {
         counter: 99,
         data: text.as_bytes(),
         data_kind: DataKind::Json,
+        traceparent: "",
     };
     bench.run("encode volatile 256 B", 1, 1, || {
         out.clear();

@@ -17,6 +17,7 @@ use crate::disk::folder::DataFolder;
 use crate::disk::keys;
 use crate::disk::words_of;
 use crate::net::{GateConfig, NetConfig, SendLimits};
+use crate::observe;
 use crate::plan::{self, Parts, Plan, Room};
 use crate::reactor::clock::Clock;
 use crate::reactor::control::{Control, Peer, Report};
@@ -24,6 +25,7 @@ use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown::{self, Bounds, Cause, Outcome};
 use crate::wire::token::{Key, Tokens};
+use admin::Admin;
 use keeper::Keeper;
 pub use keeper::REVOKED_FILE;
 use seat::{Belongings, Seat};
@@ -41,9 +43,11 @@ use storage::log::RecoveredLog;
 use storage::recovery::{self, RecoverError};
 use takeover::{Gate, Offer, Takeover};
 
+pub(crate) mod admin;
 mod certificates;
 mod keeper;
 mod listener;
+mod place;
 pub(crate) mod process;
 mod seat;
 mod takeover;
@@ -71,7 +75,7 @@ enum Way {
 }
 
 fn end_of(config: &Config, way: Way) -> ExitCode {
-    process::log_to_stderr(&config.log);
+    process::log_to_stderr(&config.log, config.log_format);
     process::give_back_large_blocks();
     match run(config, way) {
         Ok(()) => ExitCode::SUCCESS,
@@ -161,6 +165,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let copies = listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>().map_err(refused)?;
     introduce(&peers, listeners)?;
     let gate = Gate::open(&folder, Offer { listeners: copies, address, within: bounds.sum() }, reports_in.clone());
+    let admin = Admin::open(config, &folder, Arc::clone(&peers), plan.total_bytes());
     announce(config, address, shards, &folder, &plan);
     let (reload, reloads) = flume::bounded(1);
     shutdown::forward_signals(reports_in, reload);
@@ -172,6 +177,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
         }
         background.stop();
         gate.close();
+        admin.close();
         // The last owner: the lock goes with it.
         drop(folder);
         gate.release();
@@ -280,6 +286,7 @@ pub fn memory_plan(config: &Config) -> Plan {
         frame_cache_bytes: Frames::memory_bytes_max() as u64,
         page_bytes: shard.limits.pages_bytes_max() as u64,
         echo_bytes: echo_bytes(config) as u64,
+        tail_bytes: (observe::memory_bytes_max() + shards::traces::memory_bytes_max()) as u64,
     };
     let room = room(config, config.shard_count(), process::raise_open_files());
     Plan { room: Some(room), ..Plan::of(config, &parts, plan::memory_bytes()) }
@@ -330,6 +337,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
         introduce_us_max: us(config.handshake_timeout_ms),
         echo_open: config.echo,
         spin_us_max,
+        turn_step_us_max: config.turn_step_us_max,
         drain: DrainLimits {
             drain_us_max: us(config.drain_ms_max),
             wave_us: us(config.drain_wave_ms),

@@ -7,6 +7,7 @@ pub mod config;
 pub mod disk;
 pub mod http;
 pub mod net;
+pub mod observe;
 pub mod plan;
 pub mod reactor;
 pub mod ring;

@@ -48,6 +48,8 @@ pub struct Parts {
     pub page_bytes: u64,
     /// Messages of the echo door; 0 where it is closed.
     pub echo_bytes: u64,
+    /// Histograms, and the ways of the last events.
+    pub tail_bytes: u64,
 }
 
 /// One term of the plan.
@@ -151,6 +153,7 @@ impl Plan {
             ),
             term("presence: watchers", shards, u64::from(config.watches_per_shard_max) * WATCH_BYTES),
             term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
+            term("histograms, ways of the last events", shards, parts.tail_bytes),
             term("messages that have come in part", shards, config.assembly_bytes_max + parts.echo_bytes),
             term("input that waits for room", shards, config.held_bytes_max),
             term(

@@ -18,6 +18,8 @@ pub mod outbox;
 pub mod refusal;
 pub mod rights;
 pub mod shard;
+pub mod traces;
+pub mod why;
 
 mod answers;
 mod behind;

@@ -19,6 +19,7 @@ use crate::sessions::parked::{Known, Work};
 use crate::sessions::{Asker, Origin, get_asker};
 use crate::shard::Shard;
 use crate::streams::notices;
+use crate::traces::Stamps;
 use crate::volatile;
 
 impl Shard {
@@ -36,6 +37,7 @@ impl Shard {
                     }
                     let Some(receiver) = self.mail.receiver(peer, kind) else { break };
                     let Some(message) = receiver.take() else { break };
+                    let sent_us = receiver.sent_us();
                     let done = match kind {
                         LaneKind::Reply => {
                             self.handle_reply(peer, &message, now, out);
@@ -49,6 +51,7 @@ impl Shard {
                     if !done {
                         break;
                     }
+                    out.mail_waited(self.mail.since_us(sent_us));
                     handled += 1;
                 }
             }
@@ -64,21 +67,26 @@ impl Shard {
         match kind {
             request::FORWARD => {
                 let reply_bytes = r.u32();
+                let stamps = Stamps { taken_ns: self.traces.now_ns(), ..Stamps::get(&mut r) };
                 let origin = Origin::Remote(peer, get_connection(&mut r), reply_bytes);
                 let id = get_id(&mut r);
                 let asker = get_asker(&mut r, origin, id);
                 let encoded = r.0;
+                self.traces.begin(stamps);
                 let (partition, outcome) = with_command(&mut r, |command| {
                     let session = command.session().unwrap_or_default();
                     let partition = self.log.partition_id(&asker.tenant, session);
                     let call = Call { asker: &asker, partition, session, known: &Known::default(), now };
                     (partition, self.execute(call, &command))
                 });
-                match outcome {
+                let taken = match outcome {
                     Outcome::Done => true,
                     Outcome::Later => false,
                     Outcome::Park => self.park(asker, partition, Work::Command(encoded.into())),
-                }
+                };
+                self.traces.appended(self.log.next_seq());
+                self.traces.begin(Stamps::default());
+                taken
             }
             request::ATTACH => {
                 if !self.parked.has_room(self.config.limits.parked_bytes_max) {

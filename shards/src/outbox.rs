@@ -7,6 +7,7 @@ pub use roster::{CHANGE_BYTES_MAX, Happened, ReceiptsOfAll, RosterChange, Roster
 
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, SliceId, SliceSeq};
 use crate::streams::gathered::add_to;
+use crate::traces::Trace;
 use storage::record::{DataKind, EventView, RecordView};
 
 /// Why offsets were skipped.
@@ -65,6 +66,8 @@ pub struct VolatileEvent<'a> {
     pub data: &'a [u8],
     /// How to read it.
     pub data_kind: DataKind,
+    /// W3C trace context, or empty.
+    pub traceparent: &'a str,
 }
 
 /// Head of a page of history.
@@ -159,6 +162,12 @@ pub trait Outbox {
     /// Queues an event frame and returns its payload bytes. The caller has seen `room` ≥ [`event_bytes_max`].
     /// Frames of one event are the same for every connection: encode once.
     fn event(&mut self, connection: ConnectionId, event: &EventView<'_>) -> usize;
+
+    /// A committed record is about to be delivered; `trace` is its way so far.
+    fn walked(&mut self, _trace: &Trace, _record: RecordView<'_>) {}
+
+    /// A message of another shard was handled that had waited for so long.
+    fn mail_waited(&mut self, _us: u32) {}
 
     /// Queues a volatile frame and returns its payload bytes.
     fn volatile(&mut self, connection: ConnectionId, event: &VolatileEvent<'_>) -> usize;

@@ -15,6 +15,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::sessions::Asker;
 use crate::sessions::parked::{Found, Known, Parked, Work};
 use crate::shard::Shard;
+use crate::traces::Stamps;
 use storage::log::LogEvent;
 
 impl Shard {
@@ -23,7 +24,8 @@ impl Shard {
         if !self.parked.has_room(self.config.limits.parked_bytes_max) {
             return false;
         }
-        self.parked.push(partition, Parked { asker, work, known: Known::default() });
+        let stamps = self.traces.stamps();
+        self.parked.push(partition, Parked { asker, work, known: Known::default(), stamps });
         true
     }
 
@@ -58,6 +60,7 @@ impl Shard {
                     self.parked_ready.push_back(partition);
                     return resumed;
                 }
+                self.traces.begin(parked.stamps);
                 let outcome = match &parked.work {
                     Work::Command(bytes) => with_command(&mut Reader(bytes), |command| {
                         let session = command.session().unwrap_or_default();
@@ -68,6 +71,8 @@ impl Shard {
                         subscribe::attach_now(self, &parked.asker, *subscription, session, get_from(&mut Reader(from)))
                     }
                 };
+                self.traces.appended(self.log.next_seq());
+                self.traces.begin(Stamps::default());
                 match outcome {
                     Outcome::Done => resumed += 1,
                     Outcome::Park => {

@@ -39,6 +39,7 @@ use crate::sessions::waiters::Waiters;
 use crate::sessions::{Asker, Origin, put_asker};
 use crate::streams::leases::Leases;
 use crate::streams::notices::Notices;
+use crate::traces::{Stamps, Traces};
 use crate::volatile::Volatiles;
 use crate::walk::Batch;
 use hashbrown::HashMap;
@@ -117,6 +118,7 @@ pub struct Shard {
     pub(crate) homes: Homes,
     pub(crate) lives: Lives,
     pub(crate) presence: Presence,
+    pub(crate) traces: Traces,
     /// Every record below was walked.
     pub(crate) announced: LogSeq,
     /// Last walked slice sequence of each slice.
@@ -170,6 +172,7 @@ impl Shard {
             homes: Homes::default(),
             lives: Lives::default(),
             presence: Presence::new(&config.limits),
+            traces: Traces::new(log.next_seq()),
             announced,
             announced_slices,
             batches: (0..config.shards).map(|_| Batch::default()).collect(),
@@ -328,6 +331,7 @@ impl Shard {
         self.scratch.clear();
         let mut w = Writer(&mut self.scratch);
         w.u8(request::FORWARD).u32(reply_bytes as u32);
+        Stamps { sent_ns: self.traces.now_ns(), ..self.traces.stamps() }.put(&mut w);
         put_connection(&mut w, connection);
         put_id(&mut w, asker.id);
         put_asker(&mut w, asker);
@@ -390,16 +394,56 @@ impl Shard {
         }
     }
 
+    // ---- the clock ------------------------------------------------------------------------------------------------
+
+    /// The edge has read its clock: what was done since it did so before has happened by now. Times only what is told about
+    /// the past; nothing is decided by it.
+    pub fn clock(&mut self, ns: u64) {
+        self.traces.clock(ns, self.log.next_seq());
+        self.mail.clock((ns / 1000) as u32);
+    }
+
+    /// What came at `came_ns` is decoded from now on; its commands follow as inputs. `None`: there are no more of them.
+    pub fn decodes(&mut self, came_ns: Option<u64>) {
+        self.traces.begin(came_ns.map_or(Stamps::default(), |came_ns| Stamps {
+            came_ns,
+            begun_ns: self.traces.now_ns(),
+            ..Stamps::default()
+        }));
+    }
+
+    /// The next command was decoded by this reading of the clock, and is the next input. `again`: it was decoded when it came,
+    /// too, and has waited for room since.
+    pub fn decoded(&mut self, ns: u64, again: bool) {
+        self.clock(ns);
+        let stamps = self.traces.stamps_mut();
+        stamps.decoded_ns = ns;
+        if again {
+            (stamps.begun_ns, stamps.decoded_ns) = (stamps.came_ns, stamps.came_ns);
+        }
+    }
+
+    /// That input was handled by this reading of the clock; what follows in the same frame is decoded from now on.
+    pub fn handled(&mut self, ns: u64) {
+        self.clock(ns);
+        self.traces.stamps_mut().begun_ns = ns;
+    }
+
     // ---- the disk -------------------------------------------------------------------------------------------------
 
     /// The next disk operation, until none.
     pub fn poll_disk(&mut self, now: Now) -> Option<DiskOp> {
-        self.log.poll_op(now.mono_us)
+        let op = self.log.poll_op(now.mono_us);
+        if matches!(op, Some(DiskOp::Commit { .. })) {
+            self.traces.closed(self.log.closed_seq());
+        }
+        op
     }
 
     /// What came of a disk operation.
     pub fn disk_done(&mut self, done: DiskDone, _now: Now) {
         self.log.handle_done(done);
+        self.traces.committed(self.log.committed_seq());
         self.drain_log_events();
     }
 
@@ -558,6 +602,11 @@ impl Shard {
     /// Nothing is left to be said to another shard or kept of a client that is gone, but for mail that is on its way.
     pub fn is_settled(&self) -> bool {
         !self.mail.holds_mail() && !self.lives.wait() && !self.homes.wait()
+    }
+
+    /// Messages in the lanes to other shards, and in those from them.
+    pub fn mail_waiting(&self) -> (usize, usize) {
+        self.mail.waiting()
     }
 
     /// Connected clients.

@@ -45,6 +45,7 @@ impl Volatiles {
         let mut w = Writer(&mut bytes);
         w.u8(crate::mailbox::message::request::VOLATILE).u128(partition.0).text(tenant).text(session).text(client_id);
         w.text(event.topic).u64(after_offset).u64(*counter).u8(event.data_kind as u8).bytes(event.data);
+        w.text(event.traceparent);
         self.bytes += bytes.len();
         self.queue.push_back((partition, bytes.into()));
     }
@@ -69,11 +70,11 @@ pub(crate) fn read<'a>(r: &mut Reader<'a>) -> VolatileMail<'a> {
     let (tenant, session, client_id, topic) = (r.text(), r.text(), r.text(), r.text());
     let (after_offset, counter) = (r.u64(), r.u64());
     let data_kind = if r.u8() == DataKind::Bytes as u8 { DataKind::Bytes } else { DataKind::Json };
-    let data = r.bytes();
+    let (data, traceparent) = (r.bytes(), r.text());
     VolatileMail {
         partition,
         tenant,
-        event: VolatileEvent { session, topic, client_id, after_offset, counter, data, data_kind },
+        event: VolatileEvent { session, topic, client_id, after_offset, counter, data, data_kind, traceparent },
     }
 }
 
@@ -81,6 +82,7 @@ impl Readers {
     /// To every local client that listens and has room, once.
     pub fn offer_volatile(&mut self, mail: &VolatileMail<'_>, out: &mut impl Outbox) {
         let bytes = mail.event.data.len().div_ceil(3) * 4
+            + mail.event.traceparent.len()
             + 3 * (mail.event.session.len() + mail.event.topic.len() + mail.event.client_id.len())
             + EVENT_FRAME_OVERHEAD_BYTES_MAX;
         if let Some(feed) = self.feed_of.get(&mail.partition).map(|f| &self.feeds[*f as usize]) {

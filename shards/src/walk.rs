@@ -60,6 +60,9 @@ impl Shard {
             }
             assert_eq!(record.log_seq(), self.announced + walked as u64, "every committed record is walked, in order");
             walked += 1;
+            if let Some(trace) = self.traces.walk(record) {
+                out.walked(trace, record);
+            }
             while let Some(waiter) = self.waiters.pop(record.log_seq() + 1) {
                 let reply = reply_of(&waiter, record, self.waiters.durability);
                 if let (Reply::ClientOpened { tenant, client_id, generation, state }, Origin::Local(connection)) =

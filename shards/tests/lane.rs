@@ -40,7 +40,7 @@ proptest! {
                     let permit = sender.permit(message.len());
                     prop_assert_eq!(permit.is_some(), free_slots > 0 && free_bytes >= message.len());
                     if let Some(permit) = permit {
-                        sender.send(permit, &message);
+                        sender.send(permit, &message, message.len() as u32 + 7);
                         model.push_back(message);
                     }
                 }
@@ -57,6 +57,9 @@ proptest! {
                 Step::Take(done) => {
                     let taken = receiver.take();
                     prop_assert_eq!(taken.as_ref(), model.front());
+                    if let Some(taken) = &taken {
+                        prop_assert_eq!(receiver.sent_us(), taken.len() as u32 + 7, "each with its own stamp");
+                    }
                     if let Some(taken) = taken {
                         receiver.restore(taken, done);
                         held = !done;
@@ -97,7 +100,7 @@ fn survives_two_threads() {
                     None => std::thread::yield_now(),
                 }
             };
-            sender.send(permit, &message);
+            sender.send(permit, &message, message.len() as u32 + 7);
         }
     });
     for n in 0..messages {

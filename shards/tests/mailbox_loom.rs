@@ -14,12 +14,12 @@ mod sleep;
 /// What `lane.rs` imports in place of `rtrb`: the same algorithm and the same orderings, seen by loom.
 mod rings {
     use loom::sync::Arc;
-    use loom::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+    use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
     use std::marker::PhantomData;
 
     struct Shared {
         /// Read and written without order, as plain memory would be: only head and tail make a value visible.
-        cells: Vec<AtomicU32>,
+        cells: Vec<AtomicU64>,
         head: AtomicUsize,
         tail: AtomicUsize,
     }
@@ -35,17 +35,17 @@ mod rings {
     impl<T> RingBuffer<T> {
         #[allow(clippy::new_ret_no_self)] // as rtrb has it
         pub fn new(capacity: usize) -> (Producer<T>, Consumer<T>) {
-            let cells = (0..capacity).map(|_| AtomicU32::new(u32::MAX)).collect();
+            let cells = (0..capacity).map(|_| AtomicU64::new(u64::MAX)).collect();
             let shared = Arc::new(Shared { cells, head: AtomicUsize::new(0), tail: AtomicUsize::new(0) });
             (Producer(Arc::clone(&shared), PhantomData), Consumer(shared, PhantomData))
         }
     }
 
     impl Shared {
-        fn put(&self, tail: usize, value: u32) {
+        fn put(&self, tail: usize, value: u64) {
             self.cells[tail % self.cells.len()].store(value, Ordering::Relaxed);
         }
-        fn get(&self, head: usize) -> u32 {
+        fn get(&self, head: usize) -> u64 {
             self.cells[head % self.cells.len()].load(Ordering::Relaxed)
         }
         fn free(&self) -> usize {
@@ -56,7 +56,7 @@ mod rings {
         }
     }
 
-    impl<T: Copy + Default + Into<u32> + TryFrom<u32>> Producer<T> {
+    impl<T: Copy + Default + Into<u64> + TryFrom<u64>> Producer<T> {
         pub fn slots(&self) -> usize {
             self.0.free()
         }
@@ -71,7 +71,7 @@ mod rings {
         }
     }
 
-    impl<T: Copy + Into<u32>> WriteChunk<'_, T> {
+    impl<T: Copy + Into<u64>> WriteChunk<'_, T> {
         pub fn as_mut_slices(&mut self) -> (&mut [T], &mut [T]) {
             let half = self.1.len() / 2;
             self.1.split_at_mut(half)
@@ -85,7 +85,7 @@ mod rings {
         }
     }
 
-    impl<T: Copy + Default + Into<u32> + TryFrom<u32>> Consumer<T> {
+    impl<T: Copy + Default + Into<u64> + TryFrom<u64>> Consumer<T> {
         pub fn slots(&self) -> usize {
             self.0.filled()
         }
@@ -187,7 +187,7 @@ fn messages_cross_whole_and_in_order() {
             let mut sent = 0u8;
             for message in [&[1u8, 2][..], &[3, 4, 5]] {
                 if let Some(permit) = sender.permit(message.len()) {
-                    sender.send(permit, message);
+                    sender.send(permit, message, 0);
                     sent += 1;
                 }
             }

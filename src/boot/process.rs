@@ -1,9 +1,10 @@
 //! What the operating system lets this process do.
 
+use crate::config::LogFormat;
 use tracing_subscriber::EnvFilter;
 
 /// Sends log lines to stderr; stdout is for what programs read.
-pub(super) fn log_to_stderr(filter: &str) {
+pub(super) fn log_to_stderr(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // It reports probes that a device does not support as errors; its faults reach us as results.
     let filter = match "glommio=off".parse() {
@@ -11,7 +12,11 @@ pub(super) fn log_to_stderr(filter: &str) {
         Err(_) => filter,
     };
     // A second server in one process (tests) keeps the first one's.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = match format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
 }
 
 /// Blocks from this size on are the kernel's again as soon as they are freed.

@@ -14,7 +14,6 @@
 //! leaves its lock, and the new one goes on by itself.
 
 mod give;
-mod place;
 mod rights;
 mod take;
 mod words;

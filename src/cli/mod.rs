@@ -6,6 +6,7 @@
 //!   tidegate pub | sub    a WebSocket client on one connection
 //!   tidegate bench        a server of its own and load on it ─► table and verdict
 //!   tidegate log verify | dump DIR     reads a data folder that no server has open
+//!   tidegate top | why    what a running server does; what became of an event: asked of its admin edge
 //!   tidegate keys         a new key for resume tokens; keys for clients' tokens
 //!   tidegate token        a token for development
 //!   tidegate revoke       a client or a token does not count any more
@@ -13,6 +14,7 @@
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
 
+mod ask;
 mod bench;
 mod check_config;
 mod client;
@@ -24,6 +26,8 @@ mod revoke;
 mod serve;
 mod subscribe;
 mod token;
+mod top;
+mod why;
 
 use crate::config::{Config, ConfigError, Layers};
 use clap::{Args, Parser, Subcommand};
@@ -53,6 +57,8 @@ enum Command {
     Token(token::TokenArgs),
     Revoke(revoke::RevokeArgs),
     Bench(bench::BenchArgs),
+    Top(top::TopArgs),
+    Why(why::WhyArgs),
 }
 
 /// Flags that end in a [`Config`].
@@ -73,6 +79,9 @@ struct ConfigArgs {
     /// `on`: acknowledged means fdatasync has returned; `off`: written.
     #[arg(long, value_name = "on|off")]
     sync: Option<String>,
+    /// Log lines as `text` or `json`.
+    #[arg(long, value_name = "text|json")]
+    log_format: Option<String>,
     /// Open /echo for conformance suites (loopback only).
     #[arg(long)]
     echo: bool,
@@ -97,7 +106,13 @@ impl ConfigArgs {
             };
             flags.push((key.trim().to_string(), value.trim().to_string()));
         }
-        let named = [("listen", self.listen), ("data", self.data), ("shards", self.shards), ("sync", self.sync)];
+        let named = [
+            ("listen", self.listen),
+            ("data", self.data),
+            ("shards", self.shards),
+            ("sync", self.sync),
+            ("log_format", self.log_format),
+        ];
         flags.extend(named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))));
         if self.echo {
             flags.push(("echo".into(), "true".into()));
@@ -134,6 +149,8 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::run(args),
         Command::Revoke(args) => revoke::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Why(args) => why::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

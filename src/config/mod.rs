@@ -16,7 +16,7 @@ mod layers;
 mod value;
 
 pub use layers::{ConfigError, Layers, Origin, Row};
-pub use value::{Setting, Switch};
+pub use value::{LogFormat, OptionalAddress, Setting, Switch};
 
 use shards::limits::{Limits, PresenceLimits};
 use std::net::SocketAddr;
@@ -94,6 +94,13 @@ settings! {
     echo: bool = "false";
     /// Filter of log lines on stderr, as `tracing` reads it: `info`, `warn,tidegate=debug`.
     log: String = "info";
+    /// Log lines are `text`, or `json`: one object each.
+    log_format: LogFormat = "text";
+    /// Address of the admin edge over TCP (`/metrics`), loopback only; `off`: only the socket in the data folder, for `tidegate top`
+    /// and `tidegate why`.
+    admin_listen: OptionalAddress = "off";
+    /// A step of a shard's turn that takes longer than so many microseconds is a stall: counted, logged, shown by `tidegate top`.
+    turn_step_us_max: u64 = "10000";
     /// Upper bound of the memory plan; 0 = three quarters of the memory this process may use.
     memory_budget_bytes: u64 = "0";
 
@@ -358,6 +365,14 @@ impl Config {
             let why = "clients show certificates over TLS only; give tls_certificate_file and tls_key_file";
             return refuse("tls_client_authorities_file", why.into());
         }
+        if let OptionalAddress(Some(address)) = self.admin_listen
+            && !address.ip().is_loopback()
+        {
+            let why = format!(
+                "{address} is not loopback, and who asks the admin edge is not asked who they are; use 127.0.0.1:PORT"
+            );
+            return refuse("admin_listen", why);
+        }
         if self.shards > SHARDS_MAX {
             return refuse("shards", format!("{} is more than {SHARDS_MAX}", self.shards));
         }
@@ -424,6 +439,7 @@ impl Config {
             ("silent_newcomers_per_shard_max", u64::from(self.silent_newcomers_per_shard_max)),
             ("turn_newcomers_us_max", self.turn_newcomers_us_max),
             ("auth_token_life_ms_max", self.auth_token_life_ms_max),
+            ("turn_step_us_max", self.turn_step_us_max),
         ] {
             if value == 0 {
                 return refuse(key, "0 would stop the server from working; give at least 1".into());

@@ -26,6 +26,19 @@ pub enum Switch {
     Off,
 }
 
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// An address, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OptionalAddress(pub Option<SocketAddr>);
+
 const BYTE_UNITS: &[(&str, u64)] = &[("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const TIME_UNITS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1_000)];
 
@@ -108,6 +121,33 @@ impl Setting for SocketAddr {
     }
     fn show(&self, _: &str) -> String {
         format!("\"{self}\"")
+    }
+}
+
+impl Setting for LogFormat {
+    fn read(_: &str, text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("expected text or json".into()),
+        }
+    }
+    fn show(&self, _: &str) -> String {
+        if *self == LogFormat::Text { "\"text\"" } else { "\"json\"" }.into()
+    }
+}
+
+impl Setting for OptionalAddress {
+    fn read(key: &str, text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(OptionalAddress(None)),
+            text => SocketAddr::read(key, text)
+                .map(|address| OptionalAddress(Some(address)))
+                .map_err(|why| format!("{why}, or off")),
+        }
+    }
+    fn show(&self, key: &str) -> String {
+        self.0.map_or("\"off\"".into(), |address| address.show(key))
     }
 }
 

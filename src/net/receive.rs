@@ -68,6 +68,7 @@ impl Net {
             let door = connection.door;
             let waited_us = now.mono_us.saturating_sub(held.since_us);
             let overdue_us = (waited_us > self.config.held_timeout_us).then_some(waited_us);
+            service.came(held.since_us);
             let taken = if held.text {
                 match std::str::from_utf8(&held.message) {
                     Ok(text) => service.text(id, door, text, held.place, overdue_us, &mut self.sends),

@@ -21,6 +21,9 @@ use std::cell::{Cell, RefCell};
 /// Pieces of one send; the rest follows when it completed.
 pub const SEND_PIECES_MAX: usize = 64;
 
+/// Stamps of taken sends that are kept until somebody asks: more than a turn has completions.
+const TAKEN_MAX: usize = 1024;
+
 /// The kernel refuses more than this in one message anyway.
 const _: () = assert!(SEND_PIECES_MAX <= 1024);
 
@@ -46,7 +49,7 @@ pub enum Class {
     Reply,
 }
 
-/// One connection's queue: 32 bytes when idle.
+/// One connection's queue: 56 bytes when idle.
 #[derive(Clone, Debug)]
 struct Queue {
     generation: u32,
@@ -64,8 +67,13 @@ struct Queue {
     in_flight: u32,
     /// Bytes from the head to where the first whole frame begins.
     boundary: u32,
+    /// Turn in which the first byte was queued that was not taken yet, and that in which the send in flight began.
+    since_us: u32,
+    begun_us: u32,
     urgent: Option<Box<Urgent>>,
 }
+
+const _: () = assert!(size_of::<Queue>() <= 56);
 
 const fn empty() -> Queue {
     Queue {
@@ -80,6 +88,8 @@ const fn empty() -> Queue {
         queued: 0,
         in_flight: 0,
         boundary: 0,
+        since_us: 0,
+        begun_us: 0,
         urgent: None,
     }
 }
@@ -107,6 +117,10 @@ pub struct Sends {
     drained: Vec<ConnectionId>,
     /// Connections that exceeded even the reserve.
     overrun: Vec<ConnectionId>,
+    /// Stamp of this turn: microseconds, wrapping.
+    stamp_us: u32,
+    /// Stamps of bytes that the kernel has taken since somebody asked.
+    taken: Vec<u32>,
 }
 
 impl Sends {
@@ -126,7 +140,29 @@ impl Sends {
             starved: RefCell::new(Vec::new()),
             drained: Vec::new(),
             overrun: Vec::new(),
+            stamp_us: 0,
+            taken: Vec::with_capacity(TAKEN_MAX),
         })
+    }
+
+    /// A turn begins: what is queued in it has this stamp.
+    pub fn turn_begins(&mut self, stamp_us: u32) {
+        self.stamp_us = stamp_us;
+    }
+
+    /// Stamp of the first bytes of a send that was taken, one for each, until none.
+    pub fn next_taken(&mut self) -> Option<u32> {
+        self.taken.pop()
+    }
+
+    /// Something waits to be given to the kernel.
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Bytes that wait or are with the kernel, and the stamp of the first of them.
+    pub fn queued_since(&self, id: ConnectionId) -> (usize, u32) {
+        self.get(id).map_or((0, 0), |queue| (queue.queued as usize, queue.since_us))
     }
 
     /// Chunks in use.
@@ -208,6 +244,9 @@ impl Sends {
                 tail => self.pool.link(tail, slice),
             }
             queue.tail = slice;
+        }
+        if queue.queued == 0 {
+            queue.since_us = self.stamp_us;
         }
         queue.queued += frame.len;
         if !queue.dirty && queue.in_flight == 0 {
@@ -305,6 +344,7 @@ impl Sends {
             piece = self.pool.next(piece);
         }
         queue.in_flight = total as u32;
+        queue.begun_us = self.stamp_us;
     }
 
     /// A send ended after `sent` bytes; the rest, if any, is sent again.
@@ -331,6 +371,11 @@ impl Sends {
             _ => self.pool.boundary(queue.head, queue.boundary as usize, sent) as u32,
         };
         queue.queued -= sent as u32;
+        if sent > 0 && self.taken.len() < TAKEN_MAX {
+            self.taken.push(queue.since_us);
+        }
+        // What is left came after the send began, but for what a full kernel did not take.
+        queue.since_us = queue.begun_us;
         let mut rest = sent;
         while rest > 0 {
             let here = self.pool.len(queue.head);
@@ -396,6 +441,9 @@ impl Sends {
 
     fn append(&mut self, id: ConnectionId, mut bytes: &[u8]) {
         let queue = &mut self.queues[id.slot as usize];
+        if queue.queued == 0 {
+            queue.since_us = self.stamp_us;
+        }
         queue.queued += bytes.len() as u32;
         while !bytes.is_empty() {
             let here = if queue.tail == NONE { 0 } else { self.pool.write(queue.tail, bytes) };

@@ -100,6 +100,9 @@ pub trait Service {
     /// What was announced for a socket that has just come by ring.
     fn adopt(&mut self, from: ShardId, ticket: u32) -> Option<Adoption>;
 
+    /// The next messages came at this time, microseconds, and not in this turn.
+    fn came(&mut self, _us: u64) {}
+
     /// Takes a whole text message, from `place` on. `overdue_us`: it has waited for so long, and is to wait no more.
     fn text(
         &mut self,

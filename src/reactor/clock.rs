@@ -15,6 +15,11 @@ impl Clock {
         Self { start: Instant::now() }
     }
 
+    /// Monotonic time to the nanosecond, for figures; [`Now::mono_us`] is the same time.
+    pub fn ns(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
     /// The time of a turn.
     pub fn read(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

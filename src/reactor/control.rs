@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   boot ── Serve, Rules, Secure, Drain, Cut, Stay, Stop, Release ──┐
+//!   admin ── Look ───────────────────────────────────┤
 //!   peer ── Adopt, Revoke ───────────────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
 //!   boot ◄── Report ─────────────────────────────────────────────────────── reactor, signals, taker
 //! ```
 
+use super::look::Look;
 use crate::auth::Rules;
 use crate::net::Adoption;
 use crate::ring::Waker;
@@ -51,6 +53,8 @@ pub enum Control {
     Stay,
     /// Commit what is open, make the last checkpoint.
     Stop,
+    /// Somebody wants to know something.
+    Look(Look),
     /// Nobody needs this shard's ring any more: end the thread.
     Release,
 }

@@ -1,5 +1,6 @@
 //! What stands behind the sockets of a shard: requests are answered, clients admitted, commands handed to the core.
 
+use super::clock::Clock;
 use super::control::{Control, Peer};
 use super::echo::{ECHO_BYTES_MAX, echo};
 use super::guard::{Entry, Guard, TENANT, words};
@@ -8,6 +9,7 @@ use crate::auth::{Denied, claimed_tenant};
 use crate::http::{self, Head, Request, Upgrade};
 use crate::net::websocket::{Opcode, append_with};
 use crate::net::{Admission, Adoption, Class, CloseWords, Door, Knock, Sends, Service, Taken, retry_after_s};
+use crate::observe::{Stage, fault};
 use crate::wire::codes::Close;
 use crate::wire::token::Tokens;
 use crate::wire::{decode, encode};
@@ -36,12 +38,17 @@ pub struct Doors {
     pub now: Now,
     /// Clients are sent away: whoever comes is to come back after so many seconds.
     pub retry_after_s: Option<u32>,
+    /// When the turn began, nanoseconds of the shard's clock: what it takes in came then.
+    pub turn_ns: u64,
+    /// What is taken in now came at this time, and has waited for room since.
+    pub held_since_ns: Option<u64>,
     /// Signs and verifies what clients resume with.
     pub tokens: Tokens,
     /// Knows who the connections are.
     pub guard: Guard,
     /// Clients that spoke TLS where none is spoken.
     pub tls_on_plain: u64,
+    clock: Clock,
     hint: Vec<u8>,
     own: ShardId,
     limits: Limits,
@@ -61,14 +68,17 @@ pub struct Doors {
 
 impl Doors {
     /// Doors of shard `own` with this core behind them.
-    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens, guard: Guard) -> Self {
+    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens, guard: Guard, clock: Clock) -> Self {
         Self {
             shard,
             now: Now::default(),
             retry_after_s: None,
+            turn_ns: 0,
+            held_since_ns: None,
             tokens,
             guard,
             tls_on_plain: 0,
+            clock,
             hint: Vec::new(),
             own,
             scratch: decode::Scratch::new(&limits),
@@ -319,6 +329,10 @@ impl Service for Doors {
         self.announced.remove(&(from, ticket))
     }
 
+    fn came(&mut self, us: u64) {
+        self.held_since_ns = Some(us * 1000);
+    }
+
     fn text(
         &mut self,
         id: ConnectionId,
@@ -335,9 +349,14 @@ impl Service for Doors {
             return self.introduce(id, text, sends);
         }
         let (shard, now, tokens, guard) = (&mut self.shard, self.now, &self.tokens, &mut self.guard);
-        let hint = &mut self.hint;
+        let (hint, clock, held_since_ns) = (&mut self.hint, self.clock, self.held_since_ns);
+        shard.clock(clock.ns());
+        shard.decodes(Some(held_since_ns.unwrap_or(self.turn_ns)));
+        fault::pass(Stage::Decode);
         let resume = decode::Resume::unpack(place);
         let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
+            shard.decoded(clock.ns(), held_since_ns.is_some());
+            fault::pass(Stage::Append);
             let mut token = None;
             let decoded = match decoded {
                 Ok(Command::Auth { token }) if guard.is_strict() => match guard.renew(id, token, now) {
@@ -367,11 +386,14 @@ impl Service for Doors {
                 },
                 Err(refused) => Input::Rejected { connection: id, id: command_id, refused },
             };
-            match shard.handle(input, now) {
+            let handled = shard.handle(input, now);
+            shard.handled(clock.ns());
+            match handled {
                 Handled::Done => ControlFlow::Continue(()),
                 Handled::Later => ControlFlow::Break(()),
             }
         });
+        shard.decodes(None);
         match stopped_at {
             None => Taken::All,
             Some(resume) => Taken::Later { place: resume.pack() },

@@ -7,8 +7,9 @@
 //!            net     shard    net,shard  net→shard  disk    shard→net
 //! ```
 //! [`turn`] is the loop, [`doors`] is what a socket's bytes mean, [`post`] is how events become frames, [`pace`] says
-//! when to sleep; [`station`] is a core before it has a log, [`control`], [`drain`] and [`wind_down`] are everything that is
-//! rare; [`guard`] knows who the connections are. Nothing here decides about events; the shard does.
+//! when to sleep, [`look`] what others may ask; [`station`] is a core before it has a log, [`control`], [`drain`] and
+//! [`wind_down`] are everything that is rare; [`guard`] knows who the connections are. Nothing here decides about events;
+//! the shard does.
 
 pub mod clock;
 pub mod control;
@@ -18,6 +19,7 @@ mod echo;
 mod guard;
 mod identity;
 mod log_memory;
+pub mod look;
 mod pace;
 mod post;
 mod station;
@@ -33,6 +35,7 @@ pub use station::Station;
 use crate::disk::background::Desk;
 use crate::disk::executor::Executor;
 use crate::net::{CloseTable, Net, NetConfig};
+use crate::observe::Tail;
 use crate::ring::{Completion, Ring, RingConfig};
 use crate::wire::codes::Close;
 use clock::Clock;
@@ -59,6 +62,8 @@ pub struct ReactorConfig {
     pub echo_open: bool,
     /// Longest spin before parking, microseconds; 0 where shards share a core.
     pub spin_us_max: u64,
+    /// A step of a turn that takes longer is a stall, microseconds.
+    pub turn_step_us_max: u64,
     /// How clients are sent away.
     pub drain: DrainLimits,
     /// How long a client has to say who it is, microseconds.
@@ -94,6 +99,7 @@ pub struct Reactor {
     disk: Executor<Desk>,
     frames: Frames,
     clock: Clock,
+    tail: Tail,
     pace: Pace,
     batch: Vec<Completion>,
     out: Vec<u8>,

@@ -9,10 +9,12 @@
 
 use crate::net::websocket::{Opcode, append_with};
 use crate::net::{Class, Sends, Shared};
+use crate::observe::{Stage, Tail, fault};
 use crate::wire::encode;
 use shards::ids::{CommandId, ConnectionId};
 use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
-use storage::record::EventView;
+use shards::traces::Trace;
+use storage::record::{EventView, RecordView};
 
 /// Frames kept. Subscribers of one event are served close together, so few suffice.
 const FRAMES: usize = 64;
@@ -67,6 +69,8 @@ pub struct Post<'a> {
     pub sends: &'a mut Sends,
     /// Frames already encoded.
     pub frames: &'a mut Frames,
+    /// Who observes.
+    pub tail: &'a mut Tail,
 }
 
 impl Outbox for Post<'_> {
@@ -74,7 +78,16 @@ impl Outbox for Post<'_> {
         self.sends.room(connection)
     }
 
+    fn walked(&mut self, trace: &Trace, record: RecordView<'_>) {
+        self.tail.walked(trace, record);
+    }
+
+    fn mail_waited(&mut self, us: u32) {
+        self.tail.mail_waited(us);
+    }
+
     fn event(&mut self, connection: ConnectionId, event: &EventView<'_>) -> usize {
+        fault::pass(Stage::Deliver);
         let (slice, seq) = (event.slice().0, event.slice_seq());
         let frame = &mut self.frames.slots[(usize::from(slice) ^ seq as usize) % FRAMES];
         if (frame.slice, frame.seq) != (slice, seq) {

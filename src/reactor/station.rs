@@ -15,6 +15,7 @@ use crate::auth::Rules;
 use crate::disk::background::Desk;
 use crate::disk::executor::Executor;
 use crate::net::Net;
+use crate::observe::Tail;
 use crate::reactor::clock::Clock;
 use crate::ring::{Ring, RingError, Waker};
 use crate::wire::token::Tokens;
@@ -69,10 +70,11 @@ impl Station {
         Reactor {
             ring,
             net,
-            doors: Doors::new(config.shard, shard, config.limits, config.echo_open, tokens, guard),
+            doors: Doors::new(config.shard, shard, config.limits, config.echo_open, tokens, guard, clock),
             disk,
             frames: Frames::new(),
             clock,
+            tail: Tail::new(config.shard, config.turn_step_us_max),
             pace: Pace::new(config.spin_us_max),
             batch: Vec::with_capacity(turn::COMPLETIONS_PER_TURN_MAX),
             out: Vec::new(),

@@ -18,6 +18,7 @@ use super::Reactor;
 use super::post::Post;
 use crate::net::Class;
 use crate::net::websocket::{Opcode, append_with};
+use crate::observe::{Stage, Step, fault};
 use crate::ring::Kind;
 use crate::wire::codes::Close;
 use crate::wire::encode;
@@ -25,6 +26,7 @@ use shards::effect::{Effect, Reply};
 use shards::ids::Now;
 use shards::input::Input;
 use std::io;
+use storage::disk::DiskOp;
 
 /// Completions taken in one turn.
 pub const COMPLETIONS_PER_TURN_MAX: usize = 512;
@@ -46,16 +48,26 @@ impl Reactor {
     pub(super) fn turn(&mut self) -> io::Result<()> {
         let now = self.clock.read();
         self.doors.now = now;
+        self.turn_begins(now);
 
         let mut work = self.reap(now);
+        self.ended(Step::Reap);
         let collected = self.collect(now);
         work += collected;
+        self.ended(Step::Collect);
         work += self.expire(now);
+        self.ended(Step::Expire);
         work += self.handle(now);
+        self.ended(Step::Handle);
         work += self.commit(now);
+        self.ended(Step::Commit);
         work += self.deliver(now);
+        let delivered_ns = self.ended(Step::Deliver);
+        self.tail.delivered(delivered_ns);
         work += self.submit(now)?;
+        self.ended(Step::Submit);
         work += self.wind_down(now, collected);
+        self.ended(Step::WindDown);
 
         if work > 0 {
             self.pace.worked(now.mono_us);
@@ -64,19 +76,41 @@ impl Reactor {
             if self.net.is_stormy() {
                 self.ring.enter_while_due(STORM_ENTERS_MAX)?;
             }
+            self.ended(Step::Enter);
+            self.tail.turn_worked();
             if self.net.took_newcomers() {
                 self.net.turn_ended(self.clock.read().mono_us.saturating_sub(now.mono_us));
             }
             Ok(())
         } else {
-            self.rest(now)
+            self.rest(now)?;
+            self.tail.turn_rested(self.clock.ns());
+            Ok(())
         }
+    }
+
+    fn turn_begins(&mut self, now: Now) {
+        let ns = self.clock.ns();
+        self.doors.shard.clock(ns);
+        self.doors.turn_ns = ns;
+        self.net.sends.turn_begins(self.tail.turn_begins(ns, now.wall_ms));
+    }
+
+    /// A step has ended, and with it all that was done in it.
+    fn ended(&mut self, step: Step) -> u64 {
+        let ns = self.clock.ns();
+        self.doors.shard.clock(ns);
+        self.tail.step(step, ns);
+        ns
     }
 
     fn reap(&mut self, now: Now) -> usize {
         let mut batch = std::mem::take(&mut self.batch);
         self.ring.reap(&mut batch, COMPLETIONS_PER_TURN_MAX);
         for completion in &batch {
+            if matches!(completion.user_data.kind(), Kind::Recv) {
+                fault::pass(Stage::SocketIn);
+            }
             match completion.user_data.kind() {
                 Kind::Disk => {
                     let token = completion.user_data.generation();
@@ -99,14 +133,27 @@ impl Reactor {
             }
         }
         self.net.rearm(now, &mut self.ring, &mut self.doors);
+        self.observe_sends();
         self.answer_disk(now);
         let count = batch.len();
         self.batch = batch;
         count
     }
 
+    /// What the kernel has taken by now.
+    fn observe_sends(&mut self) {
+        let mut ns = None;
+        while let Some(stamp_us) = self.net.sends.next_taken() {
+            let ns = *ns.get_or_insert_with(|| self.clock.ns());
+            self.tail.sent(stamp_us, ns);
+        }
+    }
+
     fn collect(&mut self, now: Now) -> usize {
-        let mut post = Post { sends: &mut self.net.sends, frames: &mut self.frames };
+        if cfg!(feature = "stall") && self.doors.shard.mail_waiting().1 > 0 && fault::pass(Stage::Mailbox) {
+            self.doors.shard.clock(self.clock.ns());
+        }
+        let mut post = Post { sends: &mut self.net.sends, frames: &mut self.frames, tail: &mut self.tail };
         self.doors.shard.collect(now, &mut post)
     }
 
@@ -137,6 +184,7 @@ impl Reactor {
         let mut work = self.reply();
         work += self.doors.tell_unheard();
         work += self.net.retry(now, &mut self.ring, &mut self.doors);
+        self.doors.held_since_ns = None;
         while let Some(connection) = self.net.sends.next_drained() {
             // A core that has no room to hear it looks at its blocked clients by itself, by and by.
             let _ = self.doors.shard.handle(Input::Drained { connection }, now);
@@ -148,6 +196,9 @@ impl Reactor {
     fn commit(&mut self, now: Now) -> usize {
         let mut work = 0;
         while let Some(op) = self.doors.shard.poll_disk(now) {
+            if matches!(op, DiskOp::Commit { .. }) {
+                fault::pass(Stage::Commit);
+            }
             self.disk.perform(op, self.doors.shard.log_mut(), &mut self.ring);
             work += 1;
         }
@@ -156,13 +207,17 @@ impl Reactor {
 
     fn deliver(&mut self, now: Now) -> usize {
         let mut work = self.reply();
-        let mut post = Post { sends: &mut self.net.sends, frames: &mut self.frames };
+        let mut post = Post { sends: &mut self.net.sends, frames: &mut self.frames, tail: &mut self.tail };
         work += self.doors.shard.deliver(now, DELIVER_BYTES_PER_TURN_MAX, &mut post);
         work + self.reply()
     }
 
     fn submit(&mut self, now: Now) -> io::Result<usize> {
         self.net.close_overrun(now, &mut self.ring, &mut self.doors);
+        if self.net.sends.has_dirty() {
+            self.tail.submits();
+            fault::pass(Stage::SocketOut);
+        }
         let mut work = self.net.transmit(&mut self.ring)?;
         work += self.net.see_off(now, &mut self.ring, &mut self.doors);
         work += self.net.admit(now, &mut self.ring, &mut self.doors);
@@ -230,6 +285,9 @@ impl Reactor {
                     self.net.close(connection, words, self.doors.now, &mut self.doors);
                 }
                 Effect::Reply { connection, id, reply } => {
+                    if let Reply::Refused(refused) = &reply {
+                        self.tail.refused(refused.refusal);
+                    }
                     if encode::reply_is_sent(&id, &reply) {
                         self.out.clear();
                         append_with(&mut self.out, Opcode::Text, |out| encode::reply(out, &id, &reply));

@@ -64,6 +64,7 @@ impl Reactor {
                     self.phase = Phase::Settling;
                     self.settle_by_us = now.mono_us + SETTLE_US_MAX;
                 }
+                Control::Look(look) => self.look(look),
                 Control::Release => self.phase = Phase::Released,
                 Control::Drain { .. } | Control::Stay | Control::Stop => {}
             }

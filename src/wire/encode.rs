@@ -254,6 +254,10 @@ pub fn volatile(out: &mut Vec<u8>, event: &VolatileEvent<'_>) {
     text(out, event.topic);
     text(out, "\",\"client\":\"");
     text(out, event.client_id);
+    if !event.traceparent.is_empty() {
+        text(out, "\",\"traceparent\":\"");
+        text(out, event.traceparent);
+    }
     payload(out, event.data, event.data_kind);
 }
 

@@ -529,6 +529,11 @@ impl Pipeline {
         self.next_log_seq
     }
 
+    /// First log sequence that is in no closed group.
+    pub fn closed(&self) -> LogSeq {
+        self.open.as_ref().map_or(self.next_log_seq, |open| open.group.first_log_seq)
+    }
+
     /// Number of the next group.
     pub fn next_group(&self) -> GroupNumber {
         self.next_group

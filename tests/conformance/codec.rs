@@ -371,6 +371,7 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
                 counter: int("n"),
                 data: data.as_bytes(),
                 data_kind: DataKind::Json,
+                traceparent: str("traceparent"),
             };
             return encode::volatile(out, &event);
         }

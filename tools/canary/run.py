@@ -83,7 +83,7 @@ def build(tests):
         if not names:
             continue
         command = ["cargo", "build" if names == ["tidegate"] else "test", "--locked", "-q", "--profile", "sim", "--message-format=json", "-p", package]
-        command += ["--features", "power-cut"] * (package == "tidegate")
+        command += ["--features", "power-cut,stall"] * (package == "tidegate")
         if names == ["tidegate"]:
             command += ["--bin", "tidegate"]
         else:

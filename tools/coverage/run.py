@@ -52,7 +52,7 @@ def tools():
 def build():
     """The simulator with counters."""
     environment = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), "RUSTFLAGS": "-C instrument-coverage"}
-    command = ["cargo", "test", "--locked", "-q", "--profile", "sim", "--features", "tidegate/power-cut", "--test", "sim"]
+    command = ["cargo", "test", "--locked", "-q", "--profile", "sim", "--features", "tidegate/power-cut,tidegate/stall", "--test", "sim"]
     command += ["--no-run", "--message-format", "json"]
     # What build scripts and macros write while they compile is nobody's.
     environment["LLVM_PROFILE_FILE"] = os.devnull

@@ -199,7 +199,7 @@ def sessions(server, size, context):
 
 def allocations(server, size, context):
     """A test of its own: the server in one process with a counting allocator."""
-    words = ["cargo", "test", "-q", "--profile", "sim", "--features", "tidegate/power-cut", "--test", "allocations", "--", "--nocapture"]
+    words = ["cargo", "test", "-q", "--profile", "sim", "--features", "tidegate/power-cut,tidegate/stall", "--test", "allocations", "--", "--nocapture"]
     done = subprocess.run(words, cwd=machine.ROOT, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith("allocations per event:")]
     if not found:

@@ -1,7 +1,7 @@
 //! One direction of mail between two shards: a ring of lengths and a ring of bytes, both lock-free, both bounded.
 //!
 //! ```text
-//!  sender ── permit(bytes) ──► slots [len|len|…]      one length per message
+//!  sender ── permit(bytes) ──► slots [len|len|…]      one length per message, and when it was sent
 //!                              bytes [........…]      payloads back to back, wrapping
 //!  receiver ── peek ──► mirror (one contiguous copy) ── pop
 //! ```
@@ -12,16 +12,18 @@ use super::rings::{Consumer, Producer, RingBuffer};
 
 /// Sending half.
 pub struct LaneSender {
-    slots: Producer<u32>,
+    slots: Producer<u64>,
+    capacity: usize,
     bytes: Producer<u8>,
 }
 
 /// Receiving half, with the mirror that the current message is copied into.
 pub struct LaneReceiver {
-    slots: Consumer<u32>,
+    slots: Consumer<u64>,
     bytes: Consumer<u8>,
     mirror: Vec<u8>,
     held: bool,
+    sent_us: u32,
 }
 
 /// A reserved place for one message. Spent by [`LaneSender::send`].
@@ -35,8 +37,8 @@ pub fn lane(slots: usize, bytes: usize) -> (LaneSender, LaneReceiver) {
     let (slot_in, slot_out) = RingBuffer::new(slots);
     let (byte_in, byte_out) = RingBuffer::new(bytes);
     (
-        LaneSender { slots: slot_in, bytes: byte_in },
-        LaneReceiver { slots: slot_out, bytes: byte_out, mirror: Vec::new(), held: false },
+        LaneSender { slots: slot_in, capacity: slots, bytes: byte_in },
+        LaneReceiver { slots: slot_out, bytes: byte_out, mirror: Vec::new(), held: false, sent_us: 0 },
     )
 }
 
@@ -46,8 +48,8 @@ impl LaneSender {
         (self.slots.slots() > 0 && self.bytes.slots() >= bytes).then_some(Permit { bytes })
     }
 
-    /// Puts a message into the lane.
-    pub fn send(&mut self, permit: Permit, message: &[u8]) {
+    /// Puts a message into the lane, sent at `sent_us` of whatever clock.
+    pub fn send(&mut self, permit: Permit, message: &[u8], sent_us: u32) {
         assert!(message.len() <= permit.bytes, "a message is never larger than its permit");
         // Both calls succeed: only this half fills the lane, and the permit saw the room.
         if let Ok(mut chunk) = self.bytes.write_chunk(message.len()) {
@@ -57,7 +59,12 @@ impl LaneSender {
             second.copy_from_slice(&message[cut..]);
             chunk.commit_all();
         }
-        let _ = self.slots.push(message.len() as u32);
+        let _ = self.slots.push(u64::from(sent_us) << 32 | message.len() as u64);
+    }
+
+    /// Messages that the receiver has not taken.
+    pub fn waiting(&self) -> usize {
+        self.capacity - self.slots.slots()
     }
 }
 
@@ -73,10 +80,22 @@ impl LaneReceiver {
         self.held
     }
 
+    /// Messages that have not been handled.
+    pub fn waiting(&self) -> usize {
+        self.slots.slots() + usize::from(self.held)
+    }
+
+    /// When the message that was taken last was sent.
+    pub fn sent_us(&self) -> u32 {
+        self.sent_us
+    }
+
     /// The oldest message, whole; it stays until [`LaneReceiver::pop`].
     pub fn peek(&mut self) -> Option<&[u8]> {
         if !self.held {
-            let length = self.slots.pop().ok()? as usize;
+            let slot = self.slots.pop().ok()?;
+            self.sent_us = (slot >> 32) as u32;
+            let length = slot as u32 as usize;
             self.mirror.clear();
             if let Ok(chunk) = self.bytes.read_chunk(length) {
                 let (first, second) = chunk.as_slices();

@@ -42,6 +42,8 @@ pub struct Mailboxes {
     reply_slots: usize,
     reply_bytes: usize,
     sleeping: Arc<[SleepFlag]>,
+    /// Last reading of the clock, microseconds, wrapping.
+    now_us: u32,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -81,6 +83,7 @@ pub fn mesh(shards: u16, limits: &Limits) -> Vec<Mailboxes> {
             reply_slots: limits.mailbox_slots,
             reply_bytes: limits.mailbox_bytes,
             sleeping: Arc::clone(&sleeping),
+            now_us: 0,
         })
         .collect();
     for from in 0..count {
@@ -101,13 +104,31 @@ pub fn mesh(shards: u16, limits: &Limits) -> Vec<Mailboxes> {
 /// Bytes that the mailboxes of `shards` shards hold, all lanes together.
 pub fn memory_bytes(shards: u16, limits: &Limits) -> usize {
     let pairs = usize::from(shards) * usize::from(shards.saturating_sub(1));
-    pairs * 2 * (limits.mailbox_slots * size_of::<u32>() + limits.mailbox_bytes)
+    pairs * 2 * (limits.mailbox_slots * size_of::<u64>() + limits.mailbox_bytes)
 }
 
 impl Mailboxes {
     /// Number of shards in the mesh.
     pub fn peers(&self) -> u16 {
         self.asked.len() as u16
+    }
+
+    /// The clock was read: mail is stamped with it.
+    pub fn clock(&mut self, now_us: u32) {
+        self.now_us = now_us;
+    }
+
+    /// How long ago mail with this stamp was sent; another shard's clock may be read a little ahead of this one's.
+    pub fn since_us(&self, sent_us: u32) -> u32 {
+        let us = self.now_us.wrapping_sub(sent_us);
+        if us > u32::MAX / 2 { 0 } else { us }
+    }
+
+    /// Messages in the lanes to others, and in those from others.
+    pub fn waiting(&self) -> (usize, usize) {
+        let out = self.requests_out.iter().chain(&self.replies_out).flatten().map(LaneSender::waiting).sum();
+        let come = self.requests_in.iter().chain(&self.replies_in).flatten().map(LaneReceiver::waiting).sum();
+        (out, come)
     }
 
     /// Room for a request of `bytes` whose reply takes at most `reply_bytes`.
@@ -126,7 +147,7 @@ impl Mailboxes {
         asked.slots += 1;
         asked.bytes += ask.reply_bytes;
         if let Some(sender) = &mut self.requests_out[usize::from(to.0)] {
-            sender.send(ask.permit, message);
+            sender.send(ask.permit, message, self.now_us);
         }
     }
 
@@ -142,7 +163,7 @@ impl Mailboxes {
         let Some(sender) = &mut self.requests_out[usize::from(to.0)] else { return false };
         match sender.permit(message.len()) {
             Some(permit) => {
-                sender.send(permit, message);
+                sender.send(permit, message, self.now_us);
                 true
             }
             None => false,
@@ -155,7 +176,7 @@ impl Mailboxes {
             let permit = sender.permit(message.len());
             assert!(permit.is_some(), "the asker reserves room for every reply");
             if let Some(permit) = permit {
-                sender.send(permit, message);
+                sender.send(permit, message, self.now_us);
             }
         }
     }

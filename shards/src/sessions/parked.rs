@@ -9,6 +9,7 @@
 use super::Asker;
 use crate::delivery::{ByPartition, SubscriptionId};
 use crate::ids::PartitionId;
+use crate::traces::Stamps;
 use std::collections::VecDeque;
 
 /// A parked command, as bytes of the mail codec.
@@ -16,6 +17,8 @@ pub(crate) struct Parked {
     pub asker: Asker,
     pub work: Work,
     pub known: Known,
+    /// When it passed the stages before this one.
+    pub stamps: Stamps,
 }
 
 /// What is to be done once it can be.

@@ -169,6 +169,8 @@ pub struct World {
     pub files: BTreeMap<FileId, Vec<u8>>,
     pending: Vec<VecDeque<DiskOp>>,
     pub now: Now,
+    /// What the shards' clocks are read at, between all steps; 0 = nobody reads them.
+    pub ns: u64,
     next_id: u64,
 }
 
@@ -189,6 +191,7 @@ impl World {
             files: BTreeMap::new(),
             pending: (0..shards).map(|_| VecDeque::new()).collect(),
             now: Now { mono_us: 1, wall_ms: 1_700_000_000_000 },
+            ns: 0,
             next_id: 0,
         }
     }
@@ -229,10 +232,20 @@ impl World {
         (handled == Handled::Done).then_some(self.next_id)
     }
 
+    /// A shard's clock is read.
+    pub fn tick(&mut self, i: usize) -> u64 {
+        if self.ns > 0 {
+            self.ns += 1000;
+            self.shards[i].clock(self.ns);
+        }
+        self.ns
+    }
+
     /// One turn of one shard.
     pub fn turn(&mut self, i: usize) -> usize {
         self.now.mono_us += 50;
         let mut work = 0;
+        self.tick(i);
         if let Some(op) = self.pending[i].pop_front() {
             let done = self.perform(i, op);
             self.shards[i].disk_done(done, self.now);
@@ -242,11 +255,15 @@ impl World {
         work += shard.collect(self.now, queue);
         work += shard.expire(self.now);
         Self::effects(shard, queue);
+        self.tick(i);
+        let (shard, queue) = (&mut self.shards[i], &mut self.queues[i]);
         while let Some(op) = shard.poll_disk(self.now) {
             self.pending[i].push_back(op);
         }
         work += shard.deliver(self.now, 64 << 10, queue);
         Self::effects(shard, queue);
+        self.tick(i);
+        let shard = &mut self.shards[i];
         while let Some(op) = shard.poll_disk(self.now) {
             self.pending[i].push_back(op);
         }

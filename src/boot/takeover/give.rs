@@ -7,8 +7,9 @@
 //!   Ending: a signal came first. Whoever comes now is told to wait for the end and start; whoever came before is released
 //! ```
 
+use super::rights;
 use super::words::{self, VERSION, Word};
-use super::{place, rights};
+use crate::boot::place;
 use crate::disk::folder::DataFolder;
 use crate::reactor::control::Report;
 use std::io;
@@ -62,7 +63,7 @@ impl Gate {
         let shared = Shared::new(offer, reports);
         let gate = Gate { shared: Arc::clone(&shared), folder: folder.path().to_owned() };
         let listen = || {
-            let listener = place::bind(folder.path())?;
+            let listener = place::bind(folder.path(), place::TAKEOVER)?;
             std::thread::Builder::new().name("takeover".into()).spawn(move || shared.listen(&listener))
         };
         if let Err(error) = listen() {
@@ -83,7 +84,7 @@ impl Gate {
 
     /// Before the lock is let go: a socket that is there later is another process's.
     pub fn close(&self) {
-        if let Err(error) = place::remove(&self.folder) {
+        if let Err(error) = place::remove(&self.folder, place::TAKEOVER) {
             tracing::warn!(%error, "the socket for takeovers stays behind: the next start replaces it");
         }
     }

@@ -7,9 +7,10 @@
 //!                  … no                it goes on serving
 //! ```
 
+use super::rights;
 use super::words::{self, VERSION, Word};
-use super::{place, rights};
 use crate::boot::listener;
+use crate::boot::place;
 use crate::disk::folder::{DataFolder, FolderError};
 use std::fmt;
 use std::io;
@@ -92,7 +93,7 @@ impl fmt::Display for TakeoverError {
 impl Takeover {
     /// Asks the server that runs on `folder` for its listening sockets.
     pub fn begin(folder: &Path) -> Result<Takeover, TakeoverError> {
-        let stream = place::connect(folder).map_err(|error| match error.kind() {
+        let stream = place::connect(folder, place::TAKEOVER).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
                 TakeoverError::NoServer { folder: folder.to_owned() }
             }

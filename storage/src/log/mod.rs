@@ -536,6 +536,11 @@ impl Log {
         self.pipeline.committed()
     }
 
+    /// First log sequence that was not given to the disk.
+    pub fn closed_seq(&self) -> LogSeq {
+        self.pipeline.closed()
+    }
+
     /// Log sequence the next record gets.
     pub fn next_seq(&self) -> LogSeq {
         self.pipeline.next_log_seq()
