@@ -49,6 +49,11 @@ pub enum Input<'a> {
         /// Why.
         refused: Refused,
     },
+    /// Other quotas and weights are in force from now on.
+    Quotas {
+        /// Of all tenants.
+        quotas: &'a std::sync::Arc<crate::limits::Quotas>,
+    },
     /// The connection's send queue has drained to a level where the core may deliver again.
     Drained {
         /// Connection.

@@ -5,6 +5,7 @@
 //!    │          │            │                            │
 //!    └► walk ───┴── mail ────┴── behind, gather, scan ────┘      all over ─► storage::Log
 //!                                  streams: open ones, leases, merged deltas, notices
+//!                                  fair, quota: whose turn it is, and who may at all
 //!  ids · limits · names · command · refusal · input · effect · outbox · mailbox
 //! ```
 pub mod command;
@@ -24,6 +25,7 @@ pub mod clients;
 mod commands;
 mod delivery;
 mod effect_queue;
+mod fair;
 mod gather;
 mod mail;
 #[cfg(test)]
@@ -32,6 +34,7 @@ mod packed;
 mod parking;
 mod patience;
 mod presence;
+mod quota;
 mod run;
 mod scan;
 mod sessions;

@@ -6,6 +6,7 @@ use shards::ids::{CommandId, ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
 use shards::mailbox::mesh;
+use shards::refusal::Refusal;
 use shards::outbox::{
     Gap, Happened, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, RosterValue, StreamFrame,
     StreamPart, VolatileEvent,
@@ -192,8 +193,12 @@ impl World {
     }
 
     pub fn connect(&mut self, shard: usize, slot: u32, client: &str) {
+        self.connect_as("default", shard, slot, client);
+    }
+
+    pub fn connect_as(&mut self, tenant: &str, shard: usize, slot: u32, client: &str) {
         let connection = ConnectionId { slot, generation: 1 };
-        let principal = Principal { tenant: "default", client_id: client };
+        let principal = Principal { tenant, client_id: client };
         assert_eq!(self.shards[shard].handle(Input::Connected { connection, principal }, self.now), Handled::Done);
     }
 
@@ -243,11 +248,17 @@ impl World {
 
     fn effects(shard: &mut Shard, queue: &mut Queues) {
         while let Some(effect) = shard.poll_effect() {
-            if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
+            if let Effect::TurnedAway { connection } = effect {
+                queue.got.entry(connection.slot).or_default().push(Got::Reply(0, "turned away".into()));
+            } else if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
                 let text = match reply {
                     Reply::Refused(refused) => {
                         let expected = refused.expected.map_or(String::new(), |n| format!(" {n}"));
-                        format!("refused {} {}{expected}", refused.refusal.name(), refused.field)
+                        let after = match refused.refusal {
+                            Refusal::OverQuota => format!(" after {}", refused.retry_after_ms.unwrap_or(0)),
+                            _ => String::new(),
+                        };
+                        format!("refused {} {}{expected}{after}", refused.refusal.name(), refused.field)
                     }
                     Reply::Published { offset, duplicate, .. } => format!("published {offset} {duplicate}"),
                     Reply::Subscribed { next, .. } => format!("subscribed {next}"),
