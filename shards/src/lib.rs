@@ -42,4 +42,5 @@ mod streams;
 mod volatile;
 mod walk;
 
+pub use fair::Share;
 pub use shard::{Counters, Shard, ShardConfig};

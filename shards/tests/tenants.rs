@@ -103,8 +103,9 @@ impl Senders {
     }
 }
 
+/// Of which there is always room.
 fn log() -> LogConfig {
-    LogConfig { hot_tail_bytes: 512 << 10, ..LogConfig::small() }
+    LogConfig { hot_tail_bytes: 8 << 20, segment_bytes: 8 << 20, ..LogConfig::small() }
 }
 
 /// Cost of one publish of a hundred bytes, and the quantum: what `fair` counts in.
@@ -113,19 +114,32 @@ const QUANTUM: u64 = 16 << 10;
 
 #[test]
 fn one_connection_gets_as_much_as_two_hundred_of_another_tenant() {
-    let mut world = World::new(1, Limits::default(), log());
+    share_by_two(log(), 200);
+}
+
+/// What is short is not the core but the log: its bytes are shared out in the same way.
+#[test]
+fn log_bytes_are_shared_where_the_log_is_behind() {
+    share_by_two(LogConfig::small(), 3000);
+}
+
+fn share_by_two(log: LogConfig, turns: usize) {
+    let mut world = World::new(1, Limits::default(), log);
     let mut senders = Senders::default();
     for slot in 0..200 {
         senders.add(&mut world, 0, "noisy", slot, &format!("s{}", slot % 40), 400);
     }
     senders.add(&mut world, 1, "quiet", 1000, "mine", 4000);
     let data = [b'7'; 100];
-    for turn in 0..200 {
+    for turn in 0..turns {
         senders.turn(&mut world, &data);
         let [noisy, quiet] = senders.taken[..] else { unreachable!() };
         assert!(noisy.abs_diff(quiet) * PUBLISH <= QUANTUM + 2 * PUBLISH, "turn {turn}: {noisy} and {quiet}");
+        if quiet > 3500 {
+            break;
+        }
     }
-    assert!(senders.taken[1] > 2000, "the core was not idle: {:?}", senders.taken);
+    assert!(senders.taken[1] > 1000, "the core was not idle: {:?}", senders.taken);
 }
 
 #[test]
@@ -269,6 +283,7 @@ fn a_rate_holds_over_all_shards_and_the_advice_is_right() {
 fn bytes_count_too_and_what_never_fits_is_not_to_be_tried_again() {
     let mut world = World::new(1, limits(&[("acme", quota(&[(Kind::Bytes, 1000)]))]), log());
     world.connect_as("acme", 0, 1, "c");
+    world.settle();
     let sizes = [600, 600, 1001, 300];
     let ids: Vec<u64> = (sizes.iter().enumerate())
         .map(|(n, size)| world.send(0, 1, publish("s", &format!("m{n}"), &vec![b'1'; *size])).expect("taken"))
@@ -276,7 +291,7 @@ fn bytes_count_too_and_what_never_fits_is_not_to_be_tried_again() {
     world.settle();
     let texts: BTreeMap<u64, String> = replies(&world, 0, 1).into_iter().collect();
     assert_eq!(texts[&ids[0]], "published 0 false");
-    assert_eq!(texts[&ids[1]], "refused over_quota bytes_per_second_max after 200", "600 − 400 at a thousand a second");
+    assert_eq!(texts[&ids[1]], "refused over_quota bytes_per_second_max after 200", "600 - 400 at a thousand a second");
     assert_eq!(texts[&ids[2]], "refused over_quota bytes_per_second_max after 0");
     assert_eq!(texts[&ids[3]], "refused over_quota bytes_per_second_max after 200", "the advice stands until then");
 }
@@ -287,8 +302,11 @@ fn connections_and_subscriptions_are_counted_over_all_shards_and_come_back() {
     let mut world = World::new(3, limits(&[("acme", bounds)]), log());
     world.connect_as("other", 0, 50, "o");
     let turned_away = |world: &World| {
-        (0..3).flat_map(|shard| world.queues[shard].got.values()).flatten().filter(
-            |g| matches!(g, Got::Reply(0, text) if text == "turned away")).count()
+        (0..3)
+            .flat_map(|shard| world.queues[shard].got.values())
+            .flatten()
+            .filter(|g| matches!(g, Got::Reply(0, text) if text == "turned away"))
+            .count()
     };
     for n in 0..5u32 {
         world.connect_as("acme", n as usize % 3, n, &format!("c{n}"));
@@ -351,7 +369,8 @@ fn quotas_change_while_it_runs() {
     let mut taken = 0;
     for n in 0..200 {
         let id = hand_in(&mut world, 1, 11, publish("s", &format!("m{n}"), b"1"));
-        taken += usize::from(replies(&world, 1, 11).iter().any(|(of, text)| *of == id && text.starts_with("published")));
+        taken +=
+            usize::from(replies(&world, 1, 11).iter().any(|(of, text)| *of == id && text.starts_with("published")));
     }
     assert!((45..=120).contains(&taken), "{taken}");
     change(&mut world, &[]);

@@ -195,7 +195,10 @@ impl Readers {
             let Some(client) = self.clients.get_mut(*connection) else { continue };
             let Some(mut patterns) = client.patterns.take() else { continue };
             let at = patterns.sources[usize::from(source.0)];
-            if at.state == ReaderState::Live && record.log_seq() >= at.seq && !self.queued.line.may_pass(client.place.slot) {
+            if at.state == ReaderState::Live
+                && record.log_seq() >= at.seq
+                && !self.queued.line.may_pass(client.place.slot)
+            {
                 // Its tenant has had its share of this turn's egress: the cursor goes on in its turn.
                 patterns.fell_behind(source, &self.offered);
                 let at = &mut patterns.sources[usize::from(source.0)];

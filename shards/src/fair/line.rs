@@ -12,8 +12,9 @@
 //! ```
 //! **Invariant.** Between two tenants that both always have something in line, service ÷ weight differs by less than one quantum and
 //! one largest item. A tenant that is alone is never looked at: it has the whole core.
-//! **Failure.** A turn has a budget for what is fresh and one for what waits, so neither starves the other; what finds no room counts as
-//! a try, and tries of a turn are bounded.
+//! **Failure.** A turn has a budget for what is fresh and one for what waits, so neither starves the other. What finds no room that all
+//! share stays first, and nothing overtakes it: the room is shared out in the same order. What finds no room of its own is passed by,
+//! a bounded number of times a turn.
 //! **Unit of backpressure.** One item: a connection's input, or a cursor. Nothing of another tenant stands behind it.
 
 use hashbrown::HashMap;
@@ -59,6 +60,10 @@ pub(crate) struct Line<T> {
     nodes: Slab<Node<T>>,
     /// Queue of the item that was given out last.
     serving: Option<Serving>,
+    /// The first one found no shared room in this turn.
+    is_stuck: bool,
+    /// Nor has anything since.
+    is_blocked: bool,
     fresh_left: i64,
     line_left: i64,
     tries_left: u32,
@@ -76,6 +81,10 @@ struct Lane {
     visited: u64,
     tries: u32,
     sessions: VecDeque<u32>,
+    /// Charged while it was not alone.
+    served: Cost,
+    /// Items that were passed by.
+    passed: u64,
 }
 
 /// A session's place in its tenant's lane.
@@ -113,6 +122,8 @@ impl<T> Line<T> {
             queue_of: HashMap::default(),
             nodes: Slab::new(),
             serving: None,
+            is_stuck: false,
+            is_blocked: false,
             fresh_left: quanta.fresh_cost_per_turn as i64,
             line_left: quanta.line_cost_per_turn as i64,
             tries_left: TRIES_PER_TURN_MAX,
@@ -130,6 +141,7 @@ impl<T> Line<T> {
         if !std::mem::replace(&mut lane.present, true) {
             self.present += 1;
             (lane.left, lane.granted, lane.visited, lane.tries) = (0, 0, 0, 0);
+            (lane.served, lane.passed) = (0, 0);
         }
     }
 
@@ -169,8 +181,10 @@ impl<T> Line<T> {
         self.fresh_left = self.quanta.fresh_cost_per_turn as i64;
         self.line_left = self.quanta.line_cost_per_turn as i64;
         self.tries_left = TRIES_PER_TURN_MAX;
+        self.is_stuck = false;
         if self.active.is_empty() {
             self.round += 1;
+            self.is_blocked = false;
         }
     }
 
@@ -184,6 +198,12 @@ impl<T> Line<T> {
     #[inline]
     pub fn may_pass(&mut self, slot: u32) -> bool {
         self.is_alone() || (self.fresh_left > 0 && self.left(slot) > 0)
+    }
+
+    /// The first one in line waits for room that all share: nothing fresh may take it first.
+    #[inline]
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked && !self.is_alone()
     }
 
     /// May the one that was given out last take more?
@@ -201,6 +221,7 @@ impl<T> Line<T> {
             self.fresh_left -= cost as i64;
             self.left(slot);
             self.lanes[slot as usize].left -= cost as i64;
+            self.lanes[slot as usize].served += cost;
         }
     }
 
@@ -208,13 +229,20 @@ impl<T> Line<T> {
     pub fn charge_served(&mut self, cost: Cost) {
         let Some(Serving { slot, queue, .. }) = self.serving else { return };
         self.line_left -= cost as i64;
+        self.is_blocked = false;
         if let Some(queue) = self.queues.get_mut(queue as usize) {
             queue.left -= cost as i64;
         }
         if !self.is_alone() {
             self.left(slot);
             self.lanes[slot as usize].left -= cost as i64;
+            self.lanes[slot as usize].served += cost;
         }
+    }
+
+    /// What the tenant was charged, and how many of its items were passed by for want of room of their own.
+    pub fn served(&self, slot: u32) -> (Cost, u64) {
+        self.lanes.get(slot as usize).map_or((0, 0), |lane| (lane.served, lane.passed))
     }
 
     /// Puts something in line behind what waits of its session. Nothing is put in line twice: the caller knows.
@@ -238,20 +266,32 @@ impl<T> Line<T> {
         lane.sessions.push_back(queue);
     }
 
-    /// Whoever was given out last found no room.
+    /// Whoever was given out last found no room that all share: it stays first, and the turn of the line is over.
+    pub fn put_back(&mut self, item: T) {
+        let Some(Serving { queue, .. }) = self.serving else { return };
+        let queue = &mut self.queues[queue as usize];
+        queue.first = self.nodes.insert(Node { item, next: queue.first }) as u32;
+        if queue.last == NONE {
+            queue.last = queue.first;
+        }
+        (self.is_stuck, self.is_blocked) = (true, true);
+    }
+
+    /// Whoever was given out last found no room of its own.
     pub fn failed(&mut self) {
         if let Some(serving) = &mut self.serving
             && !std::mem::replace(&mut serving.failed, true)
         {
             self.tries_left = self.tries_left.saturating_sub(1);
             self.lanes[serving.slot as usize].tries += 1;
+            self.lanes[serving.slot as usize].passed += 1;
         }
     }
 
     /// Whose turn it is: until the turn's budget is spent.
     pub fn next(&mut self) -> Option<T> {
         self.end_serving();
-        while self.line_left > 0 && self.tries_left > 0 {
+        while self.line_left > 0 && self.tries_left > 0 && !self.is_stuck {
             let slot = *self.active.front()?;
             if self.lanes[slot as usize].visited == self.round {
                 self.round += 1;

@@ -25,6 +25,7 @@ use crate::command::{Command, NewEvent};
 use crate::delivery::Reader;
 use crate::ids::{CommandId, ConnectionId, Now};
 use crate::input::Handled;
+use crate::limits::KINDS;
 use crate::quota::Verdict;
 use crate::shard::Shard;
 use line::{Cost, Line, Quanta};
@@ -33,6 +34,9 @@ use line::{Cost, Line, Quanta};
 const COMMAND_COST: Cost = 512;
 /// What a send costs besides its bytes.
 const SEND_COST: Cost = 1024;
+
+/// Room that the log must have for it not to be what a command waits for, bytes.
+const LOG_ROOM_BYTES: usize = 64 << 10;
 
 /// A quantum is about half a millisecond of a core, a turn at most a few of them.
 const INPUT: Quanta = Quanta {
@@ -48,6 +52,19 @@ const OUTPUT: Quanta = Quanta {
     fresh_cost_per_turn: 4 << 20,
     line_cost_per_turn: 1 << 20,
 };
+
+/// What one tenant has had of a shard, for metrics and tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Share {
+    /// Input handled while it was not alone, in units of about a byte's cost.
+    pub served: u64,
+    /// Times that its input was passed by for want of room of its own.
+    pub passed: u64,
+    /// Units of its quotas that were taken here, by kind.
+    pub taken: [u64; KINDS],
+    /// Of these, in use.
+    pub used: [u64; KINDS],
+}
 
 /// Whose input is handled next.
 pub(crate) struct Fair {
@@ -108,6 +125,18 @@ fn cost(command: &Command<'_>) -> Cost {
     }
 }
 
+/// Does it need room in the log?
+fn is_logged(command: &Command<'_>) -> bool {
+    matches!(
+        command,
+        Command::Publish { .. }
+            | Command::Commit { .. }
+            | Command::Mark { .. }
+            | Command::StreamAppend { .. }
+            | Command::StreamClose { .. }
+    )
+}
+
 impl Shard {
     /// A client has come: it has a place among its tenant's.
     pub(crate) fn enter(&mut self, connection: ConnectionId, now: Now) {
@@ -141,7 +170,11 @@ impl Shard {
         let Some(client) = self.readers.clients.get(connection) else { return Handled::Done };
         let slot = client.place.slot;
         let served = self.fair.served == Some(connection);
-        let has_turn = if served { self.fair.input.may_go_on() } else { self.fair.input.may(slot) };
+        let input = &mut self.fair.input;
+        let has_turn = match served {
+            true => input.may_go_on(),
+            false => input.may(slot) && !(input.is_blocked() && is_logged(command)),
+        };
         if !has_turn {
             self.stand_in_line(connection, command.session());
             return Handled::Later;
@@ -156,6 +189,10 @@ impl Shard {
             Verdict::Refused(_) | Verdict::Waits => Handled::Later,
         };
         if handled == Handled::Later {
+            if served && self.lacks_shared_room(command) {
+                self.put_back(connection);
+                return Handled::Later;
+            }
             if served {
                 self.fair.input.failed();
             }
@@ -165,6 +202,21 @@ impl Shard {
         self.fair.charge(slot, cost(command), served);
         self.spend_quota(connection, command, now);
         Handled::Done
+    }
+
+    /// Is the room that a command did not find that of everybody?
+    fn lacks_shared_room(&self, command: &Command<'_>) -> bool {
+        let bytes = (cost(command) as usize).max(LOG_ROOM_BYTES).min(self.log.record_bytes_max());
+        !self.has_effect_room(2) || (is_logged(command) && !self.log.room(bytes))
+    }
+
+    /// The connection was given out, and its turn has not ended.
+    fn put_back(&mut self, connection: ConnectionId) {
+        if let Some(client) = self.readers.clients.get_mut(connection)
+            && !std::mem::replace(&mut client.place.waits, true)
+        {
+            self.fair.input.put_back(connection);
+        }
     }
 
     /// The connection's input waits; it is given out by [`Shard::next_in_line`].
@@ -194,9 +246,22 @@ impl Shard {
         }
     }
 
+    /// What a tenant with clients here has had.
+    pub fn share_of(&self, tenant: &str) -> Option<Share> {
+        let slot = self.fair.tenants.find(tenant)?;
+        let parts = &self.fair.tenants.get(slot)?.parts;
+        let (served, passed) = self.fair.input.served(slot);
+        Some(Share { served, passed, taken: parts.map(|part| part.total), used: parts.map(|part| part.used) })
+    }
+
     /// Some input waits in line.
     pub fn has_line(&self) -> bool {
         self.fair.input.len() > 0
+    }
+
+    /// Some input waits while there are several tenants.
+    pub fn is_contended(&self) -> bool {
+        self.has_line() && !self.fair.input.is_alone()
     }
 
     /// Does the connection wait because its tenant has had its share?

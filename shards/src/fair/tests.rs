@@ -176,6 +176,35 @@ fn alone_nothing_is_counted_and_no_debt_is_left_behind() {
     assert_eq!(line.next(), Some(8));
 }
 
+/// Room that all share comes now and then, for one or two at a time: it is given out in the same order as turns.
+#[test]
+fn what_finds_no_shared_room_stays_first() {
+    let mut line: Line<(u32, u64)> = Line::new(QUANTA);
+    (0..3).for_each(|slot| line.enter(slot, 1));
+    for slot in 0..3 {
+        (0..=u64::from(slot) * 20).for_each(|key| line.hold(slot, key, (slot, key)));
+    }
+    let mut served = [0u64; 3];
+    let mut room = 0;
+    for turn in 0..3000u64 {
+        line.begin_turn();
+        room += turn % 3;
+        while let Some((slot, key)) = line.next() {
+            if room == 0 {
+                line.put_back((slot, key));
+                continue;
+            }
+            room -= 1;
+            served[slot as usize] += 100;
+            line.charge_served(100);
+            line.hold(slot, key, (slot, key));
+        }
+        let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+        assert!(most - least <= QUANTA.tenant_cost + 2 * 100, "{served:?} after turn {turn}");
+    }
+    assert!(line.is_blocked(), "the last one found none");
+}
+
 #[test]
 fn what_finds_no_room_does_not_hold_up_the_others() {
     let mut line: Line<u32> = Line::new(QUANTA);

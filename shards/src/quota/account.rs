@@ -121,6 +121,8 @@ pub(crate) struct Part {
     pub asked: bool,
     /// The home has none until then, microseconds.
     pub none_until_us: u64,
+    /// All that was ever taken here.
+    pub total: u64,
     /// Last taken of, microseconds.
     pub taken_us: u64,
 }
@@ -136,6 +138,7 @@ impl Part {
     #[inline]
     pub fn take(&mut self, kind: Kind, units: u64, now_us: u64) {
         self.have -= units;
+        self.total += units;
         self.taken_us = now_us;
         if kind.is_rate() {
             self.spent += units;

@@ -178,10 +178,8 @@ impl Shard {
                 let (name, has_gone, bound) = (tenant.name.clone(), tenant.clients == 0, tenant.max(kind));
                 let Part { have, spent, owed, taken_us, asked, .. } = *tenant.part(kind);
                 is_restless |= have > 0 || spent > 0 || owed > 0 || asked;
-                let is_unused = has_gone
-                    || bound.is_none()
-                    || !kind.is_rate()
-                    || now.mono_us.saturating_sub(taken_us) >= UNUSED_US;
+                let is_unused =
+                    has_gone || bound.is_none() || !kind.is_rate() || now.mono_us.saturating_sub(taken_us) >= UNUSED_US;
                 let due = is_unused && have + spent > 0 && !asked;
                 if !(due || owed > 0) || !self.repay(&name, kind, (have, spent, owed), now) {
                     continue;

@@ -99,7 +99,9 @@ impl Shard {
         if !part.asked && now.mono_us >= part.none_until_us {
             self.borrow(slot, kind, need, now);
         }
-        let Some(part) = self.fair.tenants.get_mut(slot).map(|tenant| tenant.part(kind)) else { return Verdict::Passes };
+        let Some(part) = self.fair.tenants.get_mut(slot).map(|tenant| tenant.part(kind)) else {
+            return Verdict::Passes;
+        };
         if part.has(need) {
             Verdict::Passes
         } else if now.mono_us < part.none_until_us {

@@ -115,10 +115,9 @@ impl Shard {
     /// A client is gone, and what it held.
     pub(crate) fn return_permits(&mut self, place: Place) {
         let Some(tenant) = self.fair.tenants.get_mut(place.slot) else { return };
-        for (kind, units) in [
-            (Kind::Connections, u64::from(place.has_permit)),
-            (Kind::Subscriptions, u64::from(place.subscriptions)),
-        ] {
+        for (kind, units) in
+            [(Kind::Connections, u64::from(place.has_permit)), (Kind::Subscriptions, u64::from(place.subscriptions))]
+        {
             if units > 0 && tenant.max(kind).is_some() {
                 tenant.part(kind).give_back(units, true);
                 self.accounts.is_restless = true;

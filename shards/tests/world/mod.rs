@@ -6,11 +6,11 @@ use shards::ids::{CommandId, ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
 use shards::mailbox::mesh;
-use shards::refusal::Refusal;
 use shards::outbox::{
     Gap, Happened, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, RosterValue, StreamFrame,
     StreamPart, VolatileEvent,
 };
+use shards::refusal::Refusal;
 use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
 use std::collections::{BTreeMap, VecDeque};
 use storage::disk::{DiskDone, DiskOp, FileId};
