@@ -73,7 +73,7 @@ pub(super) struct Guest {
     said: u64,
     /// What it hands in is told to wait.
     held: bool,
-    /// Since a turn that was before this one, and it was not given out in this one.
+    /// It was told so before this turn, and each time that it was its turn.
     waits_all_the_time: bool,
     data: Vec<u8>,
 }
@@ -224,8 +224,10 @@ impl Lounge {
     /// It is this guest's turn; `None`: it is none of them.
     pub fn serve(&mut self, id: ConnectionId, shard: &mut Shard, now: Now, counts: &mut Counts) -> Option<usize> {
         let at = self.guests.iter().position(|guest| guest.connection == id)?;
-        self.guests[at].waits_all_the_time = false;
-        Some(self.hand_in(at, u64::MAX, shard, now, counts))
+        let work = self.hand_in(at, u64::MAX, shard, now, counts);
+        let guest = &mut self.guests[at];
+        guest.waits_all_the_time &= guest.held;
+        Some(work)
     }
 
     /// A tenant has as many connections as it may.
