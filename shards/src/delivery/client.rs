@@ -45,7 +45,7 @@ pub(crate) struct Client {
     credit: Credit,
 }
 
-const _: () = assert!(size_of::<Client>() <= 136);
+const _: () = assert!(size_of::<Client>() <= 144);
 
 /// Delivery credit. `u64::MAX` = no bound.
 struct Credit {

@@ -13,7 +13,7 @@
 //! **Invariant.** Between two tenants that both always have something in line, service ÷ weight differs by less than one quantum and
 //! one largest item. A tenant that is alone is never looked at: it has the whole core.
 //! **Failure.** A turn has a budget for what is fresh and one for what waits, so neither starves the other. What finds no room that all
-//! share stays first, and nothing overtakes it: the room is shared out in the same order. What finds no room of its own is passed by,
+//! share stays first, and what is fresh takes no more of it than its tenants' quanta: a round does not end before. What finds no room of its own is passed by,
 //! a bounded number of times a turn.
 //! **Unit of backpressure.** One item: a connection's input, or a cursor. Nothing of another tenant stands behind it.
 
@@ -62,8 +62,6 @@ pub(crate) struct Line<T> {
     serving: Option<Serving>,
     /// The first one found no shared room in this turn.
     is_stuck: bool,
-    /// Nor has anything since.
-    is_blocked: bool,
     fresh_left: i64,
     line_left: i64,
     tries_left: u32,
@@ -123,7 +121,6 @@ impl<T> Line<T> {
             nodes: Slab::new(),
             serving: None,
             is_stuck: false,
-            is_blocked: false,
             fresh_left: quanta.fresh_cost_per_turn as i64,
             line_left: quanta.line_cost_per_turn as i64,
             tries_left: TRIES_PER_TURN_MAX,
@@ -184,7 +181,6 @@ impl<T> Line<T> {
         self.is_stuck = false;
         if self.active.is_empty() {
             self.round += 1;
-            self.is_blocked = false;
         }
     }
 
@@ -198,12 +194,6 @@ impl<T> Line<T> {
     #[inline]
     pub fn may_pass(&mut self, slot: u32) -> bool {
         self.is_alone() || (self.fresh_left > 0 && self.left(slot) > 0)
-    }
-
-    /// The first one in line waits for room that all share: nothing fresh may take it first.
-    #[inline]
-    pub fn is_blocked(&self) -> bool {
-        self.is_blocked && !self.is_alone()
     }
 
     /// May the one that was given out last take more?
@@ -229,7 +219,6 @@ impl<T> Line<T> {
     pub fn charge_served(&mut self, cost: Cost) {
         let Some(Serving { slot, queue, .. }) = self.serving else { return };
         self.line_left -= cost as i64;
-        self.is_blocked = false;
         if let Some(queue) = self.queues.get_mut(queue as usize) {
             queue.left -= cost as i64;
         }
@@ -274,7 +263,7 @@ impl<T> Line<T> {
         if queue.last == NONE {
             queue.last = queue.first;
         }
-        (self.is_stuck, self.is_blocked) = (true, true);
+        self.is_stuck = true;
     }
 
     /// Whoever was given out last found no room of its own.

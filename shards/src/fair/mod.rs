@@ -171,10 +171,7 @@ impl Shard {
         let slot = client.place.slot;
         let served = self.fair.served == Some(connection);
         let input = &mut self.fair.input;
-        let has_turn = match served {
-            true => input.may_go_on(),
-            false => input.may(slot) && !(input.is_blocked() && is_logged(command)),
-        };
+        let has_turn = if served { input.may_go_on() } else { input.may(slot) };
         if !has_turn {
             self.stand_in_line(connection, command.session());
             return Handled::Later;

@@ -202,7 +202,6 @@ fn what_finds_no_shared_room_stays_first() {
         let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
         assert!(most - least <= QUANTA.tenant_cost + 2 * 100, "{served:?} after turn {turn}");
     }
-    assert!(line.is_blocked(), "the last one found none");
 }
 
 #[test]
