@@ -5,8 +5,8 @@
 //!   beside      two tenants: each command is looked at and charged
 //!   quota       two tenants, and both rates of a quota
 //! ```
-//! The same volatile publish of 256 B throughout, handled and delivered to nobody; what a case costs is its distance to `alone`. Under
-//! `cargo test`, or without `--bench`, a few operations only. What it does not show: cache misses of real tables.
+//! The same volatile publish of 256 B throughout, handled and delivered to nobody; what a case costs is its distance to `alone`.
+//! Under `cargo test`, or without `--bench`, a few operations only. What it does not show: cache misses of real tables.
 
 use shards::command::{Command, DataKind, Durability, NewEvent};
 use shards::ids::{CommandId, ConnectionId, HashKey, Now, ShardId};

@@ -237,7 +237,8 @@ fn egress_is_shared_and_nothing_is_lost() {
     }
 }
 
-/// A second of publishing on three shards at ten times the quota: never more than the bound over all of them, and nearly all of it.
+/// Four seconds of publishing on three shards at ten times the quota: never more than the bound over all of them, and nearly
+/// all of it.
 #[test]
 fn a_rate_holds_over_all_shards_and_the_advice_is_right() {
     let mut world = World::new(3, limits(&[("acme", quota(&[(Kind::Events, 300)]))]), log());

@@ -10,11 +10,11 @@
 //!             │
 //!   items     7, 9                                 in the order in which they came
 //! ```
-//! **Invariant.** Between two tenants that both always have something in line, service ÷ weight differs by less than one quantum and
-//! one largest item. A tenant that is alone is never looked at: it has the whole core.
-//! **Failure.** A turn has a budget for what is fresh and one for what waits, so neither starves the other. What finds no room that all
-//! share stays first, and what is fresh takes no more of it than its tenants' quanta: a round does not end before. What finds no room of its own is passed by,
-//! a bounded number of times a turn.
+//! **Invariant.** Between two tenants that both always have something in line, service ÷ weight differs by less than one
+//! quantum and one largest item. A tenant that is alone is never looked at: it has the whole core.
+//! **Failure.** A turn has a budget for what is fresh and one for what waits, so neither starves the other. What finds no room
+//! that all share stays first, and what is fresh takes no more of it than its tenants' quanta: a round does not end before.
+//! What finds no room of its own is passed by, a bounded number of times a turn.
 //! **Unit of backpressure.** One item: a connection's input, or a cursor. Nothing of another tenant stands behind it.
 
 use hashbrown::HashMap;

@@ -10,8 +10,8 @@
 //!                        │ no: a cursor that is behind, served in its turn (`behind`)
 //! ```
 //! **Invariant.** [`line`]: service of two tenants that both always want more differs by a quantum and an item, over weight.
-//! **Failure.** A tenant over its share has its own connections' input held, TCP slows their senders, and after `held_timeout_ms` a
-//! command is refused (`over_share`). Nobody else's input is behind it.
+//! **Failure.** A tenant over its share has its own connections' input held, TCP slows their senders, and after
+//! `held_timeout_ms` a command is refused (`over_share`). Nobody else's input is behind it.
 //! **Memory.** A place for each tenant with a client here, one for each session with input in line, one for each such connection.
 
 pub(crate) mod line;

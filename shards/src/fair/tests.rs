@@ -20,8 +20,8 @@ fn busy() -> impl Strategy<Value = Busy> {
 }
 
 proptest! {
-    /// Tenants that all want more than there is: at any moment their service, over weight, differs by less than a quantum and what
-    /// one item can overdraw at each end. So do the sessions of one tenant.
+    /// Tenants that all want more than there is: at any moment their service, over weight, differs by less than a quantum and
+    /// what one item can overdraw at each end. So do the sessions of one tenant.
     #[test]
     fn service_differs_by_a_quantum_at_most(tenants in proptest::collection::vec(busy(), 2..6), turns in 1..60usize) {
         let mut line: Line<(u32, usize)> = Line::new(QUANTA);

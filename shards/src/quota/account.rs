@@ -6,8 +6,8 @@
 //!               └──── settle: unspent ── Part  have ─ take ─► spent (a rate), used (a count)
 //!                     spent: lent falls, level does not rise
 //! ```
-//! **Invariant.** Nothing is taken that was not lent, and nothing is lent that has not come: in any time `t` all shards together take
-//! at most `capacity + rate × t`, of a count never more than `capacity` at once. Lending moves units, it makes none.
+//! **Invariant.** Nothing is taken that was not lent, and nothing is lent that has not come: in any time `t` all shards together
+//! take at most `capacity + rate × t`, of a count never more than `capacity` at once. Lending moves units, it makes none.
 
 use crate::limits::Kind;
 
@@ -209,8 +209,8 @@ mod tests {
     }
 
     proptest! {
-        /// Three shards take as they like: over every stretch of time all of them together take no more than the bound, and who was
-        /// told to come back finds what it wanted then, if nobody else came first.
+        /// Three shards take as they like: over every stretch of time all of them together take no more than the bound, and who
+        /// was told to come back finds what it wanted then, if nobody else came first.
         #[test]
         fn all_shards_together_never_take_more(steps in proptest::collection::vec(step(), 1..200), rate in 1..500u64) {
             let (mut account, mut parts, mut now) = (Account::new(Kind::Events, rate, 0), [Part::default(); 3], 0u64);
