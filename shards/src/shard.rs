@@ -222,12 +222,7 @@ impl Shard {
                 Handled::Done
             }
             Input::Rejected { connection, id, refused } => {
-                if !self.has_effect_room(1) {
-                    self.stand_in_line(connection, None);
-                    return Handled::Later;
-                }
-                self.refuse_local(connection, id, refused);
-                Handled::Done
+                self.rejected(connection, id, refused)
             }
             Input::Command { connection, id, command } => self.command(connection, id, &command, now),
             Input::Overdue { connection, id, command, waited_ms } => {

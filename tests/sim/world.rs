@@ -272,8 +272,11 @@ impl World {
         }
         core.wake_up();
         let mut work = core.reap(now);
+        if self.calm || node.stopping {
+            core.lounge.leave(&mut core.gone);
+        }
         core.lounge.begin_turn(&mut core.shard, now);
-        work += core.read(now, self.options.patience_us, self.calm, &mut self.net, &mut self.counts);
+        work += core.read(now, self.options.patience_us, &mut self.net, &mut self.counts);
         let mut doors = Doors::new(&mut core.doors, &self.options.limits, now);
         let collected = core.shard.collect(now, &mut doors);
         work += collected;

@@ -27,6 +27,7 @@ use crate::ids::{CommandId, ConnectionId, Now};
 use crate::input::Handled;
 use crate::limits::KINDS;
 use crate::quota::Verdict;
+use crate::refusal::Refused;
 use crate::shard::Shard;
 use line::{Cost, Line, Quanta};
 
@@ -77,6 +78,11 @@ pub(crate) struct Fair {
 impl Fair {
     pub fn new() -> Self {
         Self { tenants: Tenants::default(), input: Line::new(INPUT), served: None }
+    }
+
+    #[inline]
+    fn has_turn(&mut self, slot: u32, served: bool) -> bool {
+        if served { self.input.may_go_on() } else { self.input.may(slot) }
     }
 
     #[inline]
@@ -170,9 +176,7 @@ impl Shard {
         let Some(client) = self.readers.clients.get(connection) else { return Handled::Done };
         let slot = client.place.slot;
         let served = self.fair.served == Some(connection);
-        let input = &mut self.fair.input;
-        let has_turn = if served { input.may_go_on() } else { input.may(slot) };
-        if !has_turn {
+        if !self.fair.has_turn(slot, served) {
             self.stand_in_line(connection, command.session());
             return Handled::Later;
         }
@@ -198,6 +202,24 @@ impl Shard {
         }
         self.fair.charge(slot, cost(command), served);
         self.spend_quota(connection, command, now);
+        Handled::Done
+    }
+
+    /// Refuses what is no command, in its tenant's turn: it costs what a command does.
+    pub(crate) fn rejected(&mut self, connection: ConnectionId, id: CommandId, refused: Refused) -> Handled {
+        let Some(client) = self.readers.clients.get(connection) else { return Handled::Done };
+        let slot = client.place.slot;
+        let served = self.fair.served == Some(connection);
+        if !self.fair.has_turn(slot, served) {
+            self.stand_in_line(connection, None);
+            return Handled::Later;
+        }
+        if !self.has_effect_room(1) {
+            if served { self.put_back(connection) } else { self.stand_in_line(connection, None) }
+            return Handled::Later;
+        }
+        self.refuse_local(connection, id, refused);
+        self.fair.charge(slot, COMMAND_COST, served);
         Handled::Done
     }
 

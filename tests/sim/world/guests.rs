@@ -118,7 +118,7 @@ impl World {
     pub(super) fn welcome_guests(&mut self) {
         let now = self.now();
         self.books.boot(now.mono_us);
-        let connections = self.options.guests.connections;
+        let connections = if self.calm { 0 } else { self.options.guests.connections };
         let Some(node) = &mut self.node else { return };
         for (index, core) in node.shards.iter_mut().enumerate() {
             for n in 0..connections * TENANTS.len() as u64 {
@@ -197,6 +197,11 @@ impl World {
 }
 
 impl Lounge {
+    /// All of them leave: the world comes to rest, or the node goes down.
+    pub fn leave(&mut self, gone: &mut Vec<ConnectionId>) {
+        gone.extend(self.guests.drain(..).map(|guest| guest.connection));
+    }
+
     /// What is told to wait before the turn begins.
     pub fn begin_turn(&mut self, shard: &mut Shard, now: Now) {
         if let Some(quotas) = self.news.take() {

@@ -126,7 +126,7 @@ impl Core {
     }
 
     /// Input of all connections that are not told to wait, in an order of chance; then of those that are, as the shard says.
-    pub fn read(&mut self, now: Now, patience_us: u64, calm: bool, net: &mut Random, counts: &mut Counts) -> usize {
+    pub fn read(&mut self, now: Now, patience_us: u64, net: &mut Random, counts: &mut Counts) -> usize {
         let mut ready: Vec<ConnectionId> =
             self.doors.iter().filter(|(_, door)| door.has_input()).map(|(id, _)| *id).collect();
         let mut work = 0;
@@ -136,10 +136,7 @@ impl Core {
                 work += self.work(connection, now, patience_us, counts);
             }
         }
-        // At rest guests want nothing more.
-        if !calm {
-            work += self.lounge.read(&mut self.shard, now, counts);
-        }
+        work += self.lounge.read(&mut self.shard, now, counts);
         while let Some(connection) = self.shard.next_in_line() {
             work += match self.lounge.serve(connection, &mut self.shard, now, counts) {
                 Some(done) => done,
