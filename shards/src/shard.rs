@@ -221,9 +221,7 @@ impl Shard {
                 self.readers.unblock(connection);
                 Handled::Done
             }
-            Input::Rejected { connection, id, refused } => {
-                self.rejected(connection, id, refused)
-            }
+            Input::Rejected { connection, id, refused } => self.rejected(connection, id, refused),
             Input::Command { connection, id, command } => self.command(connection, id, &command, now),
             Input::Overdue { connection, id, command, waited_ms } => {
                 self.overdue(connection, id, &command, waited_ms, now)

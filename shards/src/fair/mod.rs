@@ -215,7 +215,11 @@ impl Shard {
             return Handled::Later;
         }
         if !self.has_effect_room(1) {
-            if served { self.put_back(connection) } else { self.stand_in_line(connection, None) }
+            if served {
+                self.put_back(connection)
+            } else {
+                self.stand_in_line(connection, None)
+            }
             return Handled::Later;
         }
         self.refuse_local(connection, id, refused);
