@@ -30,6 +30,11 @@ pub enum Effect<'a> {
         /// Which.
         connection: ConnectionId,
     },
+    /// A connection's tenant may have no more of them: close it.
+    TurnedAway {
+        /// Which.
+        connection: ConnectionId,
+    },
     /// The log is poisoned: stop the process with a report and a non-zero status.
     Poisoned {
         /// What broke.

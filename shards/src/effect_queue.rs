@@ -19,6 +19,7 @@ enum Item {
     Reply { connection: ConnectionId, id: CommandId, start: usize, end: usize },
     Wake(ShardId),
     Replaced(ConnectionId),
+    TurnedAway(ConnectionId),
     Poisoned(DiskFault),
 }
 
@@ -50,6 +51,11 @@ impl EffectQueue {
         self.items.push_back(Item::Replaced(connection));
     }
 
+    /// Queues the close of a connection for which there is no permit.
+    pub fn turn_away(&mut self, connection: ConnectionId) {
+        self.items.push_back(Item::TurnedAway(connection));
+    }
+
     /// Queues the end.
     pub fn poisoned(&mut self, fault: DiskFault) {
         self.items.push_back(Item::Poisoned(fault));
@@ -67,6 +73,7 @@ impl EffectQueue {
             }
             Item::Wake(shard) => Effect::Wake { shard },
             Item::Replaced(connection) => Effect::Replaced { connection },
+            Item::TurnedAway(connection) => Effect::TurnedAway { connection },
             Item::Poisoned(fault) => Effect::Poisoned { fault },
         })
     }

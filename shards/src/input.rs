@@ -58,6 +58,11 @@ pub enum Input<'a> {
         /// Its rights; `None` = everything.
         rights: Option<&'a Arc<Rights>>,
     },
+    /// Other quotas and weights are in force from now on.
+    Quotas {
+        /// Of all tenants.
+        quotas: &'a Arc<crate::limits::Quotas>,
+    },
     /// The connection's send queue has drained to a level where the core may deliver again.
     Drained {
         /// Connection.

@@ -5,6 +5,7 @@
 //!    │          │            │                            │
 //!    └► walk ───┴── mail ────┴── behind, gather, scan ────┘      all over ─► storage::Log
 //!                                  streams: open ones, leases, merged deltas, notices
+//!                                  fair, quota: whose turn it is, and who may at all
 //!  ids · limits · names · rights · command · refusal · input · effect · outbox · mailbox
 //! ```
 pub mod command;
@@ -27,6 +28,7 @@ pub mod clients;
 mod commands;
 mod delivery;
 mod effect_queue;
+mod fair;
 mod gather;
 mod mail;
 #[cfg(test)]
@@ -35,6 +37,7 @@ mod packed;
 mod parking;
 mod patience;
 mod presence;
+mod quota;
 mod run;
 mod scan;
 mod sessions;
@@ -42,4 +45,5 @@ mod streams;
 mod volatile;
 mod walk;
 
+pub use fair::Share;
 pub use shard::{Counters, Shard, ShardConfig};

@@ -2,6 +2,7 @@
 //! between an operator's bounds by [`Limits::check`].
 
 mod presence;
+mod quotas;
 
 pub use crate::clients::home::{AWAY_MAX, HOME_BYTES};
 pub use crate::clients::life::LIFE_BYTES;
@@ -11,7 +12,10 @@ pub use presence::{
     PresenceLimits,
 };
 
+pub use quotas::{KINDS, Kind, Quota, Quotas, WEIGHT_MAX};
+
 use crate::outbox::EVENT_FRAME_OVERHEAD_BYTES_MAX;
+use std::sync::Arc;
 
 /// Largest name: tenant, session, client, marker, message id. Bytes.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -86,6 +90,8 @@ pub struct Limits {
     pub streams_per_shard_max: usize,
     /// Presence and receipts.
     pub presence: PresenceLimits,
+    /// What each tenant may use.
+    pub quotas: Arc<Quotas>,
 }
 
 impl Default for Limits {
@@ -108,6 +114,7 @@ impl Default for Limits {
             stream_text_bytes_max: 1 << 20,
             streams_per_shard_max: 16_384,
             presence: PresenceLimits::default(),
+            quotas: Arc::default(),
         }
     }
 }

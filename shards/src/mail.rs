@@ -142,6 +142,14 @@ impl Shard {
                 true
             }
             request::KEEP => self.handle_keep(peer, &mut r, now),
+            request::LEND => {
+                self.handle_lend(peer, &mut r, now);
+                true
+            }
+            request::REPAY => {
+                self.handle_repay(&mut r, now);
+                true
+            }
             request::FENCE => self.fence(get_connection(&mut r)),
             request::ADVANCE => {
                 let (partition, epoch, to) = (PartitionId(r.u128()), r.u64(), r.u64());
@@ -241,6 +249,7 @@ impl Shard {
                 self.pages.push_back(Page { connection, id, session, epoch, from, limit, next, tail, records });
             }
             reply::PATTERNS_ATTACHED => subscribe_patterns::attached_from(self, peer, &mut r),
+            reply::LENT => self.take_lent(&mut r, now),
             reply::SCANNED => self.take_scanned(peer, &mut r, now, out),
             _ => debug_assert!(false, "unknown reply {kind}"),
         }

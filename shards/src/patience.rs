@@ -21,10 +21,12 @@ const LOG_ROOM_BYTES: usize = 64 << 10;
 
 impl Shard {
     /// What the next command of this connection would wait for.
-    pub fn waits_for(&self, connection: ConnectionId) -> Refusal {
+    pub fn waits_for(&mut self, connection: ConnectionId) -> Refusal {
         let own = self.readers.clients.get(connection);
         if own.is_some_and(|client| client.in_flight >= self.config.limits.client_commands_in_flight_max) {
             Refusal::NoCredit
+        } else if self.is_over_share(connection) {
+            Refusal::OverShare
         } else if !self.log.room(LOG_ROOM_BYTES.min(self.log.record_bytes_max())) {
             Refusal::LogBehind
         } else {

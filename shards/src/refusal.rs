@@ -76,6 +76,8 @@ refusals! {
     PartitionsFull = 4103 "partitions_full" "too many sessions are in use at once: retry later or raise partitions_resident_max";
     Unavailable = 4104 "unavailable" "the server cannot serve this now: retry after the given time";
     TooManyConnections = 4105 "too_many_connections" "this shard holds as many connections as it may: retry later";
+    OverQuota = 4106 "over_quota" "the tenant has used what it may, as field says: retry after the given time";
+    OverShare = 4107 "over_share" "the tenant has more under way than its share of this core: send less, or retry after the given time";
     PresenceFlood = 4120 "presence_flood" "this connection changes its presence or receipts too often: send the latest after the given time";
     RoomFull = 4121 "room_full" "the session, or the server, holds as many members as it may: retry after the given time";
     BadFrame = 4200 "bad_frame" "the frame is no JSON object or array of at most 256 objects: send one";
@@ -172,6 +174,10 @@ pub const FIELDS: &[&str] = &[
     "capabilities.queue",
     "capabilities.entries",
     "capabilities.admin",
+    "events_per_second_max",
+    "bytes_per_second_max",
+    "connections_max",
+    "subscriptions_max",
     "events[].session",
     "events[].topic",
     "events[].message_id",

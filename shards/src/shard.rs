@@ -21,6 +21,7 @@ use crate::delivery::Readers;
 use crate::delivery::patterns::PatternFeed;
 use crate::effect::Effect;
 use crate::effect_queue::EffectQueue;
+use crate::fair::Fair;
 use crate::gather::{Gather, Page};
 use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
 use crate::input::{Handled, Input};
@@ -31,6 +32,7 @@ use crate::mailbox::message::{put_command, put_connection, put_id, request};
 use crate::outbox::Outbox;
 use crate::patience::is_local;
 use crate::presence::Presence;
+use crate::quota::Accounts;
 use crate::refusal::{Refusal, Refused};
 use crate::scan::Scans;
 use crate::sessions::interest::Interests;
@@ -119,6 +121,10 @@ pub struct Shard {
     pub(crate) lives: Lives,
     pub(crate) presence: Presence,
     pub(crate) traces: Traces,
+    pub(crate) fair: Fair,
+    pub(crate) accounts: Accounts,
+    /// Connections that wait for a permit of their tenant.
+    pub(crate) pending: Vec<ConnectionId>,
     /// Every record below was walked.
     pub(crate) announced: LogSeq,
     /// Last walked slice sequence of each slice.
@@ -173,6 +179,9 @@ impl Shard {
             lives: Lives::default(),
             presence: Presence::new(&config.limits),
             traces: Traces::new(log.next_seq()),
+            fair: Fair::new(),
+            accounts: Accounts::default(),
+            pending: Vec::new(),
             announced,
             announced_slices,
             batches: (0..config.shards).map(|_| Batch::default()).collect(),
@@ -200,7 +209,11 @@ impl Shard {
     pub fn handle(&mut self, input: Input<'_>, now: Now) -> Handled {
         match input {
             Input::Connected { connection, principal } => {
+                if !self.has_effect_room(1) {
+                    return Handled::Later;
+                }
                 self.readers.clients.insert(connection, principal, now);
+                self.enter(connection, now);
                 Handled::Done
             }
             Input::Disconnected { connection } => {
@@ -217,21 +230,20 @@ impl Shard {
                 }
                 Handled::Done
             }
-            Input::Rejected { connection, id, refused } => {
-                if !self.has_effect_room(1) {
-                    return Handled::Later;
-                }
-                self.refuse_local(connection, id, refused);
-                Handled::Done
-            }
+            Input::Rejected { connection, id, refused } => self.rejected(connection, id, refused),
             Input::Command { connection, id, command } => self.command(connection, id, &command, now),
             Input::Overdue { connection, id, command, waited_ms } => {
                 self.overdue(connection, id, &command, waited_ms, now)
             }
+            Input::Quotas { quotas } => {
+                self.change_quotas(quotas, now);
+                Handled::Done
+            }
         }
     }
 
-    pub(crate) fn command(
+    /// Carries a command out, where it is its connection's turn.
+    pub(crate) fn take_command(
         &mut self,
         connection: ConnectionId,
         id: CommandId,
@@ -378,10 +390,11 @@ impl Shard {
     fn disconnect(&mut self, connection: ConnectionId) {
         self.end_life(connection);
         self.presence_disconnected(connection);
-        if let Some(client) = self.readers.remove_client(connection)
-            && let Some(feed) = &client.patterns
-        {
-            self.detach_patterns(connection, &client.tenant, feed);
+        if let Some(client) = self.readers.remove_client(connection) {
+            if let Some(feed) = &client.patterns {
+                self.detach_patterns(connection, &client.tenant, feed);
+            }
+            self.leave(client.place);
         }
     }
 
@@ -469,6 +482,7 @@ impl Shard {
     /// Returns 0 only if nothing was done, and nothing can be done before something else happens.
     pub fn deliver(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
         self.retry_at_us = now.mono_us + RETRY_EVERY_US;
+        self.begin_shares();
         self.drain_log_events();
         self.readers.settle_attached(self.config.shard, self.announced, out);
         self.readers.pay_gaps(out);
@@ -482,6 +496,7 @@ impl Shard {
         done += self.serve_lives(now);
         done += self.serve_leases(now);
         done += self.serve_presence(now, out);
+        done += self.serve_quotas(now);
         // Last: a subscription that resumes here is answered before anything is delivered to it.
         done += self.resume_parked(now);
         done
@@ -534,6 +549,7 @@ impl Shard {
             self.lives.next_deadline_us(),
             self.leases.next_deadline_us(),
             self.presence_deadline_us(),
+            self.quota_deadline_us(),
         ];
         deadlines.into_iter().flatten().min()
     }

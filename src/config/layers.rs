@@ -113,6 +113,10 @@ pub(super) fn merge(layers: &Layers, keys: &[&'static str], defaults: &[&str]) -
             .parse()
             .map_err(|why: toml::de::Error| ConfigError::new(format!("{}: {}", path.display(), why.message())))?;
         for (key, value) in table {
+            // Tables of their own, read by `tenants`.
+            if key == super::tenants::TABLE {
+                continue;
+            }
             let origin = Origin::File(path.clone());
             let text = match value {
                 toml::Value::String(text) => text,

@@ -13,14 +13,16 @@
 //! or a number with `ms s m h d`. An unknown key is refused with the nearest known one; see [`ConfigError`].
 
 mod layers;
+mod tenants;
 mod value;
 
 pub use layers::{ConfigError, Layers, Origin, Row};
 pub use value::{LogFormat, OptionalAddress, Setting, Switch};
 
-use shards::limits::{Limits, PresenceLimits};
+use shards::limits::{Limits, PresenceLimits, Quotas};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use storage::log::LogConfig;
 
 /// Declares [`Config`] once: field, type, default (as text, read by the same parser as every other layer), meaning.
@@ -31,6 +33,8 @@ macro_rules! settings {
         pub struct Config {
             $( $(#[doc = $doc])+ pub $name: $kind, )+
             origins: Vec<Origin>,
+            /// What each tenant may use: the tables `[tenants.NAME]` of the file.
+            pub quotas: Arc<Quotas>,
         }
 
         /// Names of all settings, in the order of the table that `check-config` prints.
@@ -48,7 +52,7 @@ macro_rules! settings {
                         .map_err(|why| ConfigError::bad_value(stringify!($name), layered, &why))?;
                 )+
                 let origins = texts.iter().map(|layered| layered.origin.clone()).collect();
-                Ok(Config { $( $name, )+ origins })
+                Ok(Config { $( $name, )+ origins, quotas: Arc::default() })
             }
 
             /// Each setting with its value and where it came from, for `check-config`.
@@ -247,7 +251,8 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, as one line that names the key, where it stood and the cure.
     pub fn load(layers: &Layers) -> Result<Config, ConfigError> {
-        let config = Config::parse(&layers::merge(layers, KEYS, DEFAULTS)?)?;
+        let mut config = Config::parse(&layers::merge(layers, KEYS, DEFAULTS)?)?;
+        config.quotas = Arc::new(tenants::read(layers)?);
         config.check()?;
         Ok(config)
     }
@@ -301,6 +306,7 @@ impl Config {
                 lease_ms_max: self.presence_lease_ms_max,
                 unknown_ms: self.presence_unknown_ms,
             },
+            quotas: self.quotas.clone(),
         }
     }
 

@@ -133,6 +133,7 @@ impl Net {
 
     fn drop_input(&mut self, id: ConnectionId) {
         if let Some(held) = self.table.get_mut(id).and_then(|c| c.held.take()) {
+            self.holding -= 1;
             let bytes = held.message.capacity() + held.rest.len();
             self.held_bytes -= bytes.min(self.held_bytes);
         }

@@ -176,8 +176,10 @@ pub struct Net {
     gone: VecDeque<(ConnectionId, bool)>,
     /// Slots that have become free since the last look at who comes.
     freed: usize,
-    /// Connections with held input, in rotation.
+    /// Echo doors with held input, in rotation; whose turn it is of the others the service knows.
     waiting: VecDeque<ConnectionId>,
+    /// Connections with held input.
+    holding: usize,
     /// Connections whose receive found no buffer; armed again when the batch of completions is through.
     unarmed: Vec<ConnectionId>,
     assembly_bytes: usize,
@@ -222,6 +224,7 @@ impl Net {
             gone: VecDeque::new(),
             freed: 0,
             waiting: VecDeque::new(),
+            holding: 0,
             unarmed: Vec::new(),
             assembly_bytes: 0,
             held_bytes: 0,
@@ -245,9 +248,9 @@ impl Net {
         self.table.len()
     }
 
-    /// Connections whose input waits for room.
+    /// Connections whose input waits for room, or for its turn.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.holding
     }
 
     /// Many come or go at once: more completions wait in the kernel than one enter hands out.

@@ -1,6 +1,6 @@
 //! From received bytes to messages, and what happens to those that cannot be taken yet.
 
-use super::connection::{Held, State};
+use super::connection::{Door, Held, State};
 use super::send_queue::Class;
 use super::service::{Service, Taken};
 use super::websocket::{Message, Opcode, append_frame};
@@ -42,9 +42,11 @@ impl Net {
         connection.pinged = false;
         match (connection.state, &mut connection.held) {
             (State::Open, Some(held)) => {
-                // The receive is being cancelled; what was under way still comes, bounded by the receive buffers.
+                // From here on TCP holds the peer back; what was under way still comes, bounded by the receive buffers. One message
+                // that waits for its turn is not worth a cancel.
                 self.held_bytes += bytes.len();
                 held.rest.extend_from_slice(bytes);
+                self.stop_receiving(id, ring);
             }
             (State::Open | State::Closing, _) => self.take(id, bytes, now, ring, service),
             // A peer that goes on talking while it does not read what is left for it: TCP holds it back from here on.
@@ -56,51 +58,57 @@ impl Net {
         }
     }
 
-    /// Tries held inputs again, each connection in its turn. Returns how many got on.
+    /// Tries held inputs again, those whose turn it is. Returns how many got on.
     pub fn retry<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) -> usize {
         let mut progress = 0;
+        while let Some(id) = service.next_held() {
+            progress += self.retry_one(id, now, ring, service);
+        }
         for _ in 0..self.waiting.len().min(RETRIES_PER_TURN_MAX) {
             let Some(id) = self.waiting.pop_front() else { break };
-            let Some(connection) = self.table.get_mut(id) else { continue };
-            let Some(mut held) = connection.held.take() else { continue };
-            let bytes = held.message.capacity() + held.rest.len();
-            self.held_bytes -= bytes.min(self.held_bytes);
-            let door = connection.door;
-            let waited_us = now.mono_us.saturating_sub(held.since_us);
-            let overdue_us = (waited_us > self.config.held_timeout_us).then_some(waited_us);
-            service.came(held.since_us);
-            let taken = if held.text {
-                match std::str::from_utf8(&held.message) {
-                    Ok(text) => service.text(id, door, text, held.place, overdue_us, &mut self.sends),
-                    // Checked before it was held; a refusal is better than a panic all the same.
-                    Err(_) => Taken::Close((1007, "text is not UTF-8: send UTF-8")),
-                }
-            } else {
-                service.binary(id, door, &held.message, held.place, &mut self.sends)
-            };
-            match taken {
-                Taken::Later { place } => {
-                    progress += usize::from(place != held.place);
-                    held.place = place;
-                    if waited_us > SLOW_DOWN_AFTER_US && !std::mem::replace(&mut held.told, true) {
-                        service.slow_down(id, door, waited_us, &mut self.sends);
-                    }
-                    self.hold(id, held, ring);
-                }
-                Taken::Close(words) => {
-                    self.fail(id, words, now, ring, service);
-                    progress += 1;
-                }
-                Taken::All => {
-                    progress += 1;
-                    let mut rest = std::mem::take(&mut held.rest);
-                    self.give_spare(held.message);
-                    self.take(id, &mut rest, now, ring, service);
-                    self.progress(id, now, ring, service);
-                }
-            }
+            progress += self.retry_one(id, now, ring, service);
         }
         progress
+    }
+
+    fn retry_one<S: Service>(&mut self, id: ConnectionId, now: Now, ring: &mut Ring, service: &mut S) -> usize {
+        let Some(connection) = self.table.get_mut(id) else { return 0 };
+        let Some(mut held) = connection.held.take() else { return 0 };
+        self.holding -= 1;
+        let bytes = held.message.capacity() + held.rest.len();
+        self.held_bytes -= bytes.min(self.held_bytes);
+        let door = connection.door;
+        let waited_us = now.mono_us.saturating_sub(held.since_us);
+        let overdue_us = (waited_us > self.config.held_timeout_us).then_some(waited_us);
+        service.came(held.since_us);
+        let taken = if held.text {
+            match std::str::from_utf8(&held.message) {
+                Ok(text) => service.text(id, door, text, held.place, overdue_us, &mut self.sends),
+                // Checked before it was held; a refusal is better than a panic all the same.
+                Err(_) => Taken::Close((1007, "text is not UTF-8: send UTF-8")),
+            }
+        } else {
+            service.binary(id, door, &held.message, held.place, &mut self.sends)
+        };
+        match taken {
+            Taken::Later { place } => {
+                let progress = usize::from(place != held.place);
+                held.place = place;
+                if waited_us > SLOW_DOWN_AFTER_US && !std::mem::replace(&mut held.told, true) {
+                    service.slow_down(id, door, waited_us, &mut self.sends);
+                }
+                self.hold(id, held, ring);
+                return progress;
+            }
+            Taken::Close(words) => self.fail(id, words, now, ring, service),
+            Taken::All => {
+                let mut rest = std::mem::take(&mut held.rest);
+                self.give_spare(held.message);
+                self.take(id, &mut rest, now, ring, service);
+                self.progress(id, now, ring, service);
+            }
+        }
+        1
     }
 
     /// Decodes `bytes` and does what they ask.
@@ -199,13 +207,26 @@ impl Net {
         outcome
     }
 
-    /// Keeps input that has no room, and stops the socket from bringing more.
+    /// Keeps input that has no room or not its turn. The second message stops the socket from bringing more.
     fn hold(&mut self, id: ConnectionId, held: Box<Held>, ring: &mut Ring) {
         let Some(connection) = self.table.get_mut(id) else { return };
         self.held_bytes += held.message.capacity() + held.rest.len();
+        self.holding += 1;
+        let more = !held.rest.is_empty();
         connection.held = Some(held);
-        self.waiting.push_back(id);
-        if connection.receiving && connection.pending == 0 {
+        if connection.door == Door::Echo {
+            self.waiting.push_back(id);
+        }
+        if more {
+            self.stop_receiving(id, ring);
+        }
+    }
+
+    fn stop_receiving(&mut self, id: ConnectionId, ring: &mut Ring) {
+        if let Some(connection) = self.table.get_mut(id)
+            && connection.receiving
+            && connection.pending == 0
+        {
             connection.pending += 1;
             cancel_receive(id, ring);
         }

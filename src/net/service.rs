@@ -114,6 +114,12 @@ pub trait Service {
         sends: &mut Sends,
     ) -> Taken;
 
+    /// Whose held input is to be handed in now, until none: each once, and again when it was told [`Taken::Later`] once more. Input of
+    /// [`Door::Echo`] is not asked for; it has a rotation of its own.
+    fn next_held(&mut self) -> Option<ConnectionId> {
+        None
+    }
+
     /// A message of this connection has waited for so long: whoever sends is told to send less.
     fn slow_down(&mut self, id: ConnectionId, door: Door, waited_us: u64, sends: &mut Sends);
 

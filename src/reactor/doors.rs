@@ -407,6 +407,10 @@ impl Service for Doors {
         }
     }
 
+    fn next_held(&mut self) -> Option<ConnectionId> {
+        self.shard.next_in_line()
+    }
+
     fn slow_down(&mut self, id: ConnectionId, door: Door, waited_us: u64, sends: &mut Sends) {
         if door == Door::Events {
             let waits_for = self.shard.waits_for(id);

@@ -5,7 +5,7 @@
 //!   reap        completions → net, disk, control                     ≤ COMPLETIONS_PER_TURN_MAX
 //!   collect     mail of the other shards, reply lane first           ≤ mail_per_peer_per_turn_max
 //!   expire      timers of sockets and core                           ≤ timers per turn
-//!   handle      inputs that found no room before, in rotation        ≤ retries per turn
+//!   handle      inputs that waited, by whose turn it is              ≤ a budget per turn
 //!   commit      the log's operations to the ring
 //!   deliver     committed events to send queues                      ≤ DELIVER_BYTES_PER_TURN_MAX
 //!   submit      one send per connection; newcomers, as many as the turn has time for; then enter — or park if every step
@@ -73,7 +73,8 @@ impl Reactor {
             self.pace.worked(now.mono_us);
             self.ring.enter()?;
             self.let_disk_workers_in();
-            if self.net.is_stormy() {
+            // Whose turn it is can only be said of input that was handed out.
+            if self.net.is_stormy() || self.doors.shard.is_contended() {
                 self.ring.enter_while_due(STORM_ENTERS_MAX)?;
             }
             self.ended(Step::Enter);
@@ -282,6 +283,10 @@ impl Reactor {
                 }
                 Effect::Replaced { connection } => {
                     let words = (Close::Replaced.code(), Close::Replaced.reason());
+                    self.net.close(connection, words, self.doors.now, &mut self.doors);
+                }
+                Effect::TurnedAway { connection } => {
+                    let words = (Close::OverQuota.code(), Close::OverQuota.reason());
                     self.net.close(connection, words, self.doors.now, &mut self.doors);
                 }
                 Effect::Reply { connection, id, reply } => {

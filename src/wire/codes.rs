@@ -57,6 +57,7 @@ closes! {
     TooSlow = 4100 "too_slow" "output was not read within the stall timeout: read faster or subscribe to less";
     Overloaded = 4101 "overloaded" "too many connections: reconnect later";
     Unavailable = 4102 "unavailable" "the server cannot serve this now: reconnect later";
+    OverQuota = 4103 "over_quota" "the tenant has as many connections as it may: reconnect later";
     Replaced = 4200 "replaced" "a newer connection took this client id: use one connection per client";
     Expired = 4201 "expired" "the client's token has expired: connect again with a new one";
     Revoked = 4202 "revoked" "the client's token was revoked: connect again with a new one";

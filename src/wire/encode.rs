@@ -74,6 +74,7 @@ pub fn slow_down(out: &mut Vec<u8>, waits_for: Refusal, retry_after_ms: u64) {
         match waits_for {
             Refusal::NoCredit => "client",
             Refusal::LogBehind => "log",
+            Refusal::OverShare => "tenant",
             _ => "shard",
         },
     );

@@ -322,6 +322,7 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             let waits_for = match str("scope") {
                 "client" => Refusal::NoCredit,
                 "log" => Refusal::LogBehind,
+                "tenant" => Refusal::OverShare,
                 _ => Refusal::MailboxFull,
             };
             return encode::slow_down(out, waits_for, int("retry_after_ms"));

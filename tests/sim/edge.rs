@@ -86,6 +86,11 @@ impl Door {
         !self.closing && (self.held.is_some() || !self.backlog.is_empty())
     }
 
+    /// Whether it was told to wait.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Works off input until the shard says later. `handle` gives each command to the shard; `false` = later.
     /// Returns whether anything was done.
     pub fn work(

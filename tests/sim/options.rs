@@ -3,6 +3,7 @@
 use super::client::{Role, Start};
 use super::disk::Faults;
 use super::random::Random;
+use super::world::GuestOptions;
 use shards::limits::{Limits, PresenceLimits};
 use storage::log::LogConfig;
 
@@ -47,6 +48,8 @@ pub struct Options {
     pub step_us: u64,
     /// A command waits for room for so long before it is refused.
     pub patience_us: u64,
+    /// Clients of other tenants.
+    pub guests: GuestOptions,
     /// Clients.
     pub roles: Vec<Role>,
 }
@@ -204,6 +207,8 @@ impl Options {
             let reads = !role.follows.is_empty() || !role.patterns.is_empty();
             role.resumes = reads && !role.crowd && !role.rude && lives.chance(400);
         }
+        let guests = GuestOptions::draw(&mut Random::new(seed, "guest options"));
+        limits.quotas = guests.quotas.clone();
         let damaged = swarm.chance(200) && !telling;
         let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
         let stop_every = often(250, &[1500, 5000]);
@@ -247,6 +252,7 @@ impl Options {
             patience_us: *lives.pick(&[0, 2000, 50_000, 5_000_000]),
             limits,
             log,
+            guests,
             roles,
         }
     }

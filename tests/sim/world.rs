@@ -15,6 +15,7 @@ mod drain;
 mod end;
 mod every_byte;
 mod fate;
+mod guests;
 mod network;
 mod node;
 
@@ -26,6 +27,7 @@ use super::options::Options;
 use super::oracle::{Checked, Key, Oracle};
 use super::random::Random;
 use super::trace::Trace;
+pub use guests::GuestOptions;
 use network::Link;
 use node::Node;
 use shards::ids::Now;
@@ -44,6 +46,8 @@ pub struct World {
     workload: Random,
     /// Dice of the faults that came later, so that the others keep their meaning.
     faults: Random,
+    guests: Random,
+    books: guests::Books,
     disk: SimDisk,
     oracle: Oracle,
     clients: Vec<Client>,
@@ -114,6 +118,8 @@ impl World {
             net: Random::new(seed, "net"),
             workload: Random::new(seed, "workload"),
             faults: Random::new(seed, "faults"),
+            guests: Random::new(seed, "guests"),
+            books: guests::Books { quotas: options.guests.quotas.clone(), ..Default::default() },
             disk: SimDisk::new(Random::new(seed, "disk"), Random::new(seed, "damage"), options.faults),
             oracle,
             links: vec![None; clients.len()],
@@ -193,6 +199,7 @@ impl World {
             return self.boot();
         }
         self.spread_faults();
+        self.change_quotas();
         if self.schedule.below(break_) == 0 {
             let client = self.schedule.index(self.clients.len());
             self.break_by_chance(client)?;
@@ -279,6 +286,10 @@ impl World {
         }
         core.wake_up();
         let mut work = core.reap(now);
+        if self.calm || node.stopping {
+            core.lounge.leave(&mut core.gone);
+        }
+        core.lounge.begin_turn(&mut core.shard, now);
         work += core.read(now, self.options.patience_us, &mut self.net, &mut self.counts);
         let mut doors = Doors::new(&mut core.doors, &self.options.limits, now);
         let collected = core.shard.collect(now, &mut doors);
@@ -305,6 +316,7 @@ impl World {
         frames += doors.finish()?;
         work += core.effects(&self.options, now, &mut effects)?;
         core.check(&self.options)?;
+        core.lounge.check(&core.shard)?;
         let settles = matches!(node.drain.stage, drain::Stage::Settling(_));
         if settles && collected == 0 && core.gone.is_empty() && core.shard.is_settled() {
             core.shard.stop();
@@ -318,6 +330,8 @@ impl World {
         self.counts.add_many(WORLD, "lives taken over", effects.replaced);
         self.frames += frames;
         self.trace.say(self.now_us, format_args!("turn of shard {index}, work {work}"));
+        self.check_quotas()?;
+        let Some(node) = &mut self.node else { return Ok(()) };
         for peer in effects.wakes {
             node.shards[usize::from(peer.0)].woken = true;
         }

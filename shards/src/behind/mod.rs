@@ -12,6 +12,7 @@ use crate::clients::home::Opening;
 use crate::command::Policy;
 use crate::delivery::{Pushed, Reader, ReaderState, Subscription, SubscriptionId};
 use crate::effect::Reply;
+use crate::fair::egress_cost;
 use crate::gather::Gather;
 use crate::ids::{ConnectionId, Now};
 use crate::mailbox::codec::Writer;
@@ -69,15 +70,18 @@ impl Shard {
             self.step_gather(gather);
         }
         served += self.send_pages(out);
-        for _ in 0..self.readers.queued.len() {
-            if left == 0 {
-                break;
-            }
-            let Some(reader) = self.readers.queued.pop_front() else { break };
+        self.sort_queued();
+        while left > 0
+            && let Some(reader) = self.readers.queued.line.next()
+        {
             let used = match reader {
                 Reader::Subscription(id) => self.serve_subscription(id, now, out),
                 Reader::Pattern(connection, source) => self.serve_pattern(connection, source, now, out),
             };
+            if used == 0 {
+                self.readers.queued.line.failed();
+            }
+            self.readers.queued.line.charge_served(egress_cost(used as u64));
             served += usize::from(used > 0);
             left = left.saturating_sub(used.max(64));
         }

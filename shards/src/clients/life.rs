@@ -25,6 +25,7 @@ use crate::input::Handled;
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::{get_connection, put_connection, request};
 use crate::outbox::GapReason;
+use crate::quota::Verdict;
 use crate::refusal::{Refusal, Refused};
 use crate::rights::{Capability, Rights};
 use crate::sessions::{Asker, Origin};
@@ -415,10 +416,13 @@ impl Shard {
                 self.life_changed_later(connection, now.mono_us);
                 return done;
             };
-            if !room || busy || restore.pause {
+            let waits = !room || busy || restore.pause;
+            // What is restored needs its tenant's permit like any other, and waits for it.
+            if waits || !matches!(self.may_subscribe(connection, now), Verdict::Passes) {
                 self.lives.restoring.push(connection);
                 return done;
             }
+            let Some(restore) = self.readers.clients.restore(connection) else { return done };
             if let Some(kept) = restore.sessions.pop_front() {
                 // Its token may be another one than that with which it subscribed.
                 let covers = |own: &Arc<Rights>| own.covers_session(Capability::Subscribe, &kept.session);
@@ -461,6 +465,7 @@ impl Shard {
                     restore.left.drain(..).for_each(|range| feed.delivered_elsewhere(range));
                 }
             }
+            self.count_subscriptions(connection, now);
             done += 1;
         }
     }

@@ -9,6 +9,7 @@
 
 use super::patterns::PatternFeed;
 use crate::clients::life::{Life, Positions};
+use crate::fair::Place;
 use crate::ids::{ConnectionId, Now};
 use crate::input::Principal;
 use crate::refusal::{Refusal, Refused};
@@ -40,6 +41,8 @@ pub(crate) struct Client {
     pub fenced: bool,
     /// Positions of a `resume` that its home has not answered.
     pub opening: Option<Box<Positions>>,
+    /// Among its tenant's.
+    pub place: Place,
     /// What outlives this connection, if anything does.
     pub life: Option<Box<Life>>,
     credit: Credit,
@@ -72,6 +75,7 @@ impl Client {
             since_us: now.mono_us,
             fenced: false,
             opening: None,
+            place: Place::default(),
             life: None,
             credit: Credit {
                 events_window: u64::MAX,
@@ -108,6 +112,11 @@ impl Client {
     pub fn delivered(&mut self, bytes: usize) {
         self.credit.events_delivered += 1;
         self.credit.bytes_delivered += bytes as u64;
+    }
+
+    /// Payload bytes of event frames so far.
+    pub fn bytes_delivered(&self) -> u64 {
+        self.credit.bytes_delivered
     }
 
     /// Event frames so far: queued, acknowledged.
@@ -186,6 +195,11 @@ impl Clients {
     /// The client of a connection, while it lives.
     pub fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Client> {
         self.slots.get_mut(connection.slot as usize)?.as_mut().filter(|c| c.generation == connection.generation)
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
+        self.slots.iter_mut().flatten()
     }
 
     /// Clients entered.

@@ -22,6 +22,7 @@ pub(crate) mod patterns;
 
 use crate::clients::state::KeptSession;
 use crate::command::Policy;
+use crate::fair::{Queued, egress_cost};
 use crate::ids::{ConnectionId, Epoch, Now, Offset, PartitionId, ShardId};
 use crate::outbox::{GAP_FRAME_BYTES_MAX, Gap, GapReason, Outbox, event_bytes_max};
 use crate::streams::gathered::{Gathered, Newest};
@@ -30,7 +31,6 @@ use elsewhere::Delivered;
 use hashbrown::HashMap;
 use passed::Slices;
 use patterns::TenantFeeds;
-use std::collections::VecDeque;
 use storage::few::Few;
 use storage::ids::LogSeq;
 use storage::record::{EventView, Kind, RecordView};
@@ -143,7 +143,7 @@ pub(crate) struct Readers {
     pub feed_of: ByPartition<u32>,
     pub tenants: TenantFeeds,
     /// Cursors that are behind and wait for their turn, each at most once.
-    pub queued: VecDeque<Reader>,
+    pub queued: Queued,
     /// Clients with a blocked reader.
     pub blocked: Vec<ConnectionId>,
     /// Subscriptions whose owner has answered; their cursors move once the reply is on its way.
@@ -192,7 +192,7 @@ impl Readers {
             feeds: slab::Slab::new(),
             feed_of: HashMap::default(),
             tenants: TenantFeeds::default(),
-            queued: VecDeque::new(),
+            queued: Queued::new(),
             blocked: Vec::new(),
             attached: Vec::new(),
             patterns_attached: Vec::new(),
@@ -412,6 +412,13 @@ impl Readers {
                 continue;
             }
             let Some(client) = self.clients.get_mut(subscription.connection) else { continue };
+            if !self.queued.line.may_pass(client.place.slot) {
+                // Its tenant has had its share of this turn's egress: the cursor goes on in its turn.
+                subscription.state = ReaderState::Queued;
+                self.queued.push_back(Reader::Subscription(id));
+                continue;
+            }
+            let before = client.bytes_delivered();
             for record in &run[seen..] {
                 if record.next_offset() <= subscription.cursor {
                     continue;
@@ -424,6 +431,7 @@ impl Readers {
                     break;
                 }
             }
+            self.queued.line.charge(client.place.slot, egress_cost(client.bytes_delivered() - before));
         }
     }
 

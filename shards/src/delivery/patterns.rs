@@ -13,11 +13,11 @@ use super::client::{Client, NONE};
 use super::elsewhere::{Delivered, Elsewhere};
 use super::passed::{self, Passed, Slices};
 use super::{ByPartition, Feed, Pushed, Reader, ReaderState, Readers, Subscription, block, is_expired};
+use crate::fair::{Queued, egress_cost};
 use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
 use crate::names::pattern_matches;
 use crate::outbox::{GAP_FRAME_BYTES_MAX, GapReason, Outbox, PatternGap, event_bytes_max};
 use hashbrown::HashMap;
-use std::collections::VecDeque;
 use storage::ids::LogSeq;
 use storage::record::{Kind, RecordView};
 
@@ -133,7 +133,7 @@ impl PatternFeed {
         self.delivered.is_full(|source| self.sources[usize::from(source.0)].state == ReaderState::Live)
     }
 
-    pub fn unblock(&mut self, connection: ConnectionId, queued: &mut VecDeque<Reader>) {
+    pub fn unblock(&mut self, connection: ConnectionId, queued: &mut Queued) {
         for (shard, source) in self.sources.iter_mut().enumerate() {
             if source.state == ReaderState::Blocked {
                 source.state = ReaderState::Queued;
@@ -195,7 +195,23 @@ impl Readers {
             let Some(client) = self.clients.get_mut(*connection) else { continue };
             let Some(mut patterns) = client.patterns.take() else { continue };
             let at = patterns.sources[usize::from(source.0)];
-            if at.state == ReaderState::Live && record.log_seq() >= at.seq {
+            if at.state == ReaderState::Live
+                && record.log_seq() >= at.seq
+                && !self.queued.line.may_pass(client.place.slot)
+            {
+                // Its tenant has had its share of this turn's egress: the cursor goes on in its turn.
+                patterns.fell_behind(source, &self.offered);
+                let at = &mut patterns.sources[usize::from(source.0)];
+                *at = Source {
+                    seq: record.log_seq(),
+                    partial: Partials::default(),
+                    state: ReaderState::Queued,
+                    by_position: false,
+                    taken: 0,
+                };
+                self.queued.push_back(Reader::Pattern(*connection, source));
+            } else if at.state == ReaderState::Live && record.log_seq() >= at.seq {
+                let before = client.bytes_delivered();
                 let mut skip = 0;
                 let feeds =
                     SessionFeeds { subscriptions: &mut self.subscriptions, feeds: &self.feeds, feed_of: &self.feed_of };
@@ -211,6 +227,10 @@ impl Readers {
                     at.partial.hold(place(record), skip);
                     at.by_position = false;
                     block(client, *connection, &mut self.blocked);
+                }
+                let bytes = client.bytes_delivered() - before;
+                if bytes > 0 {
+                    self.queued.line.charge(client.place.slot, egress_cost(bytes));
                 }
             }
             client.patterns = Some(patterns);

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
-//!                            KEEP  FENCE  NOTICE
-//! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY
+//!                            KEEP  FENCE  NOTICE  LEND  REPAY
+//! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY  LENT
 //! ```
 
 pub mod presence;
@@ -42,6 +42,10 @@ pub mod request {
     pub const FENCE: u8 = 12;
     /// A control event was committed.
     pub const NOTICE: u8 = 13;
+    /// A shard needs more of a tenant's quota.
+    pub const LEND: u8 = 60;
+    /// A shard gives back, or says what it has spent.
+    pub const REPAY: u8 = 61;
 }
 
 /// Kinds of reply.
@@ -58,6 +62,8 @@ pub mod reply {
     pub const SCANNED: u8 = 5;
     /// To a forwarded `history`.
     pub const HISTORY: u8 = 6;
+    /// To `LEND`.
+    pub const LENT: u8 = 60;
 }
 
 /// Writes a connection.

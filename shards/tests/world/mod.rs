@@ -11,6 +11,7 @@ use shards::outbox::{
     StreamPart, VolatileEvent,
 };
 use shards::rights::Rights;
+use shards::refusal::Refusal;
 use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -197,12 +198,19 @@ impl World {
     }
 
     pub fn connect(&mut self, shard: usize, slot: u32, client: &str) {
-        self.connect_with(shard, slot, client, None);
+        self.connect_principal(shard, slot, Principal { tenant: "default", client_id: client, rights: None });
     }
 
     pub fn connect_with(&mut self, shard: usize, slot: u32, client: &str, rights: Option<&Arc<Rights>>) {
+        self.connect_principal(shard, slot, Principal { tenant: "default", client_id: client, rights });
+    }
+
+    pub fn connect_as(&mut self, tenant: &str, shard: usize, slot: u32, client: &str) {
+        self.connect_principal(shard, slot, Principal { tenant, client_id: client, rights: None });
+    }
+
+    fn connect_principal(&mut self, shard: usize, slot: u32, principal: Principal) {
         let connection = ConnectionId { slot, generation: 1 };
-        let principal = Principal { tenant: "default", client_id: client, rights };
         assert_eq!(self.shards[shard].handle(Input::Connected { connection, principal }, self.now), Handled::Done);
     }
 
@@ -272,11 +280,17 @@ impl World {
 
     fn effects(shard: &mut Shard, queue: &mut Queues) {
         while let Some(effect) = shard.poll_effect() {
-            if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
+            if let Effect::TurnedAway { connection } = effect {
+                queue.got.entry(connection.slot).or_default().push(Got::Reply(0, "turned away".into()));
+            } else if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
                 let text = match reply {
                     Reply::Refused(refused) => {
                         let expected = refused.expected.map_or(String::new(), |n| format!(" {n}"));
-                        format!("refused {} {}{expected}", refused.refusal.name(), refused.field)
+                        let after = match refused.refusal {
+                            Refusal::OverQuota => format!(" after {}", refused.retry_after_ms.unwrap_or(0)),
+                            _ => String::new(),
+                        };
+                        format!("refused {} {}{expected}{after}", refused.refusal.name(), refused.field)
                     }
                     Reply::Published { offset, duplicate, .. } => format!("published {offset} {duplicate}"),
                     Reply::Subscribed { next, .. } => format!("subscribed {next}"),

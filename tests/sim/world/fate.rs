@@ -67,6 +67,7 @@ impl World {
                 scratch: Scratch::new(&self.options.limits),
                 tokens: crate::edge::tokens(),
                 answers: Vec::new(),
+                lounge: guests::Lounge::default(),
                 drained: Vec::new(),
                 gone: Vec::new(),
                 asleep: false,
@@ -78,6 +79,7 @@ impl World {
         }
         self.node = Some(Node { shards, lingering: Vec::new(), stopping: false, drain: Drain::default() });
         self.counts.add(WORLD, "boots");
+        self.welcome_guests();
         Ok(())
     }
 

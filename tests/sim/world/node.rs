@@ -51,6 +51,7 @@ pub(super) struct Core {
     pub scratch: Scratch,
     pub tokens: Tokens,
     pub answers: Vec<Answer>,
+    pub lounge: guests::Lounge,
     /// Connections whose queue drained, connections that broke.
     pub drained: Vec<ConnectionId>,
     pub gone: Vec<ConnectionId>,
@@ -124,35 +125,48 @@ impl Core {
         work
     }
 
-    /// Input of some connections, in an order of chance.
+    /// Input of all connections that are not told to wait, in an order of chance; then of those that are, as the shard says.
     pub fn read(&mut self, now: Now, patience_us: u64, net: &mut Random, counts: &mut Counts) -> usize {
         let mut ready: Vec<ConnectionId> =
             self.doors.iter().filter(|(_, door)| door.has_input()).map(|(id, _)| *id).collect();
         let mut work = 0;
         while !ready.is_empty() {
             let connection = ready.swap_remove(net.index(ready.len()));
-            let Some(door) = self.doors.get_mut(&connection) else { continue };
-            let (shard, tokens) = (&mut self.shard, &self.tokens);
-            let progress = door.work(&mut self.scratch, now, patience_us, |id, command, overdue_ms| {
-                let mut token = None;
-                let admitted = command.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token));
-                let (input, name) = match admitted {
-                    Ok(command) => {
-                        let input = match overdue_ms {
-                            None => Input::Command { connection, id, command },
-                            Some(waited_ms) => Input::Overdue { connection, id, command, waited_ms },
-                        };
-                        (input, name_of(&command))
-                    }
-                    Err(refused) => (Input::Rejected { connection, id, refused }, "not well formed"),
-                };
-                let taken = shard.handle(input, now) == Handled::Done;
-                counts.add(if taken { "command taken" } else { "command told to wait" }, name);
-                taken
-            });
-            work += usize::from(progress);
+            if self.doors.get(&connection).is_some_and(|door| !door.is_held()) {
+                work += self.work(connection, now, patience_us, counts);
+            }
+        }
+        work += self.lounge.read(&mut self.shard, now, counts);
+        while let Some(connection) = self.shard.next_in_line() {
+            work += match self.lounge.serve(connection, &mut self.shard, now, counts) {
+                Some(done) => done,
+                None => self.work(connection, now, patience_us, counts),
+            };
         }
         work
+    }
+
+    fn work(&mut self, connection: ConnectionId, now: Now, patience_us: u64, counts: &mut Counts) -> usize {
+        let Some(door) = self.doors.get_mut(&connection) else { return 0 };
+        let (shard, tokens) = (&mut self.shard, &self.tokens);
+        let progress = door.work(&mut self.scratch, now, patience_us, |id, command, overdue_ms| {
+            let mut token = None;
+            let admitted = command.and_then(|command| tokens.admit(TENANT, command, now.wall_ms, &mut token));
+            let (input, name) = match admitted {
+                Ok(command) => {
+                    let input = match overdue_ms {
+                        None => Input::Command { connection, id, command },
+                        Some(waited_ms) => Input::Overdue { connection, id, command, waited_ms },
+                    };
+                    (input, name_of(&command))
+                }
+                Err(refused) => (Input::Rejected { connection, id, refused }, "not well formed"),
+            };
+            let taken = shard.handle(input, now) == Handled::Done;
+            counts.add(if taken { "command taken" } else { "command told to wait" }, name);
+            taken
+        });
+        usize::from(progress)
     }
 
     pub fn effects(&mut self, options: &Options, now: Now, effects: &mut Effects) -> Checked<usize> {
@@ -165,6 +179,11 @@ impl Core {
                 Effect::Replaced { connection } => {
                     effects.replaced += 1;
                     doors.replaced(connection);
+                }
+                Effect::TurnedAway { connection } => {
+                    if self.lounge.turned_away(connection) {
+                        self.gone.push(connection);
+                    }
                 }
                 Effect::Wake { shard } => effects.wakes.push(shard),
                 Effect::Poisoned { fault } => effects.poisoned = Some(fault),
