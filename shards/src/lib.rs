@@ -24,6 +24,7 @@ pub mod clients;
 mod commands;
 mod delivery;
 mod effect_queue;
+mod entries;
 mod gather;
 mod mail;
 #[cfg(test)]
@@ -32,11 +33,13 @@ mod packed;
 mod parking;
 mod patience;
 mod presence;
+pub mod queues;
 mod run;
 mod scan;
 mod sessions;
 mod streams;
 mod volatile;
 mod walk;
+mod wheel;
 
 pub use shard::{Counters, Shard, ShardConfig};
