@@ -31,6 +31,7 @@ pub use keeper::REVOKED_FILE;
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
 use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
+use shards::queues::{Declared, declared};
 use shards::{ShardConfig, mailbox};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -138,7 +139,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
 
     let folder = Arc::new(start.folder(config)?);
     listener::join(address, &mut listeners, shards).map_err(refused)?;
-    let logs = recover(&folder, shards)?;
+    let (logs, queues) = recover(&folder, shards)?;
     let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
     let keys: Vec<Key> = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
     let background = BackgroundThread::start(Arc::clone(&folder)).map_err(refused)?;
@@ -148,6 +149,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
             shard: ShardConfig { shard: ShardId(number as u16), shards, limits: config.limits(), seed: random_u64() },
             log: config.log_config(),
             recovered,
+            queues: Arc::clone(&queues),
             mail,
             folder: Arc::clone(&folder),
             desk: background.desk(move || bell.wake()),
@@ -348,7 +350,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
 }
 
 /// Makes logs that go on of whatever the last process left.
-fn recover(folder: &DataFolder, shards: u16) -> Result<Vec<RecoveredLog>, Failure> {
+fn recover(folder: &DataFolder, shards: u16) -> Result<(Vec<RecoveredLog>, Arc<[Declared]>), Failure> {
     let mut view = folder;
     let fresh_key = HashKey(random_u64(), random_u64());
     let recovered = recovery::recover(&mut view, shards, fresh_key).map_err(|why| {
@@ -367,7 +369,8 @@ fn recover(folder: &DataFolder, shards: u16) -> Result<Vec<RecoveredLog>, Failur
         tracing::info!(torn = recovered.report.torn(), "tails that a crash left unfinished were cut");
     }
     tracing::debug!(report = %recovered.report, "recovered");
-    Ok(recovered.logs)
+    let queues = declared(&recovered).into();
+    Ok((recovered.logs, queues))
 }
 
 /// Waits until every shard has its ring.

@@ -28,6 +28,10 @@ const SUBSCRIPTION_BYTES: u64 = 192;
 const MAIL_SLOT_BYTES: u64 = 128;
 /// A watcher of presence or receipts: where it stands, its places in two lists.
 const WATCH_BYTES: u64 = 160;
+/// A watch of entries: names, where it stands, its places in lists.
+const ENTRY_WATCH_BYTES: u64 = 384;
+/// An open job: its place, its timers.
+const JOB_BYTES: u64 = 512;
 /// An effect that waits for the reactor.
 const EFFECT_BYTES: u64 = 256;
 /// An open stream's lease: names, table, the time to look at it.
@@ -152,6 +156,8 @@ impl Plan {
                 config.presence_bytes_per_shard_max,
             ),
             term("presence: watchers", shards, u64::from(config.watches_per_shard_max) * WATCH_BYTES),
+            term("entries: watches", shards, u64::from(config.entry_watches_per_shard_max) * ENTRY_WATCH_BYTES),
+            term("jobs: open ones, their timers", shards, u64::from(config.jobs_per_shard_max) * JOB_BYTES),
             term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
             term("histograms, ways of the last events", shards, parts.tail_bytes),
             term("messages that have come in part", shards, config.assembly_bytes_max + parts.echo_bytes),

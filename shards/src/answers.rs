@@ -3,6 +3,7 @@
 use crate::clients::life::Opened as Life;
 use crate::commands::Outcome;
 use crate::effect::Reply;
+use crate::entries::watch::of_id;
 use crate::ids::{CommandId, ConnectionId, Epoch, PartitionId, ShardId};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_connection, put_id, put_reply, reply};
@@ -43,6 +44,10 @@ impl Shard {
                 if let Reply::ClientLarge { bytes } = *reply {
                     self.end(connection);
                     return self.lives.ask_again(connection, bytes);
+                }
+                if let (Reply::Refused(_), Some(watch)) = (reply, of_id(id)) {
+                    self.end(connection);
+                    return self.entry_watch_refused(watch);
                 }
                 if let Reply::Presence { session, reply } = reply {
                     self.presence_answered(connection, session, reply);

@@ -2,6 +2,9 @@
 //! Each command is carried out by the file of its name in `commands/`.
 
 pub mod presence;
+pub mod work;
+
+pub use work::{EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
 
 pub use presence::{PresenceAct, PresenceState, RosterKind};
 pub use storage::record::DataKind;
@@ -165,7 +168,7 @@ pub enum Command<'a> {
         /// Promise wanted.
         durability: Durability,
     },
-    /// Append several events and markers of one session, all or nothing.
+    /// Append several events, markers and changes of entries of one session, and end a job of it, all or nothing.
     Commit {
         /// Session.
         session: &'a str,
@@ -173,6 +176,31 @@ pub enum Command<'a> {
         events: &'a [NewEvent<'a>],
         /// Markers.
         markers: &'a [NewMarker<'a>],
+        /// Changes of entries.
+        entries: &'a [NewEntry<'a>],
+        /// The job that it ends.
+        complete: Option<(JobName<'a>, Lease)>,
+    },
+    /// A queue of the tenant.
+    Queue {
+        /// What is asked.
+        ask: QueueAsk<'a>,
+    },
+    /// A job of a session.
+    Job {
+        /// Session.
+        session: &'a str,
+        /// Job.
+        job: JobName<'a>,
+        /// What is asked.
+        ask: JobAsk<'a>,
+    },
+    /// Entries of a session, or of a bucket.
+    Entry {
+        /// Session.
+        session: &'a str,
+        /// What is asked.
+        ask: EntryAsk<'a>,
     },
     /// Append the next text of a token stream.
     StreamAppend {
@@ -316,7 +344,10 @@ impl<'a> Command<'a> {
             | Command::StreamClose { session, .. }
             | Command::History { session, .. }
             | Command::Open { session, .. }
+            | Command::Entry { session, .. }
+            | Command::Job { session, .. }
             | Command::Presence { session, .. } => Some(session),
+            Command::Queue { ask: QueueAsk::Declare(_) } => Some(crate::queues::QUEUES),
             _ => None,
         }
     }

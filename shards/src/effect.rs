@@ -1,8 +1,10 @@
 //! What leaves the core besides deliveries: answers, closes, wake-ups. Deliveries go through the outbox.
 
 pub mod presence;
+pub mod work;
 
 pub use presence::PresenceReply;
+pub use work::{JobHappened, WorkReply};
 
 use crate::command::Durability;
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, ShardId};
@@ -79,6 +81,8 @@ pub enum Reply<'a> {
         durability: Durability,
         /// It had been committed before.
         duplicate: bool,
+        /// Revision of its last change of an entry; 0 = it has none, or is told again.
+        revision: u64,
     },
     /// To `subscribe` of a session.
     Subscribed {
@@ -140,6 +144,8 @@ pub enum Reply<'a> {
         /// What was kept, as bytes.
         state: &'a [u8],
     },
+    /// To commands about entries, queues and jobs.
+    Work(WorkReply<'a>),
     /// To commands about presence and receipts.
     Presence {
         /// Session.

@@ -3,6 +3,11 @@
 
 mod presence;
 mod quotas;
+mod work;
+
+pub use work::{
+    COMMIT_ENTRIES_MAX, DEAD_PAGE_MAX, ENTRIES_PAGE_BYTES, FALLBACK_DATA_BYTES_MAX, QUEUE_PATTERNS_MAX, WorkLimits,
+};
 
 pub use crate::clients::home::{AWAY_MAX, HOME_BYTES};
 pub use crate::clients::life::LIFE_BYTES;
@@ -92,6 +97,8 @@ pub struct Limits {
     pub presence: PresenceLimits,
     /// What each tenant may use.
     pub quotas: Arc<Quotas>,
+    /// Entries, queues and jobs.
+    pub work: WorkLimits,
 }
 
 impl Default for Limits {
@@ -115,6 +122,7 @@ impl Default for Limits {
             streams_per_shard_max: 16_384,
             presence: PresenceLimits::default(),
             quotas: Arc::default(),
+            work: WorkLimits::default(),
         }
     }
 }
@@ -186,7 +194,8 @@ impl Limits {
             ),
         ];
         rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, cure)| Err(*cure))?;
-        self.presence.check(self.connection_send_bytes_max, self.mailbox_bytes)
+        self.presence.check(self.connection_send_bytes_max, self.mailbox_bytes)?;
+        self.work.check(self.connection_send_bytes_max, self.mailbox_bytes)
     }
 }
 
@@ -219,6 +228,7 @@ mod tests {
                 2 * (1024 + 1222) - 1,
                 |l, n| {
                     (l.event_bytes_max, l.page_bytes, l.connection_send_bytes_max) = (1, 1, n);
+                    l.work.entry_bytes_max = 1;
                 },
                 &["connection_send_bytes_max", "event_bytes_max"],
             ),

@@ -5,6 +5,7 @@ use crate::commands::subscribe::{Attached, attached};
 use crate::commands::{Call, Outcome, subscribe_patterns};
 use crate::delivery::patterns::Covered;
 use crate::delivery::{ReaderState, SubscriptionId};
+use crate::entries::page::EntriesPage;
 use crate::gather::{Gather, GatherFor, Page, PageEnd};
 use crate::ids::{Now, PartitionId, ShardId};
 use crate::mailbox::LaneKind;
@@ -141,6 +142,42 @@ impl Shard {
                 self.handle_presence(kind, peer, &mut r);
                 true
             }
+            request::WATCH => {
+                self.handle_watch(peer, &mut r);
+                true
+            }
+            request::NEWS => {
+                self.handle_news(&mut r);
+                true
+            }
+            request::PULL => {
+                self.handle_pull(peer, &mut r);
+                true
+            }
+            request::HINT => {
+                self.handle_hint(peer, &mut r);
+                true
+            }
+            request::CLAIM => {
+                self.handle_claim(peer, &mut r, now);
+                true
+            }
+            request::RELEASE => {
+                self.handle_release(&mut r);
+                true
+            }
+            request::FREE => {
+                self.handle_free(&mut r);
+                true
+            }
+            request::DEFINE => {
+                self.handle_define(peer, &mut r);
+                true
+            }
+            request::DEFINED => {
+                self.handle_defined(peer, &mut r);
+                true
+            }
             request::KEEP => self.handle_keep(peer, &mut r, now),
             request::LEND => {
                 self.handle_lend(peer, &mut r, now);
@@ -247,6 +284,18 @@ impl Shard {
                 let (epoch, from, limit, next, tail) = (r.u64(), r.u64(), r.u32(), r.u64(), r.u64());
                 let records = r.0.to_vec();
                 self.pages.push_back(Page { connection, id, session, epoch, from, limit, next, tail, records });
+            }
+            reply::ENTRIES => {
+                let connection = get_connection(&mut r);
+                let id = get_id(&mut r);
+                let page = EntriesPage::get(&mut r);
+                self.take_entries(connection, id, Box::new(page));
+            }
+            reply::CLAIMED => self.handle_claimed(peer, &mut r),
+            reply::DEAD => {
+                let connection = get_connection(&mut r);
+                let id = get_id(&mut r);
+                self.take_dead(connection, id, &mut r);
             }
             reply::PATTERNS_ATTACHED => subscribe_patterns::attached_from(self, peer, &mut r),
             reply::LENT => self.take_lent(&mut r, now),

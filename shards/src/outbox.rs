@@ -1,8 +1,14 @@
 //! Where deliveries go: the edge's send queues, seen from the core. The core asks for room and pushes; it never
 //! queues a delivery itself, so a slow reader costs a cursor and nothing else.
 
+pub mod entries;
+pub mod jobs;
 pub mod roster;
 
+pub use entries::{EntriesFrame, EntryItem};
+pub(crate) use entries::{item_bytes_max, put_item};
+pub use jobs::{DeadFrame, DeadJob, JobFrame};
+pub(crate) use jobs::{dead_bytes_max, put_dead};
 pub use roster::{CHANGE_BYTES_MAX, Happened, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue};
 
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, SliceId, SliceSeq};
@@ -187,6 +193,16 @@ pub trait Outbox {
     /// Queues a frame about a roster. The caller has seen `room` ≥ [`RosterFrame::bytes_max`]. `again`: it is the frame of the call
     /// before, for another connection.
     fn roster(&mut self, connection: ConnectionId, frame: &RosterFrame<'_>, again: bool);
+
+    /// Queues a frame about entries: the answer to the command of this id, or, without one, news for a watcher. The caller has seen
+    /// `room` ≥ [`EntriesFrame::bytes_max`].
+    fn entries(&mut self, connection: ConnectionId, id: CommandId, frame: &EntriesFrame<'_>);
+
+    /// Queues a job for its worker. The caller has seen `room` ≥ [`JobFrame::bytes_max`].
+    fn job(&mut self, connection: ConnectionId, frame: &JobFrame<'_>);
+
+    /// Queues a page of dead letters: the answer to the command of this id. The caller has seen `room` ≥ [`DeadFrame::bytes_max`].
+    fn dead(&mut self, connection: ConnectionId, id: CommandId, frame: &DeadFrame<'_>);
 
     /// Queues the reply to `history`: one frame of events.
     fn history(

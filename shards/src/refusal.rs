@@ -80,6 +80,8 @@ refusals! {
     OverShare = 4107 "over_share" "the tenant has more under way than its share of this core: send less, or retry after the given time";
     PresenceFlood = 4120 "presence_flood" "this connection changes its presence or receipts too often: send the latest after the given time";
     RoomFull = 4121 "room_full" "the session, or the server, holds as many members as it may: retry after the given time";
+    EntriesFull = 4131 "entries_full" "the session, or the tenant, holds as many bytes of entries as it may: delete some, or give them a ttl_ms";
+    QueueFull = 4130 "queue_full" "the queue, or the session, holds as many open jobs as it may: retry after the given time";
     BadFrame = 4200 "bad_frame" "the frame is no JSON object or array of at most 256 objects: send one";
     UnknownCommand = 4201 "unknown_command" "the type names no command: see PROTOCOL.md";
     MissingField = 4202 "missing_field" "this field is required: give it";
@@ -95,6 +97,15 @@ refusals! {
     UnknownMarker = 4212 "unknown_marker" "no marker of this name stands in the session: mark first or give an offset";
     OffsetOutOfRange = 4213 "offset_out_of_range" "the offset lies beyond the next event: use an offset the server has given";
     ForeignEpoch = 4214 "foreign_epoch" "the position belongs to another life of the session: start from earliest or latest";
+    UnknownJob = 4283 "unknown_job" "the job has ended, or never was: nothing is left to be done";
+    UnknownQueue = 4280 "unknown_queue" "no queue of this name is declared: declare it first";
+    BadPolicy = 4281 "bad_policy" "this number of the queue contradicts another one, or is outside its bounds: see what is expected, and PROTOCOL.md";
+    QueueLoop = 4282 "queue_loop" "what the server says for this queue would become a job of it again: give fallback and dead letter topics that lead nowhere back";
+    StaleLease = 4284 "stale_lease" "this lease is over, or another one is newer: leave the job alone";
+    PastDeadline = 4285 "past_deadline" "the job ends before that: ask for no more than is expected";
+    ProgressTooLarge = 4286 "progress_too_large" "partial results of the job, or of all jobs of the session, are larger than they may be: publish an event and name it here";
+    TooManyQueues = 4287 "too_many_queues" "the tenant has as many queues as it may: use one of them";
+    NotDead = 4288 "not_dead" "the job is no dead letter: it is still open, or was driven again";
     MessageIdReused = 4215 "message_id_reused" "this message_id was used for another event: give each event its own";
     CausalGap = 4216 "causal_gap" "the cause does not exist in this session: publish it first";
     CrossSession = 4217 "cross_session" "all parts belong to one session: name events of the same session only";
@@ -126,6 +137,10 @@ refusals! {
     TooManyPresences = 4262 "too_many_presences" "this connection is in, or watches, as many sessions as it may: leave or unwatch one";
     PresenceTooLarge = 4263 "presence_too_large" "data of presence is larger than presence_data_bytes_max: publish an event and name it here";
     ReadBackwards = 4264 "read_backwards" "what was read stays read: send an offset at or beyond the last one";
+    WrongRevision = 4270 "wrong_revision" "the entry has another revision than if_revision says: read it again";
+    EntryTooLarge = 4271 "entry_too_large" "the value is larger than entry_bytes_max: publish an event and name it here";
+    UnknownEntry = 4272 "unknown_entry" "no entry has this key: it was never put, was deleted, or has expired";
+    TooManyWatches = 4273 "too_many_watches" "this connection watches as many prefixes of entries as it may: unwatch one";
     Forbidden = 4290 "forbidden" "the client's token does not grant this: ask its issuer for the capability named in field";
     BadCredential = 4291 "bad_credential" "the client's token is not accepted here: get a new one from its issuer";
     NarrowerRights = 4292 "narrower_rights" "a connection keeps what it may read: connect again with this token";
@@ -169,6 +184,27 @@ pub const FIELDS: &[&str] = &[
     "state",
     "lease_ms",
     "log",
+    "entries",
+    "key",
+    "prefix",
+    "after",
+    "if_revision",
+    "revision",
+    "bucket",
+    "complete",
+    "queue",
+    "job",
+    "lease",
+    "priorities",
+    "capacity",
+    "deadline_ms",
+    "attempts",
+    "backoff_ms",
+    "order",
+    "fallback",
+    "dead_letter",
+    "retry_after_ms",
+    "retry",
     "capabilities.publish",
     "capabilities.subscribe",
     "capabilities.queue",

@@ -158,6 +158,15 @@ impl Rights {
         self.of(capability).iter().any(covers)
     }
 
+    /// Does it cover, in this session, every name that begins with `prefix`?
+    pub fn covers_prefix(&self, capability: Capability, session: &str, prefix: &str) -> bool {
+        let covers = |grant: &Grant| {
+            let all = grant.what.strip_suffix('*').is_some_and(|start| prefix.starts_with(start));
+            all && beginning_matches(&grant.session, session)
+        };
+        self.of(capability).iter().any(covers)
+    }
+
     /// Does it cover all that `other` covers?
     pub fn covers(&self, capability: Capability, other: &Rights) -> bool {
         let covered = |theirs: &Grant| self.of(capability).iter().any(|own| own.covers(capability, theirs));
@@ -258,6 +267,9 @@ mod tests {
         let name = |session, name| own.covers_name(Capability::Queue, session, name);
         assert!(name(None, "llm-fast") && name(Some("any"), "llm-fast") && name(Some("s1"), "only"));
         assert!(!name(None, "only") && !name(Some("s2"), "only") && !name(None, "llm"));
+        let prefix = |session, prefix| own.covers_prefix(Capability::Queue, session, prefix);
+        assert!(prefix("any", "llm-") && prefix("any", "llm-fast"));
+        assert!(!prefix("any", "llm") && !prefix("s1", "only"), "a name is not every name that begins so");
     }
 
     #[test]

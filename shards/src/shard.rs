@@ -12,15 +12,19 @@
 use crate::behind::ReadFor;
 use crate::clients::home::{self, Claimed, Homes};
 use crate::clients::life::Lives;
-use crate::command::{Command, Durability};
+use crate::command::{Command, Durability, QueueAsk};
+use crate::commands::publish::NewParts;
 use crate::commands::{
-    Call, Outcome, acknowledge, commit, hello, history, mark, permit, ping, presence, publish, resume, stream_append,
-    stream_close, subscribe, subscribe_patterns, unsubscribe,
+    Call, Outcome, acknowledge, commit, entries, hello, history, mark, permit, ping, presence, publish, queues, resume,
+    stream_append, stream_close, subscribe, subscribe_patterns, unsubscribe,
 };
 use crate::delivery::Readers;
 use crate::delivery::patterns::PatternFeed;
 use crate::effect::Effect;
 use crate::effect_queue::EffectQueue;
+use crate::entries::Entries;
+use crate::entries::page::Pages;
+use crate::entries::watch::Watches;
 use crate::fair::Fair;
 use crate::gather::{Gather, Page};
 use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
@@ -32,6 +36,9 @@ use crate::mailbox::message::{put_command, put_connection, put_id, request};
 use crate::outbox::Outbox;
 use crate::patience::is_local;
 use crate::presence::Presence;
+use crate::queues::Queues;
+use crate::queues::dead::DeadPages;
+use crate::queues::worker::Workers;
 use crate::quota::Accounts;
 use crate::refusal::{Refusal, Refused};
 use crate::scan::Scans;
@@ -125,6 +132,12 @@ pub struct Shard {
     pub(crate) accounts: Accounts,
     /// Connections that wait for a permit of their tenant.
     pub(crate) pending: Vec<ConnectionId>,
+    pub(crate) entries: Entries,
+    pub(crate) watches: Watches,
+    pub(crate) entry_pages: Pages,
+    pub(crate) queues: Queues,
+    pub(crate) workers: Workers,
+    pub(crate) dead_pages: DeadPages,
     /// Every record below was walked.
     pub(crate) announced: LogSeq,
     /// Last walked slice sequence of each slice.
@@ -158,6 +171,8 @@ impl Shard {
         let streaming = log.take_streaming();
         let announced = log.committed_seq();
         let announced_slices = (0..SLICES).map(|slice| log.slice_next(SliceId(slice)).saturating_sub(1)).collect();
+        let mut queues = Queues::default();
+        queues.recover(&log, &streaming);
         let durability = if log.config().sync { Durability::Disk } else { Durability::Memory };
         Self {
             effects: EffectQueue::new(config.limits.effects_max),
@@ -174,6 +189,12 @@ impl Shard {
             pattern_detach_due: Vec::new(),
             volatiles: Volatiles::default(),
             notices: Notices::default(),
+            entries: Entries::recovered(&log, &streaming),
+            watches: Watches::default(),
+            entry_pages: Pages::default(),
+            queues,
+            workers: Workers::default(),
+            dead_pages: DeadPages::default(),
             leases: Leases::recovered(&log, streaming),
             homes: Homes::default(),
             lives: Lives::default(),
@@ -291,7 +312,10 @@ impl Shard {
             Command::SubscribePatterns { patterns, from } => {
                 return subscribe_patterns::run(self, connection, id, patterns, from);
             }
-            Command::Publish { session, .. }
+            Command::Entry { session, ask } => return entries::begin(self, connection, id, session, ask, now),
+            Command::Queue { ref ask } => return queues::begin(self, connection, id, ask, now),
+            Command::Job { session, .. }
+            | Command::Publish { session, .. }
             | Command::Commit { session, .. }
             | Command::Mark { session, .. }
             | Command::StreamAppend { session, .. }
@@ -333,11 +357,19 @@ impl Shard {
         handled
     }
 
-    fn forward(&mut self, owner: ShardId, asker: &Asker, connection: ConnectionId, command: &Command<'_>) -> Handled {
+    pub(crate) fn forward(
+        &mut self,
+        owner: ShardId,
+        asker: &Asker,
+        connection: ConnectionId,
+        command: &Command<'_>,
+    ) -> Handled {
         let reply_bytes = match command {
             Command::History { .. } => self.page_reply_bytes(),
             Command::Open { room, .. } => *room as usize + REPLY_BYTES_MAX,
             Command::Presence { .. } => self.config.limits.presence.data_bytes_max + REPLY_BYTES_MAX,
+            Command::Entry { .. } => self.entries_page_bytes_max() + REPLY_BYTES_MAX,
+            Command::Queue { ask: QueueAsk::Dead { .. } } => self.entries_page_bytes_max() + REPLY_BYTES_MAX,
             _ => REPLY_BYTES_MAX,
         };
         self.scratch.clear();
@@ -374,7 +406,12 @@ impl Shard {
     pub(crate) fn execute_now(&mut self, call: Call<'_>, command: &Command<'_>) -> Outcome {
         match *command {
             Command::Publish { event, durability, .. } => publish::run(self, call, &event, durability),
-            Command::Commit { events, markers, .. } => commit::run(self, call, events, markers),
+            Command::Commit { events, markers, entries, complete, .. } => {
+                commit::run(self, call, &NewParts { events, markers, entries, complete })
+            }
+            Command::Entry { ref ask, .. } => entries::run(self, call, ask),
+            Command::Queue { ref ask } => queues::run(self, call, ask),
+            Command::Job { ref job, ref ask, .. } => queues::job::run(self, call, job, ask),
             Command::Mark { marker, .. } => mark::run(self, call, &marker),
             Command::StreamAppend { delta, durability, .. } => stream_append::run(self, call, &delta, durability),
             Command::StreamClose { stream, status, .. } => stream_close::run(self, call, stream, status),
@@ -390,6 +427,8 @@ impl Shard {
     fn disconnect(&mut self, connection: ConnectionId) {
         self.end_life(connection);
         self.presence_disconnected(connection);
+        self.entries_disconnected(connection);
+        self.worker_disconnected(connection);
         if let Some(client) = self.readers.remove_client(connection) {
             if let Some(feed) = &client.patterns {
                 self.detach_patterns(connection, &client.tenant, feed);
@@ -495,6 +534,12 @@ impl Shard {
         done += self.serve_homes(now);
         done += self.serve_lives(now);
         done += self.serve_leases(now);
+        done += self.serve_entries(now);
+        done += self.serve_watches(now, out);
+        done += self.send_entry_pages(out);
+        done += self.serve_declarations();
+        done += self.serve_queues(now, out);
+        done += self.send_dead_pages(out);
         done += self.serve_presence(now, out);
         done += self.serve_quotas(now);
         // Last: a subscription that resumes here is answered before anything is delivered to it.
@@ -540,7 +585,13 @@ impl Shard {
             || self.homes.wait()
             || self.lives.wait()
             || self.notices.wait()
-            || self.leases.wait();
+            || self.leases.wait()
+            || self.entries.wait()
+            || self.watches.wait()
+            || !self.entry_pages.is_empty()
+            || self.queues.wait()
+            || self.workers.wait()
+            || !self.dead_pages.is_empty();
         let unblock =
             if waits { Some(unblock.map_or(self.retry_at_us, |us| us.min(self.retry_at_us))) } else { unblock };
         let deadlines = [
@@ -548,6 +599,9 @@ impl Shard {
             unblock,
             self.lives.next_deadline_us(),
             self.leases.next_deadline_us(),
+            self.entries.next_deadline_us(),
+            self.watches.next_deadline_us(),
+            self.queues_deadline_us(),
             self.presence_deadline_us(),
             self.quota_deadline_us(),
         ];

@@ -11,8 +11,8 @@
 //! Readers see nothing else: an offset is delivered only after the walk, or a read below it, has passed.
 
 use crate::clients::life::Opened;
-use crate::command::Durability;
-use crate::effect::Reply;
+use crate::command::{Durability, JobName};
+use crate::effect::{Reply, WorkReply};
 use crate::ids::{Now, ShardId};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_reply, request};
@@ -23,7 +23,7 @@ use crate::sessions::waiters::{Answer, Waiter};
 use crate::shard::Shard;
 use crate::streams::notices::is_control;
 use storage::ids::LogSeq;
-use storage::record::RecordView;
+use storage::record::{EntryAct, Kind, RecordView};
 
 /// Records of one walk for one shard, and which tenants' streams they continue.
 #[derive(Default)]
@@ -54,6 +54,7 @@ impl Shard {
         let interested = !self.interests.is_empty();
         let mut walked = 0;
         let mut run = Run::default();
+        let mut pages = Vec::new();
         for record in self.log.committed_records(self.announced) {
             if record.log_seq() >= committed {
                 break;
@@ -64,6 +65,10 @@ impl Shard {
                 out.walked(trace, record);
             }
             while let Some(waiter) = self.waiters.pop(record.log_seq() + 1) {
+                if let Answer::Entries(page) = waiter.answer {
+                    pages.push((waiter.origin, waiter.id, page));
+                    continue;
+                }
                 let reply = reply_of(&waiter, record, self.waiters.durability);
                 if let (Reply::ClientOpened { tenant, client_id, generation, state }, Origin::Local(connection)) =
                     (reply, waiter.origin)
@@ -72,6 +77,10 @@ impl Shard {
                     continue;
                 }
                 answer(&mut self.readers, &mut self.effects, &mut self.mail, &mut self.reply_scratch, &waiter, &reply);
+            }
+            if record.kind() == Kind::Work {
+                self.watches.note_record(&self.log, record);
+                self.queues.note(record, now);
             }
             if record.count() == 0 {
                 continue;
@@ -104,6 +113,9 @@ impl Shard {
         self.readers.offer(run.records(), now, out);
         drop(run);
         self.announced = committed;
+        for (origin, id, page) in pages {
+            self.answer_entries(origin, id, page);
+        }
         if interested {
             self.send_batches();
         }
@@ -233,9 +245,26 @@ fn reply_of<'a>(waiter: &'a Waiter, record: RecordView<'a>, durability: Durabili
     let (session, epoch, offset) = (record.session(), record.epoch(), record.offset());
     match &waiter.answer {
         Answer::Published => Reply::Published { session, epoch, offset, durability, duplicate: false },
-        Answer::Committed => {
-            Reply::Committed { session, epoch, offset, count: record.count(), durability, duplicate: false }
+        Answer::Committed { revision } => {
+            let (count, revision) = (record.count(), *revision);
+            Reply::Committed { session, epoch, offset, count, durability, duplicate: false, revision }
         }
+        Answer::EntrySet { revision } => {
+            let revision = *revision;
+            let set = record.entries().next();
+            let key = set.map_or("", |set| set.key);
+            Reply::Work(if set.is_some_and(|set| set.act == EntryAct::Put) {
+                WorkReply::Put { session, key, revision, durability }
+            } else {
+                WorkReply::Deleted { session, key, revision, durability }
+            })
+        }
+        Answer::Job { queue, epoch, offset, happened } => {
+            let job = JobName { queue, epoch: *epoch, offset: *offset };
+            Reply::Work(WorkReply::Job { session, job, happened: *happened })
+        }
+        // Told as a frame of its own.
+        Answer::Entries(_) => Reply::Acknowledged,
         Answer::Marked => {
             let (name, offset) = record.markers().next().unwrap_or(("", 0));
             Reply::Marked { session, name, offset }
@@ -247,7 +276,8 @@ fn reply_of<'a>(waiter: &'a Waiter, record: RecordView<'a>, durability: Durabili
         }
         Answer::Duplicate { session, epoch, offset, count } => match count {
             Some(count) => {
-                Reply::Committed { session, epoch: *epoch, offset: *offset, count: *count, durability, duplicate: true }
+                let (epoch, offset, count) = (*epoch, *offset, *count);
+                Reply::Committed { session, epoch, offset, count, durability, duplicate: true, revision: 0 }
             }
             None => Reply::Published { session, epoch: *epoch, offset: *offset, durability, duplicate: true },
         },

@@ -16,6 +16,7 @@ use crate::ring::Waker;
 use crate::wire::token::Tokens;
 use rustls::ServerConfig;
 use shards::ids::ShardId;
+use shards::queues::Declared;
 use shards::{Shard, ShardConfig, mailbox};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -36,6 +37,8 @@ pub(super) struct Belongings {
     pub shard: ShardConfig,
     pub log: LogConfig,
     pub recovered: RecoveredLog,
+    /// Every shard knows all queues before it serves anybody.
+    pub queues: Arc<[Declared]>,
     pub mail: mailbox::Mailboxes,
     pub folder: Arc<DataFolder>,
     pub desk: Desk,
@@ -77,10 +80,11 @@ impl Seat {
         report(Report::Ready { shard: own, peer, direct_slots });
 
         // Nothing comes where boot ends before: then there is nothing to serve.
-        let Ok(Belongings { shard, log, recovered, mail, folder, desk, tokens, rules, tls }) = given.recv() else {
+        let Ok(Belongings { shard, log, recovered, queues, mail, folder, desk, tokens, rules, tls }) = given.recv() else {
             return;
         };
-        let core = Shard::new(shard, Log::new(log, recovered), mail);
+        let mut core = Shard::new(shard, Log::new(log, recovered), mail);
+        core.know_queues(&queues);
         let mut reactor =
             station.seat(core, tokens, (rules, tls), Executor::new(folder, desk), control, reports.clone());
         match reactor.run() {

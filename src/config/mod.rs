@@ -19,7 +19,7 @@ mod value;
 pub use layers::{ConfigError, Layers, Origin, Row};
 pub use value::{LogFormat, OptionalAddress, Setting, Switch};
 
-use shards::limits::{Limits, PresenceLimits, Quotas};
+use shards::limits::{Limits, PresenceLimits, Quotas, WorkLimits};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -173,6 +173,26 @@ settings! {
     presence_lease_ms_max: u64 = "10m";
     /// After a start members may not have come back yet: so long presence says that it is not complete.
     presence_unknown_ms: u64 = "2m";
+    /// Biggest value of an entry.
+    entry_bytes_max: u32 = "4KiB";
+    /// Entries of one tenant, all shards together; each has its share.
+    entries_bytes_per_tenant_max: u64 = "16MiB";
+    /// Prefixes of entries that one connection watches.
+    client_entry_watches_max: u32 = "64";
+    /// Prefixes of entries that the connections of a shard watch.
+    entry_watches_per_shard_max: u32 = "65536";
+    /// Queues of one tenant.
+    queues_per_tenant_max: u32 = "64";
+    /// Biggest capacity of a queue.
+    queue_capacity_max: u64 = "1048576";
+    /// Longest deadline of a job.
+    job_deadline_ms_max: u64 = "1h";
+    /// Biggest partial result of a job.
+    progress_bytes_max: u32 = "2KiB";
+    /// Jobs that are open, for each shard.
+    jobs_per_shard_max: u32 = "262144";
+    /// Jobs that one connection may hold at once.
+    client_jobs_max: u64 = "256";
     /// A connection that has sent nothing for so long gets a ping.
     ping_interval_ms: u64 = "30s";
     /// A connection that has sent nothing for so long, not even a pong, is closed.
@@ -307,6 +327,18 @@ impl Config {
                 unknown_ms: self.presence_unknown_ms,
             },
             quotas: self.quotas.clone(),
+            work: WorkLimits {
+                entry_bytes_max: size(self.entry_bytes_max),
+                entries_bytes_per_tenant_max: usize::try_from(self.entries_bytes_per_tenant_max).unwrap_or(usize::MAX),
+                client_watches_max: size(self.client_entry_watches_max),
+                entry_watches_per_shard_max: size(self.entry_watches_per_shard_max),
+                queues_per_tenant_max: size(self.queues_per_tenant_max),
+                queue_capacity_max: self.queue_capacity_max,
+                job_deadline_ms_max: self.job_deadline_ms_max,
+                progress_bytes_max: size(self.progress_bytes_max),
+                jobs_per_shard_max: size(self.jobs_per_shard_max),
+                client_jobs_max: self.client_jobs_max,
+            },
         }
     }
 

@@ -12,7 +12,10 @@ use crate::net::{Class, Sends, Shared};
 use crate::observe::{Stage, Tail, fault};
 use crate::wire::encode;
 use shards::ids::{CommandId, ConnectionId};
-use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
+use shards::outbox::{
+    DeadFrame, EntriesFrame, Gap, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap, RosterFrame,
+    StreamFrame, VolatileEvent,
+};
 use shards::traces::Trace;
 use storage::record::{EventView, RecordView};
 
@@ -161,6 +164,27 @@ impl Outbox for Post<'_> {
         if !shared.is_some_and(|shared| self.sends.push_shared(connection, shared)) {
             self.sends.push(connection, bytes, Class::Delivery);
         }
+    }
+
+    fn entries(&mut self, connection: ConnectionId, id: CommandId, frame: &EntriesFrame<'_>) {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        append_with(out, Opcode::Text, |out| encode::entries(out, &id, frame));
+        self.sends.push(connection, out, Class::Delivery);
+    }
+
+    fn job(&mut self, connection: ConnectionId, frame: &JobFrame<'_>) {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        append_with(out, Opcode::Text, |out| encode::job(out, frame));
+        self.sends.push(connection, out, Class::Delivery);
+    }
+
+    fn dead(&mut self, connection: ConnectionId, id: CommandId, frame: &DeadFrame<'_>) {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        append_with(out, Opcode::Text, |out| encode::dead(out, &id, frame));
+        self.sends.push(connection, out, Class::Delivery);
     }
 
     fn history(

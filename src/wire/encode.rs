@@ -8,8 +8,10 @@
 //! Numbers are decimal, epochs sixteen hex digits, times Unix ms. An event's bytes are the same for every client.
 
 mod presence;
+mod work;
 
 pub use presence::roster;
+pub use work::{dead, entries, job};
 
 use super::json::append_string;
 use base64::Engine;
@@ -107,7 +109,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             text(out, ",\"durability\":\"volatile\",\"after_offset\":");
             number(out, *after_offset);
         }
-        Reply::Committed { session, epoch, offset, count, durability, duplicate } => {
+        Reply::Committed { session, epoch, offset, count, durability, duplicate, revision } => {
             begin(out, "committed", id);
             if *count > 0 && *offset != NO_OFFSET {
                 text(out, ",\"event_id\":\"");
@@ -119,6 +121,10 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             text(out, ",\"session\":\"");
             text(out, session);
             text(out, "\"");
+            if *revision > 0 {
+                text(out, ",\"revision\":");
+                number(out, *revision);
+            }
             earned(out, *durability, *duplicate);
         }
         Reply::Subscribed { session, epoch, next, earliest, joins } => {
@@ -152,6 +158,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             text(out, "\",\"offset\":");
             number(out, *offset);
         }
+        Reply::Work(reply) => work::reply(out, id, reply),
         Reply::Presence { session, reply } => presence::reply(out, id, session, reply),
         Reply::Pong { time_ms } => {
             begin(out, "pong", id);

@@ -4,7 +4,7 @@
 //! bytes this process encoded, the same bytes are looked at again and again, and checking each time would cost more
 //! than the work itself.
 
-use crate::record::{ArchivedCommitBody, ArchivedSpanBody, ArchivedTextBody, CommitBody};
+use crate::record::{ArchivedCommitBody, ArchivedSpanBody, ArchivedTextBody, ArchivedWorkBody, CommitBody, WorkBody};
 use rkyv::Serialize;
 use rkyv::api::low::{LowSerializer, access, to_bytes_in_with_alloc};
 use rkyv::rancor::{Failure, Panic};
@@ -39,6 +39,11 @@ pub(crate) fn check_text(body: &[u8]) -> Option<&ArchivedTextBody<'static>> {
     access::<ArchivedTextBody<'static>, Failure>(body).ok()
 }
 
+/// The work body in `body`, if it is one.
+pub(crate) fn check_work(body: &[u8]) -> Option<&ArchivedWorkBody<'static>> {
+    access::<ArchivedWorkBody<'static>, Failure>(body).ok()
+}
+
 /// # Safety
 /// `body` must be what [`serialize`] wrote of a `CommitBody`, or accepted by [`check_commit`].
 pub(crate) unsafe fn commit(body: &[u8]) -> &ArchivedCommitBody<'static> {
@@ -60,4 +65,12 @@ pub(crate) unsafe fn text(body: &[u8]) -> &ArchivedTextBody<'static> {
     unsafe { rkyv::access_unchecked::<ArchivedTextBody<'static>>(body) }
 }
 
+/// # Safety
+/// `body` must be what [`serialize`] wrote of a `WorkBody`, or accepted by [`check_work`].
+pub(crate) unsafe fn work(body: &[u8]) -> &ArchivedWorkBody<'static> {
+    // SAFETY: as above.
+    unsafe { rkyv::access_unchecked::<ArchivedWorkBody<'static>>(body) }
+}
+
+const _: () = assert!(align_of::<rkyv::Archived<WorkBody<'static>>>() == 1);
 const _: () = assert!(align_of::<rkyv::Archived<CommitBody<'static>>>() == 1);

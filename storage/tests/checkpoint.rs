@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use storage::catalog::*;
+use storage::checkpoint::Entry;
 use storage::checkpoint::*;
 use storage::disk::FileId;
 use storage::ids::{HashKey, LogId, PartitionId, SegmentId};

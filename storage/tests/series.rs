@@ -107,7 +107,7 @@ fn what_a_reader_has_no_room_for_is_kept_and_begins_where_it_asks() {
 fn a_reader_that_leaves_a_series_holds_no_buffer() {
     let mut world = filled(LogConfig::small());
     // Of some series, one is in flight, one kept, one read ahead; nobody comes back for them.
-    for begin in [0, 400, 800, 1200] {
+    for begin in [0, 200, 400, 600] {
         let (_, ticket) = reach_ready(&mut world, begin);
         world.log.keep(ticket);
         world.settle();
@@ -115,7 +115,7 @@ fn a_reader_that_leaves_a_series_holds_no_buffer() {
     let slot = world.open("a");
     let mut tickets = vec![];
     loop {
-        match world.log.read(slot, 100 + 200 * tickets.len() as u64) {
+        match world.log.read(slot, 1500 + 300 * tickets.len() as u64) {
             Read::Cold(ticket) | Read::Ready(ticket) => tickets.push(ticket),
             Read::Busy => break,
             other => panic!("{other:?}"),
@@ -125,7 +125,7 @@ fn a_reader_that_leaves_a_series_holds_no_buffer() {
     assert_eq!(tickets.len(), config.read_buffers - 4, "all buffers but those of lookups");
     world.settle();
     for (number, ticket) in tickets.into_iter().enumerate() {
-        let begin = 100 + 200 * number as u64;
+        let begin = 1500 + 300 * number as u64;
         assert_eq!(offsets(&world, ticket)[0], begin);
         world.log.release(ticket);
     }

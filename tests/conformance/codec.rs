@@ -1,10 +1,14 @@
 //! The transcripts against the codec alone: no server, no sockets.
 
+mod work;
+
 use crate::transcript::{self, Step, Transcript};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use shards::command::{Command, DataKind, Durability, PresenceAct, PresenceState, RosterKind};
+use shards::command::{
+    Command, DataKind, Durability, EntryAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, RosterKind,
+};
 use shards::effect::{PresenceReply, Reply};
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
@@ -94,6 +98,8 @@ fn is_decoders(frame: &str) -> bool {
         "out_of_range",
         "repeated_field",
         "presence_too_large",
+        "entry_too_large",
+        "progress_too_large",
     ]
     .contains(&name)
 }
@@ -212,6 +218,20 @@ const COMMANDS: &[&str] = &[
     "presence.watch",
     "presence.unwatch",
     "read",
+    "entry.put",
+    "entry.delete",
+    "entry.get",
+    "entry.list",
+    "entry.watch",
+    "entry.unwatch",
+    "queue.declare",
+    "pull",
+    "dead.list",
+    "job.fail",
+    "job.extend",
+    "job.progress",
+    "dead.redrive",
+    "dead.drop",
 ];
 
 /// Fails to compile when a command joins: then it needs an example.
@@ -234,6 +254,28 @@ fn command_name(command: &Command<'_>) -> &'static str {
         Command::Auth { .. } => "auth",
         Command::StreamAppend { .. } => "stream.append",
         Command::StreamClose { .. } => "stream.close",
+        Command::Entry { ask, .. } => match ask {
+            EntryAsk::Set(entry) if entry.value.is_some() => "entry.put",
+            EntryAsk::Set(_) => "entry.delete",
+            EntryAsk::Get { .. } => "entry.get",
+            EntryAsk::List { .. } => "entry.list",
+            EntryAsk::Watch { .. } => "entry.watch",
+            EntryAsk::Unwatch { .. } => "entry.unwatch",
+            // Between shards only.
+            EntryAsk::Fetch { .. } => "fetch",
+        },
+        Command::Queue { ask } => match ask {
+            QueueAsk::Declare(_) => "queue.declare",
+            QueueAsk::Pull { .. } => "pull",
+            QueueAsk::Dead { .. } => "dead.list",
+        },
+        Command::Job { ask, .. } => match ask {
+            JobAsk::Fail { .. } => "job.fail",
+            JobAsk::Extend { .. } => "job.extend",
+            JobAsk::Progress { .. } => "job.progress",
+            JobAsk::Redrive => "dead.redrive",
+            JobAsk::Drop => "dead.drop",
+        },
         Command::Presence { act, .. } => match act {
             PresenceAct::Enter { .. } => "presence.enter",
             PresenceAct::Update { .. } => "presence.update",
@@ -275,6 +317,20 @@ const FRAMES: &[&str] = &[
     "unwatched",
     "presence",
     "receipts",
+    "put",
+    "deleted",
+    "entries",
+    "declared",
+    "pulling",
+    "job",
+    "job.lost",
+    "failed",
+    "dead",
+    "extended",
+    "progressed",
+    "dead.list",
+    "redriven",
+    "dropped",
     "gap retention",
     "gap expired",
     "gap policy",
@@ -391,6 +447,12 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             let gap = Gap { session: str("session"), epoch, from: int("from"), to: int("to"), reason };
             return encode::gap(out, &gap);
         }
+        "entries" => return work::entries_again(text, &id, out),
+        "job" => return work::job_again(text, out),
+        "dead.list" => return work::dead_again(&value, &id, out),
+        "put" | "deleted" | "declared" | "pulling" | "failed" | "dead" | "extended" | "progressed" | "redriven"
+        | "dropped" | "job.lost" => return work::reply_again(&value, &id, out),
+        "watching" | "unwatched" if str("of") == "entries" => return work::reply_again(&value, &id, out),
         "presence" | "receipts" => return roster_again(&value, out),
         "entered" | "updated" | "left" | "read" | "watching" | "unwatched" => {
             let (state, data, lease_ms) = (PresenceState::Idle, None, int("lease_ms"));
@@ -420,6 +482,7 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             count: int("count") as u32,
             durability,
             duplicate,
+            revision: int("revision"),
         },
         "subscribed" if value.get("patterns").is_some() => Reply::SubscribedPatterns { position: str("position") },
         "subscribed" => {

@@ -253,8 +253,11 @@ impl Player<'_> {
 }
 
 fn is_delivery(frame: &Value) -> bool {
-    const DELIVERIES: &[&str] = &["event", "volatile", "gap", "stream.delta", "notice", "presence", "receipts"];
-    frame["type"].as_str().is_some_and(|kind| DELIVERIES.contains(&kind))
+    const DELIVERIES: &[&str] =
+        &["event", "volatile", "gap", "stream.delta", "notice", "presence", "receipts", "job", "job.lost"];
+    // A page of entries answers a command, or is news for a watcher.
+    let news = frame["type"] == "entries" && frame.get("id").is_none();
+    news || frame["type"].as_str().is_some_and(|kind| DELIVERIES.contains(&kind))
 }
 
 /// Puts fixed values where a server's own stand, if they are of the right form.
@@ -267,7 +270,8 @@ fn masked(mut value: Value) -> Value {
                 let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
                 let is_place = |text: &str| text.split_once('.').is_some_and(|(a, b)| digits(a) && digits(b));
                 *field = match key.as_str() {
-                    "time" if field.is_u64() => Value::from(0),
+                    "time" | "deadline" | "expires" if field.is_u64() => Value::from(0),
+                    "lease" if text.split_once('.').is_some_and(|(_, nonce)| nonce.len() == 16) => Value::from("1.0"),
                     // Of a server that has just started, or not.
                     "complete" if field.is_boolean() => Value::from(false),
                     "shard" if field.is_u64() => Value::from(0),

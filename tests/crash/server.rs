@@ -38,7 +38,7 @@ pub fn flags(random: &mut Random) -> Vec<String> {
     set("retention_ms", 0);
     set("retention_bytes", 0);
     set("read_buffers", 8);
-    set("read_buffer_bytes", 128 << 10);
+    set("read_buffer_bytes", 256 << 10);
     set("read_ahead_bytes", 8 << 10);
     set("connections_per_shard_max", 64);
     set("connection_send_bytes_max", 64 << 10);

@@ -8,8 +8,8 @@ use shards::effect::Reply;
 use shards::ids::{CommandId, ConnectionId, Now};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{
-    GAP_FRAME_BYTES_MAX, Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame,
-    VolatileEvent, event_bytes_max,
+    DeadFrame, EntriesFrame, GAP_FRAME_BYTES_MAX, Gap, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap,
+    RosterFrame, StreamFrame, VolatileEvent, event_bytes_max,
 };
 use shards::refusal::Refused;
 use std::collections::BTreeMap;
@@ -340,6 +340,18 @@ impl Outbox for Doors<'_> {
         let frames = self.frames;
         self.deliver(connection, bound, |payload| payload.extend_from_slice(&bytes));
         (self.roster, self.frames) = ((bytes, bound), frames);
+    }
+
+    fn entries(&mut self, connection: ConnectionId, id: CommandId, frame: &EntriesFrame<'_>) {
+        self.deliver(connection, frame.bytes_max(), |payload| encode::entries(payload, &id, frame));
+    }
+
+    fn job(&mut self, connection: ConnectionId, frame: &JobFrame<'_>) {
+        self.deliver(connection, frame.bytes_max(), |payload| encode::job(payload, frame));
+    }
+
+    fn dead(&mut self, connection: ConnectionId, id: CommandId, frame: &DeadFrame<'_>) {
+        self.deliver(connection, frame.bytes_max(), |payload| encode::dead(payload, &id, frame));
     }
 
     fn history(

@@ -17,6 +17,8 @@ mod client;
 mod counts;
 mod disk;
 mod edge;
+mod entries;
+mod jobs;
 mod options;
 mod oracle;
 mod random;

@@ -52,6 +52,17 @@ pub struct Options {
     pub guests: GuestOptions,
     /// Clients.
     pub roles: Vec<Role>,
+    /// Its queue.
+    pub jobs: JobOptions,
+}
+
+/// What the queue of a world is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JobOptions {
+    /// Sessions keep their order.
+    pub ordered: bool,
+    /// When a job ends whatever happens.
+    pub deadline_ms: u64,
 }
 
 impl Options {
@@ -202,6 +213,50 @@ impl Options {
                 role.minds = sessions.iter().filter(|_| receipts.chance(300)).take(3).cloned().collect();
             }
         }
+        // Entries and jobs, where nothing is removed or damaged: what is gone could not be told from what was lost.
+        let work = &mut Random::new(seed, "work");
+        limits.work.entry_bytes_max = 200;
+        limits.work.progress_bytes_max = 64;
+        limits.work.entries_bytes_per_tenant_max = *work.pick(&[4 << 10, 1 << 20]);
+        let own = |role: Role| Role {
+            subscriptions_max: limits.client_subscriptions_max,
+            frame_bytes_max: limits.frame_bytes_max,
+            data_bytes_max,
+            ..role
+        };
+        if kept && work.chance(400) {
+            let places: Vec<String> = ["e0", "e1", "bucket b"].iter().map(|place| (*place).to_owned()).collect();
+            for _ in 0..work.between(1, 3) {
+                let keeps = places.iter().filter(|_| work.chance(600)).cloned().collect();
+                roles.push(own(Role { keeps, slow: work.chance(300), ..Role::default() }));
+            }
+        }
+        let mut jobs = JobOptions { ordered: work.chance(600), deadline_ms: *work.pick(&[100, 400]) };
+        let labours = kept && work.chance(500);
+        if labours {
+            let sessions: Vec<String> = (0..work.between(1, 4)).map(|n| format!("j{n}")).collect();
+            let lease_ms = *work.pick(&[5, 40, 100]);
+            let fallback = if work.chance(700) { ",\"fallback\":{\"topic\":\"answer.late\",\"data\":7}" } else { "" };
+            let policy = format!(
+                "\"patterns\":[\"work.>\"],\"capacity\":{},\"lease_ms\":{lease_ms},\"deadline_ms\":{},\"attempts\":{},\
+                 \"backoff_ms\":{},\"order\":\"{}\",\"dead_letter\":\"answer.dead\"{fallback}",
+                work.pick(&[8, 12, 1000]),
+                jobs.deadline_ms,
+                work.pick(&[1, 3]),
+                work.pick(&[0, 3]),
+                if jobs.ordered { "session" } else { "none" },
+            );
+            roles.push(own(Role { bosses: sessions.clone(), declares: Some(policy), ..Role::default() }));
+            if work.chance(500) {
+                roles.push(own(Role { bosses: sessions, silent: true, slow: work.chance(500), ..Role::default() }));
+            }
+            for _ in 0..work.between(0, 3) {
+                let works = Some(*work.pick(&[1, 3, 20]));
+                roles.push(own(Role { works, slow: work.chance(300), ..Role::default() }));
+            }
+        } else {
+            jobs.deadline_ms = 0;
+        }
         let lives = &mut Random::new(seed, "lives");
         for role in &mut roles {
             let reads = !role.follows.is_empty() || !role.patterns.is_empty();
@@ -209,7 +264,7 @@ impl Options {
         }
         let guests = GuestOptions::draw(&mut Random::new(seed, "guest options"));
         limits.quotas = guests.quotas.clone();
-        let damaged = swarm.chance(200) && !telling;
+        let damaged = swarm.chance(200) && !telling && !roles.iter().any(|role| !role.keeps.is_empty()) && !labours;
         let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
         let stop_every = often(250, &[1500, 5000]);
         let stall_every = often(300, &[300, 2000]);
@@ -254,6 +309,7 @@ impl Options {
             log,
             guests,
             roles,
+            jobs,
         }
     }
 

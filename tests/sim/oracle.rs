@@ -111,6 +111,14 @@ pub struct Oracle {
     pub fills: bool,
     /// Token streams.
     pub streams: super::streams::Streams,
+    /// Entries.
+    pub entries: super::entries::Entries,
+    /// Lives of entries are held against the clock.
+    pub entries_clock: bool,
+    /// Jobs.
+    pub jobs: super::jobs::Jobs,
+    /// Time of the world.
+    pub now_us: u64,
     /// How far the wall clock has jumped back so far: the server may have decided by the time before.
     pub clock_slack_ms: u64,
     /// Acknowledged by this process in memory alone: session, event, its provisional epoch and offset.

@@ -112,6 +112,10 @@ impl World {
         oracle.retention = options.log.retention_bytes > 0 || options.log.retention_ms > 0;
         oracle.damage = options.faults.read_fails > 0 || options.faults.misdirected > 0 || options.rot_every > 0;
         oracle.sync_off = !options.log.sync;
+        oracle.entries_clock = !options.clock_jumps && !options.far_jumps;
+        oracle.jobs.timely = oracle.entries_clock;
+        oracle.jobs.ordered = options.jobs.ordered;
+        oracle.jobs.deadline_ms = options.jobs.deadline_ms;
         oracle.fills = options.full_every > 0 || options.faults.full_commit_fails > 0;
         let mut world = Self {
             schedule: Random::new(seed, "schedule"),
@@ -183,6 +187,7 @@ impl World {
             return Err(why);
         }
         self.pass_time();
+        self.oracle.now_us = self.now_us;
         self.collect_answers()?;
         if self.has_stopped()? {
             return self.boot();

@@ -51,6 +51,8 @@ pub(crate) enum ReadFor {
     Scan(BatchFor),
     /// The newest state of a client whose home is here.
     Home(Box<Opening>),
+    /// The event of a job.
+    Job((u32, u32)),
 }
 
 impl Shard {
@@ -248,6 +250,7 @@ impl Shard {
             },
             Some(ReadFor::Scan(wanted)) => self.scan_ready(ticket, wanted, now, out),
             Some(ReadFor::Home(read)) => self.home_read(ticket, read),
+            Some(ReadFor::Job(id)) => self.job_read(ticket, id),
             None => self.log.release(ticket),
         }
         0

@@ -11,6 +11,7 @@
 
 pub(crate) mod acknowledge;
 pub(crate) mod commit;
+pub(crate) mod entries;
 pub(crate) mod hello;
 pub(crate) mod history;
 pub(crate) mod mark;
@@ -18,6 +19,7 @@ pub(crate) mod permit;
 pub(crate) mod ping;
 pub(crate) mod presence;
 pub(crate) mod publish;
+pub(crate) mod queues;
 pub(crate) mod resume;
 pub(crate) mod stream_append;
 pub(crate) mod stream_close;

@@ -5,10 +5,14 @@
 //!   says something     publish      its topic in the session; presence has the topic `presence`
 //!   hears something    subscribe    the whole session, or the pattern in all sessions
 //!   streams            publish      something in the session here; the stream's topic on the session's owner, who knows it
+//!   entries            entries      the key, or every key with the prefix, in the session or in the bucket
+//!   queues             queue        pulling, dead letters, and what a worker says of a job
+//!                      admin        declaring; driving dead letters again, dropping them
 //! ```
 //! A new command does not compile until it stands here.
 
-use crate::command::{Command, PresenceAct};
+use crate::command::work::BUCKET;
+use crate::command::{Command, EntryAsk, JobAsk, PresenceAct, QueueAsk};
 use crate::refusal::Refused;
 use crate::rights::{Capability, Rights};
 use crate::sessions::Asker;
@@ -32,13 +36,45 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
         Command::Publish { session, ref event, .. } => {
             (Capability::Publish, rights.covers_topic(Capability::Publish, session, event.topic))
         }
-        Command::Commit { session, events, markers } => {
+        Command::Commit { session, events, markers, entries, complete } => {
             if !markers.is_empty() && !rights.covers_session(Capability::Subscribe, session) {
                 return Err(Capability::Subscribe.refused());
+            }
+            if !entries.iter().all(|entry| rights.covers_name(Capability::Entries, Some(session), entry.key)) {
+                return Err(Capability::Entries.refused());
+            }
+            if complete.is_some_and(|(job, _)| !rights.covers_name(Capability::Queue, Some(session), job.queue)) {
+                return Err(Capability::Queue.refused());
             }
             let covered = |topic| rights.covers_topic(Capability::Publish, session, topic);
             (Capability::Publish, events.iter().all(|event| covered(event.topic)))
         }
+        Command::Entry { session, ask } => {
+            let place = session.strip_prefix(BUCKET).unwrap_or(session);
+            let covered = match ask {
+                EntryAsk::Set(entry) => rights.covers_name(Capability::Entries, Some(place), entry.key),
+                EntryAsk::Get { key } => rights.covers_name(Capability::Entries, Some(place), key),
+                EntryAsk::List { prefix, .. } | EntryAsk::Watch { prefix, .. } => {
+                    rights.covers_prefix(Capability::Entries, place, prefix)
+                }
+                EntryAsk::Unwatch { .. } | EntryAsk::Fetch { .. } => true,
+            };
+            (Capability::Entries, covered)
+        }
+        Command::Queue { ask } => match ask {
+            QueueAsk::Declare(queue) => (Capability::Admin, rights.covers_name(Capability::Admin, None, queue.queue)),
+            QueueAsk::Pull { queue, .. } | QueueAsk::Dead { queue, .. } => {
+                (Capability::Queue, rights.covers_name(Capability::Queue, None, queue))
+            }
+        },
+        Command::Job { session, job, ask } => match ask {
+            JobAsk::Fail { .. } | JobAsk::Extend { .. } | JobAsk::Progress { .. } => {
+                (Capability::Queue, rights.covers_name(Capability::Queue, Some(session), job.queue))
+            }
+            JobAsk::Redrive | JobAsk::Drop => {
+                (Capability::Admin, rights.covers_name(Capability::Admin, Some(session), job.queue))
+            }
+        },
         Command::StreamAppend { session, .. } | Command::StreamClose { session, .. } => {
             (Capability::Publish, rights.touches(Capability::Publish, session))
         }
@@ -84,8 +120,8 @@ pub(crate) fn stream(
 mod tests {
     use super::*;
     use crate::command::{
-        DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceState, RosterKind,
-        StreamStatus,
+        DataKind, Durability, From, JobName, JobOrder, Lease, NewDelta, NewEntry, NewEvent, NewMarker, NewQueue,
+        PatternFrom, Policy, PresenceState, RosterKind, StreamStatus,
     };
     use crate::refusal::Refusal;
 
@@ -110,6 +146,26 @@ mod tests {
         let delta = NewDelta { stream: "a", seq: 0, delta: b"\"x\"", topic: None };
         let marker = NewMarker { name: "m", offset: 0 };
         let presence = |act| Command::Presence { session, act };
+        let entry = NewEntry { key: "plan-1", value: None, ttl_ms: None, if_revision: None };
+        let lease = Lease { attempt: 1, nonce: 1 };
+        let name = JobName { queue: "llm", epoch: 1, offset: 0 };
+        let queue = NewQueue {
+            queue: "llm",
+            topics: &["job.>"],
+            priorities: &[],
+            capacity: 1,
+            lease_ms: 1,
+            deadline_ms: 1,
+            attempts: 1,
+            backoff_ms: 1,
+            order: JobOrder::Free,
+            fallback: None,
+            dead_letter: "dead",
+        };
+        let (markers, puts) = ([marker], [entry]);
+        let commit = |events, markers, entries, complete| Command::Commit { session, events, markers, entries, complete };
+        let entries = |ask| Command::Entry { session, ask };
+        let job = |ask| Command::Job { session, job: name, ask };
         let events = [event("chat.a"), event("chat.b")];
         let cases: &[(Command<'_>, Option<(Capability, &str)>)] = &[
             (Command::Hello { credit_events: None, credit_bytes: None }, None),
@@ -119,8 +175,27 @@ mod tests {
             (presence(PresenceAct::Leave), None),
             (presence(PresenceAct::Unwatch(RosterKind::Presence)), None),
             (Command::Publish { session, event: event("chat.a"), durability }, Some((Capability::Publish, "s/chat.*"))),
-            (Command::Commit { session, events: &events, markers: &[] }, Some((Capability::Publish, "chat.>"))),
-            (Command::Commit { session, events: &[], markers: &[marker] }, Some((Capability::Subscribe, "s/>"))),
+            (commit(&events, &[], &[], None), Some((Capability::Publish, "chat.>"))),
+            (commit(&[], &markers, &[], None), Some((Capability::Subscribe, "s/>"))),
+            (commit(&[], &[], &puts, None), Some((Capability::Entries, "s/plan*"))),
+            (commit(&[], &[], &[], Some((name, lease))), Some((Capability::Queue, "s/llm"))),
+            (entries(EntryAsk::Set(entry)), Some((Capability::Entries, "plan-1"))),
+            (entries(EntryAsk::Get { key: "plan-1" }), Some((Capability::Entries, "plan*"))),
+            (entries(EntryAsk::List { prefix: "plan", after: None }), Some((Capability::Entries, "s/pl*"))),
+            (entries(EntryAsk::Watch { prefix: "", revision: None }), Some((Capability::Entries, "*"))),
+            (entries(EntryAsk::Unwatch { prefix: "" }), None),
+            (
+                Command::Entry { session: "$entries.flags", ask: EntryAsk::Get { key: "dark" } },
+                Some((Capability::Entries, "flags/*")),
+            ),
+            (Command::Queue { ask: QueueAsk::Declare(queue) }, Some((Capability::Admin, "llm"))),
+            (Command::Queue { ask: QueueAsk::Pull { queue: "llm", credit: 1 } }, Some((Capability::Queue, "llm"))),
+            (Command::Queue { ask: QueueAsk::Dead { queue: "llm", from: 0 } }, Some((Capability::Queue, "l*"))),
+            (job(JobAsk::Fail { lease, retry_after_ms: None, retry: true }), Some((Capability::Queue, "s/llm"))),
+            (job(JobAsk::Extend { lease, lease_ms: None }), Some((Capability::Queue, "llm"))),
+            (job(JobAsk::Progress { lease, partial: b"1" }), Some((Capability::Queue, "llm"))),
+            (job(JobAsk::Redrive), Some((Capability::Admin, "llm"))),
+            (job(JobAsk::Drop), Some((Capability::Admin, "s/llm"))),
             (Command::StreamAppend { session, delta, durability }, Some((Capability::Publish, "s/stream"))),
             (
                 Command::StreamClose { session, stream: "a", status: StreamStatus::Complete },
@@ -137,7 +212,7 @@ mod tests {
                 Some((Capability::Subscribe, "chat.*")),
             ),
             (
-                presence(PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None }),
+                presence(PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None, log: false }),
                 Some((Capability::Publish, "presence")),
             ),
             (presence(PresenceAct::Update { state: None, data: None }), Some((Capability::Publish, "s/>"))),

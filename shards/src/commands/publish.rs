@@ -8,10 +8,14 @@
 //!             on disk, maybe ──► parked until the table was read
 //! ```
 
+use super::entries::check as check_entries;
+use super::queues::job::held;
 use super::{Call, Outcome};
-use crate::command::{Durability, NewEvent, NewMarker};
+use crate::command::{Durability, JobName, Lease, NewEntry, NewEvent, NewMarker};
 use crate::effect::Reply;
 use crate::ids::{Epoch, Now, Offset};
+use crate::queues::ends::Opening;
+use crate::queues::jobs::State;
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::Asker;
 use crate::sessions::parked::{Found, Known};
@@ -19,7 +23,7 @@ use crate::sessions::waiters::{Answer, Waiter};
 use crate::shard::{Opened, Shard};
 use storage::catalog::PartitionSlot;
 use storage::log::Seen;
-use storage::record::{EventBody, MarkerBody, NO_OFFSET};
+use storage::record::{EntryAct, EntryBody, EventBody, JobAct, JobBody, MarkerBody, NO_OFFSET, Parts, RECORD_JOBS_MAX};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(crate) fn run(shard: &mut Shard, call: Call<'_>, event: &NewEvent<'_>, durability: Durability) -> Outcome {
@@ -29,7 +33,18 @@ pub(crate) fn run(shard: &mut Shard, call: Call<'_>, event: &NewEvent<'_>, durab
     if let Err(refused) = check_event(shard, event) {
         return shard.refuse(call.asker, refused);
     }
-    append(shard, call, std::slice::from_ref(event), &[], Form::Publish(durability))
+    let parts = NewParts { events: std::slice::from_ref(event), ..NewParts::default() };
+    append(shard, call, &parts, Form::Publish(durability))
+}
+
+/// Everything of a command that becomes one record.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct NewParts<'a> {
+    pub events: &'a [NewEvent<'a>],
+    pub markers: &'a [NewMarker<'a>],
+    pub entries: &'a [NewEntry<'a>],
+    /// The job that it ends.
+    pub complete: Option<(JobName<'a>, Lease)>,
 }
 
 /// How the appended record was asked for, hence how it is answered.
@@ -38,6 +53,8 @@ pub(crate) enum Form {
     Publish(Durability),
     Commit,
     Mark,
+    Entry,
+    Declare,
 }
 
 /// What can be said of an event without its partition.
@@ -51,19 +68,13 @@ pub(crate) fn check_event(shard: &Shard, event: &NewEvent<'_>) -> Result<(), Ref
     Ok(())
 }
 
-/// Appends events and markers of one session as one record, or answers why not.
-pub(crate) fn append(
-    shard: &mut Shard,
-    call: Call<'_>,
-    events: &[NewEvent<'_>],
-    markers: &[NewMarker<'_>],
-    form: Form,
-) -> Outcome {
+/// Appends parts of one session as one record, or answers why not.
+pub(crate) fn append(shard: &mut Shard, call: Call<'_>, parts: &NewParts<'_>, form: Form) -> Outcome {
     // Reused from command to command: the steady path allocates nothing.
     let mut checked = std::mem::take(&mut shard.checked);
     checked.new.clear();
     checked.repeats.clear();
-    let outcome = append_if_sound(shard, call, events, markers, form, &mut checked);
+    let outcome = append_if_sound(shard, call, parts, form, &mut checked);
     shard.checked = checked;
     outcome
 }
@@ -71,13 +82,13 @@ pub(crate) fn append(
 fn append_if_sound(
     shard: &mut Shard,
     call: Call<'_>,
-    events: &[NewEvent<'_>],
-    markers: &[NewMarker<'_>],
+    parts: &NewParts<'_>,
     form: Form,
     checked: &mut Checked,
 ) -> Outcome {
-    let Call { asker, partition, session, .. } = call;
-    let bytes = record_bytes_max(asker, session, events, markers);
+    let Call { asker, partition, session, now, .. } = call;
+    let NewParts { events, markers, entries, complete } = *parts;
+    let bytes = record_bytes_max(shard, asker, session, parts);
     if !shard.log.room(bytes) {
         if shard.log.no_space() {
             return shard.refuse(asker, Refused::later(Refusal::NoSpace, NO_SPACE_RETRY_MS));
@@ -92,7 +103,7 @@ fn append_if_sound(
         Opened::Park => return Outcome::Park,
         Opened::Refused(refused) => return shard.refuse(asker, refused),
         Opened::Absent => {
-            if let Some(refused) = first_needs_no_past(events, markers) {
+            if let Some(refused) = first_needs_no_past(parts) {
                 return shard.refuse(asker, refused);
             }
             let epoch = shard.new_epoch();
@@ -117,15 +128,43 @@ fn append_if_sound(
         }
         return shard.refuse(asker, Refused::field(Refusal::MessageIdReused, "message_id"));
     }
+    if !entries.is_empty()
+        && let Err(refused) = check_entries(shard, partition, slot, &asker.tenant, entries, now)
+    {
+        return shard.refuse(asker, refused);
+    }
+    let done = match complete {
+        None => None,
+        Some((job, lease)) => {
+            let epoch = shard.log.partition(slot).epoch();
+            let Some((done, _)) = shard.find_job(partition, epoch, &job) else {
+                return shard.refuse(asker, Refused::field(Refusal::UnknownJob, "job"));
+            };
+            if let Err(refused) = held(shard, done, lease) {
+                return shard.refuse(asker, refused);
+            }
+            Some(done)
+        }
+    };
+    let tail = shard.log.partition(slot).tail();
+    let openings = shard.openings(&asker.tenant, session, events.iter().map(|event| event.topic), tail, now);
+    if !openings.is_empty() {
+        if openings.len() >= RECORD_JOBS_MAX {
+            return shard.refuse(asker, Refused::field(Refusal::CommandTooLarge, "events"));
+        }
+        if let Err(refused) = shard.admit_jobs(&asker.tenant, slot, &openings) {
+            return shard.refuse(asker, refused);
+        }
+    }
     if let Some(refused) = check_markers(shard, slot, markers, events.len() as u64) {
         return shard.refuse(asker, refused);
     }
-    shard.append_checked(call, slot, events, markers, &checked.new, form);
+    shard.append_checked(call, slot, parts, &checked.new, (done, &openings), form);
     Outcome::Done
 }
 
 /// Advice while the disk is full: as long as the log itself waits before it tries again.
-pub(super) const NO_SPACE_RETRY_MS: u32 = 1000;
+pub(crate) const NO_SPACE_RETRY_MS: u32 = 1000;
 
 /// Verdicts over the events of one record so far.
 #[derive(Default)]
@@ -150,7 +189,11 @@ enum Verdict {
 }
 
 /// A session's first record can have no cause, and its producers begin at 0.
-fn first_needs_no_past(events: &[NewEvent<'_>], markers: &[NewMarker<'_>]) -> Option<Refused> {
+fn first_needs_no_past(parts: &NewParts<'_>) -> Option<Refused> {
+    let NewParts { events, markers, .. } = *parts;
+    if parts.complete.is_some() {
+        return Some(Refused::field(Refusal::UnknownJob, "job"));
+    }
     if events.is_empty() && !markers.is_empty() {
         return Some(Refused::field(Refusal::UnknownSession, "session"));
     }
@@ -305,7 +348,7 @@ pub(super) fn repeat(
     if last <= committed && (offset != NO_OFFSET || everything_committed) {
         let durability = shard.waiters.durability;
         let reply = match count {
-            Some(count) => Reply::Committed { session, epoch, offset, count, durability, duplicate: true },
+            Some(count) => Reply::Committed { session, epoch, offset, count, durability, duplicate: true, revision: 0 },
             None => Reply::Published { session, epoch, offset, durability, duplicate: true },
         };
         shard.answer(asker.origin, asker.id, &reply);
@@ -329,8 +372,9 @@ fn body_hash(event: &NewEvent<'_>) -> u64 {
 }
 
 /// Bound of the record's bytes, proved before anything changes.
-fn record_bytes_max(asker: &Asker, session: &str, events: &[NewEvent<'_>], markers: &[NewMarker<'_>]) -> usize {
-    let events: usize = events
+fn record_bytes_max(shard: &Shard, asker: &Asker, session: &str, parts: &NewParts<'_>) -> usize {
+    let events: usize = parts
+        .events
         .iter()
         .map(|e| {
             e.topic.len()
@@ -341,8 +385,13 @@ fn record_bytes_max(asker: &Asker, session: &str, events: &[NewEvent<'_>], marke
                 + size_of::<EventBody<'_>>()
         })
         .sum();
-    let markers: usize = markers.iter().map(|m| m.name.len() + size_of::<MarkerBody<'_>>()).sum();
-    storage::record::HEAD_BYTES + asker.tenant.len() + session.len() + events + markers + 64
+    let markers: usize = parts.markers.iter().map(|m| m.name.len() + size_of::<MarkerBody<'_>>()).sum();
+    let entry = |e: &NewEntry<'_>| e.key.len() + e.value.map_or(0, <[u8]>::len) + size_of::<EntryBody<'_>>();
+    let entries: usize = parts.entries.iter().map(entry).sum();
+    let complete = parts.complete.map_or(0, |(job, _)| job.queue.len() + size_of::<JobBody<'_>>());
+    // Each event may be a job of a few queues; what is more does not fit into a record anyway.
+    let jobs = complete + shard.openings_bytes_max(&asker.tenant, parts.events.iter().map(|event| event.topic));
+    storage::record::HEAD_BYTES + asker.tenant.len() + session.len() + events + markers + entries + jobs + 64
 }
 
 fn body<'a>(asker: &'a Asker, event: &NewEvent<'a>, new: &New, now: Now) -> EventBody<'a> {
@@ -364,25 +413,62 @@ fn body<'a>(asker: &'a Asker, event: &NewEvent<'a>, new: &New, now: Now) -> Even
     }
 }
 
+fn entry_body<'a>(entry: &NewEntry<'a>, now: Now) -> EntryBody<'a> {
+    EntryBody {
+        key: entry.key,
+        value: entry.value.unwrap_or_default(),
+        act: if entry.value.is_some() { EntryAct::Put } else { EntryAct::Deleted } as u8,
+        // 0 would mean "never".
+        expires_ms: entry.ttl_ms.map_or(0, |ttl| now.wall_ms.saturating_add(ttl).max(1)),
+    }
+}
+
 impl Shard {
     fn append_checked(
         &mut self,
         call: Call<'_>,
         slot: PartitionSlot,
-        events: &[NewEvent<'_>],
-        markers: &[NewMarker<'_>],
+        parts: &NewParts<'_>,
         new: &[New],
+        (done, openings): (Option<u32>, &[Opening]),
         form: Form,
     ) {
-        let Call { asker, now, .. } = call;
-        let appended = if let ([event], [new], []) = (events, new, markers) {
+        let Call { asker, partition, now, .. } = call;
+        let NewParts { events, markers, entries, complete } = *parts;
+        let plain = entries.is_empty() && openings.is_empty() && complete.is_none();
+        let appended = if let ([event], [new], [], true) = (events, new, markers, plain) {
             self.log.append(slot, &[body(asker, event, new, now)], &[], now.wall_ms)
         } else {
             let bodies: Vec<EventBody<'_>> =
                 events.iter().zip(new).map(|(event, new)| body(asker, event, new, now)).collect();
             let markers: Vec<MarkerBody<'_>> =
                 markers.iter().map(|marker| MarkerBody { name: marker.name, offset: marker.offset }).collect();
-            self.log.append(slot, &bodies, &markers, now.wall_ms)
+            let entries: Vec<EntryBody<'_>> = entries.iter().map(|entry| entry_body(entry, now)).collect();
+            let mut jobs: Vec<JobBody<'_>> = openings.iter().map(Opening::body).collect();
+            jobs.extend(complete.iter().map(|(job, _)| JobBody {
+                queue: job.queue,
+                offset: job.offset,
+                act: JobAct::Done as u8,
+                priority: 0,
+                attempts: 0,
+                at_ms: now.wall_ms,
+                partial: b"",
+            }));
+            let parts = Parts { events: &bodies, markers: &markers, entries: &entries, jobs: &jobs };
+            let appended = self.log.append_parts(slot, &parts, now.wall_ms);
+            if !entries.is_empty() {
+                self.entries_changed(partition, slot, &asker.tenant, &entries, now);
+            }
+            self.jobs_opened(&asker.tenant, openings);
+            if let Some(done) = done {
+                self.free_worker(done, false);
+                self.queues.set_state(done, State::Settling);
+            }
+            appended
+        };
+        let revision = match self.log.partition(slot).entries() {
+            Some(known) if !entries.is_empty() => known.revision(),
+            _ => 0,
         };
         if form == Form::Publish(Durability::Memory) {
             let (origin, id) = (asker.origin, asker.id);
@@ -397,10 +483,15 @@ impl Shard {
             };
             return self.answer(origin, id, &reply);
         }
+        if let (Form::Declare, [entry]) = (form, entries) {
+            let (queue, value) = (entry.key, entry.value.unwrap_or_default().to_vec());
+            return self.declaring(asker.origin, asker.id, &asker.tenant, queue, value, appended.log_seq);
+        }
         let answer = match form {
             Form::Publish(_) => Answer::Published,
-            Form::Commit => Answer::Committed,
+            Form::Commit => Answer::Committed { revision },
             Form::Mark => Answer::Marked,
+            Form::Entry | Form::Declare => Answer::EntrySet { revision },
         };
         self.waiters.push(Waiter { log_seq: appended.log_seq, origin: asker.origin, id: asker.id, answer });
     }

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
-//!                            KEEP  FENCE  NOTICE  LEND  REPAY
-//! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY  LENT
+//!                            KEEP  FENCE  NOTICE  WATCH  NEWS  PULL  HINT  CLAIM  RELEASE  FREE  DEFINE  DEFINED  LEND  REPAY
+//! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY  ENTRIES  CLAIMED  DEAD  LENT
 //! ```
 
 pub mod presence;
+pub mod work;
 
 use super::codec::{Reader, Writer};
-use crate::command::{Command, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, StreamStatus};
+use crate::command::{Command, DataKind, Durability, From, NewDelta, NewEntry, NewEvent, NewMarker, StreamStatus};
 use crate::effect::Reply;
 use crate::ids::{CommandId, ConnectionId, InlineText};
 use crate::refusal::{Refusal, Refused};
@@ -42,6 +43,24 @@ pub mod request {
     pub const FENCE: u8 = 12;
     /// A control event was committed.
     pub const NOTICE: u8 = 13;
+    /// The sender watches entries of a session, or no longer.
+    pub const WATCH: u8 = 14;
+    /// Entries of a session changed.
+    pub const NEWS: u8 = 15;
+    /// The sender has workers for a queue, or has none any more.
+    pub const PULL: u8 = 16;
+    /// The sender has something to be claimed.
+    pub const HINT: u8 = 17;
+    /// Jobs for workers of the sender.
+    pub const CLAIM: u8 = 18;
+    /// A job that was given to the sender finds nobody there.
+    pub const RELEASE: u8 = 19;
+    /// A job is no longer that of its worker.
+    pub const FREE: u8 = 20;
+    /// A queue is so from now on.
+    pub const DEFINE: u8 = 21;
+    /// The sender knows it.
+    pub const DEFINED: u8 = 22;
     /// A shard needs more of a tenant's quota.
     pub const LEND: u8 = 60;
     /// A shard gives back, or says what it has spent.
@@ -62,6 +81,12 @@ pub mod reply {
     pub const SCANNED: u8 = 5;
     /// To a forwarded `history`.
     pub const HISTORY: u8 = 6;
+    /// To commands about entries that are answered by a page.
+    pub const ENTRIES: u8 = 7;
+    /// To `CLAIM`.
+    pub const CLAIMED: u8 = 8;
+    /// To a forwarded list of dead letters.
+    pub const DEAD: u8 = 9;
     /// To `LEND`.
     pub const LENT: u8 = 60;
 }
@@ -160,8 +185,10 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
             put_durability(w, *durability);
             put_event(w, event);
         }
-        Command::Commit { session, events, markers } => {
-            w.u8(2).text(session).u32(events.len() as u32).u32(markers.len() as u32);
+        Command::Commit { session, events, markers, entries, complete } => {
+            w.u8(2).text(session).u32(events.len() as u32).u32(markers.len() as u32).u32(entries.len() as u32);
+            work::put_complete(w, complete);
+            entries.iter().for_each(|entry| work::put_entry(w, entry));
             events.iter().for_each(|event| put_event(w, event));
             markers.iter().for_each(|marker| {
                 w.text(marker.name).u64(marker.offset);
@@ -185,6 +212,9 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
             w.u8(7).text(session).text(stream).u8(*status as u8);
         }
         Command::Presence { session, act } => presence::put_act(w.u8(8), session, act),
+        Command::Entry { session, ask } => work::put_entry_ask(w.u8(9), session, ask),
+        Command::Job { session, job, ask } => work::put_job_ask(w.u8(10), session, job, ask),
+        Command::Queue { ask } => work::put_queue_ask(w.u8(11), ask),
         _ => {
             w.u8(0);
         }
@@ -201,11 +231,13 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         }
         2 => {
             let session = r.text();
-            let (events, markers) = (r.u32(), r.u32());
+            let (events, markers, entries) = (r.u32(), r.u32(), r.u32());
+            let complete = work::get_complete(r);
+            let entries: Vec<NewEntry<'_>> = (0..entries).map(|_| work::get_entry(r)).collect();
             let events: Vec<NewEvent<'_>> = (0..events).map(|_| get_event(r)).collect();
             let markers: Vec<NewMarker<'_>> =
                 (0..markers).map(|_| NewMarker { name: r.text(), offset: r.u64() }).collect();
-            then(Command::Commit { session, events: &events, markers: &markers })
+            then(Command::Commit { session, events: &events, markers: &markers, entries: &entries, complete })
         }
         3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
@@ -225,6 +257,9 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
             then(Command::StreamClose { session, stream, status })
         }
         8 => then(presence::get_act(r)),
+        9 => then(work::get_entry_ask(r)),
+        10 => then(work::get_job_ask(r)),
+        11 => work::with_queue_ask(r, then),
         _ => then(Command::Ping),
     }
 }
@@ -257,8 +292,8 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
         Reply::PublishedVolatile { after_offset } => {
             w.u8(2).u64(*after_offset);
         }
-        Reply::Committed { session, epoch, offset, count, durability, duplicate } => {
-            w.u8(3).text(session).u64(*epoch).u64(*offset).u32(*count).u8(u8::from(*duplicate));
+        Reply::Committed { session, epoch, offset, count, durability, duplicate, revision } => {
+            w.u8(3).text(session).u64(*epoch).u64(*offset).u32(*count).u8(u8::from(*duplicate)).u64(*revision);
             put_durability(w, *durability);
         }
         Reply::Marked { session, name, offset } => {
@@ -296,6 +331,7 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
         Reply::ClientLarge { bytes } => {
             w.u8(15).u32(*bytes);
         }
+        Reply::Work(reply) => work::put_work_reply(w.u8(21), reply),
         Reply::Presence { session, reply } => presence::put_presence_reply(w.u8(20), session, reply),
         Reply::ClientOpened { tenant, client_id, generation, state } => {
             w.u8(13).text(tenant).text(client_id).u64(*generation).bytes(state);
@@ -313,7 +349,8 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
         2 => Reply::PublishedVolatile { after_offset: r.u64() },
         3 => {
             let (session, epoch, offset, count, duplicate) = (r.text(), r.u64(), r.u64(), r.u32(), r.u8() == 1);
-            Reply::Committed { session, epoch, offset, count, duplicate, durability: get_durability(r) }
+            let revision = r.u64();
+            Reply::Committed { session, epoch, offset, count, duplicate, revision, durability: get_durability(r) }
         }
         4 => Reply::Marked { session: r.text(), name: r.text(), offset: r.u64() },
         6 => {
@@ -333,6 +370,7 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
         }
         15 => Reply::ClientLarge { bytes: r.u32() },
         20 => presence::get_presence_reply(r),
+        21 => Reply::Work(work::get_work_reply(r)),
         _ => Reply::Refused(get_refused(r)),
     }
 }

@@ -25,7 +25,6 @@ mod roster;
 mod serve;
 mod value;
 mod watch;
-mod wheel;
 
 pub(crate) use roster::{End, RoomKey};
 pub(crate) use value::{of_presence, of_receipt, presence as presence_of, receipt as receipt_of, wants_log};
@@ -41,12 +40,12 @@ use crate::rights::Capability;
 use crate::sessions::Asker;
 use crate::shard::Shard;
 use flood::Flood;
+use crate::wheel::Wheel;
 use hold::{Hold, HoldId, Holds, kept_bytes};
 use room::Rooms;
 use roster::{ClientKey, bytes_of};
 use std::collections::VecDeque;
 use watch::Watches;
-use wheel::Wheel;
 
 /// Receipts of a client that has gone are kept for so long; by then it is nobody that others wait for. Milliseconds.
 pub(crate) const RECEIPT_LEASE_MS: u64 = 120_000;

@@ -10,9 +10,9 @@
 use super::Timer;
 use super::journal::Journal;
 use super::roster::{ClientKey, Entry, RoomKey, Roster};
-use super::wheel::Wheel;
 use crate::delivery::PartitionHasher;
 use crate::ids::ShardId;
+use crate::wheel::Wheel;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::hash::BuildHasherDefault;

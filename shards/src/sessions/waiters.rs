@@ -7,6 +7,8 @@
 
 use super::Origin;
 use crate::command::Durability;
+use crate::effect::JobHappened;
+use crate::entries::page::EntriesPage;
 use crate::ids::{CommandId, Epoch, Offset};
 use std::collections::VecDeque;
 use storage::ids::LogSeq;
@@ -24,8 +26,14 @@ pub(crate) struct Waiter {
 pub(crate) enum Answer {
     /// Its event's id; session, epoch and offset are read from the record.
     Published,
-    /// Its events' ids.
-    Committed,
+    /// Its events' ids, and the revision of its last change of an entry.
+    Committed { revision: u64 },
+    /// Its entry, the only one of the record, at this revision.
+    EntrySet { revision: u64 },
+    /// What became of a job.
+    Job { queue: Box<str>, epoch: Epoch, offset: Offset, happened: JobHappened },
+    /// A page that was read from what was not committed yet.
+    Entries(Box<EntriesPage>),
     /// Its marker, the only one of the record.
     Marked,
     /// Its client's life has begun; generation and state are the record's event.

@@ -64,7 +64,7 @@ impl Leases {
     /// Those of streams that were open when the log was recovered.
     pub fn recovered(log: &storage::log::Log, streaming: Vec<Streaming>) -> Leases {
         let mut leases = Leases::default();
-        for Streaming { tenant, session, streams } in streaming {
+        for Streaming { tenant, session, streams, .. } in streaming {
             let tenant: Arc<str> = tenant.into();
             let partition = log.partition_id(&tenant, &session);
             for stream in streams {

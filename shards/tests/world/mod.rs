@@ -2,24 +2,27 @@
 //! faults.
 #![allow(dead_code, reason = "each test uses its part")]
 
+use shards::command::Lease;
 use shards::ids::{CommandId, ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
 use shards::mailbox::mesh;
 use shards::outbox::{
-    Gap, Happened, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, RosterValue, StreamFrame,
-    StreamPart, VolatileEvent,
+    DeadFrame, EntriesFrame, EntryItem, Gap, Happened, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap,
+    RosterFrame, RosterValue, StreamFrame, StreamPart, VolatileEvent,
 };
-use shards::rights::Rights;
+use shards::{
+    Shard, ShardConfig, command::Command, effect::Effect, effect::JobHappened, effect::Reply, effect::WorkReply,
+};
 use shards::refusal::Refusal;
-use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
+use shards::rights::Rights;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use storage::disk::{DiskDone, DiskOp, FileId};
 use storage::ids::{HashKey, LogId};
 use storage::jobs::{JobRun, Step};
 use storage::log::{Log, LogConfig, RecoveredLog};
-use storage::record::EventView;
+use storage::record::{EntryAct, EventView};
 
 /// What a client received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,13 @@ pub enum Got {
     },
     Roster(Roster),
     Reply(u64, String),
+    Entries(Page),
+    /// Queue, session, offset, lease, data.
+    Job(String, String, u64, Lease, String),
+    /// A job that is no longer the worker's: session and offset.
+    Lost(String, u64),
+    /// Command, session and offset of each, and whether there is more.
+    Dead(Option<u64>, Vec<(String, u64, u16)>, Option<u64>),
     /// Streams of one frame: name, numbers, text, status.
     Streams {
         session: String,
@@ -62,6 +72,19 @@ pub enum Got {
         offset: u64,
         topic: String,
     },
+}
+
+/// A frame about entries, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Command that it answers.
+    pub id: Option<u64>,
+    pub after: Option<u64>,
+    pub revision: u64,
+    pub snapshot: bool,
+    pub more: bool,
+    /// Key, revision, value; of what is gone, nothing.
+    pub items: Vec<(String, u64, Option<String>)>,
 }
 
 /// A frame about a roster, in words.
@@ -150,6 +173,26 @@ impl Outbox for Queues {
         self.roster_bytes += bytes;
         self.roster_frame_bytes_max = self.roster_frame_bytes_max.max(bytes);
         self.put(c, 400, Got::Roster(got));
+    }
+    fn entries(&mut self, c: ConnectionId, id: CommandId, frame: &EntriesFrame<'_>) {
+        let item = |item: EntryItem<'_>| {
+            let value = (item.act == EntryAct::Put).then(|| String::from_utf8_lossy(item.value).into_owned());
+            (item.key.to_owned(), item.revision, value)
+        };
+        let EntriesFrame { after, revision, snapshot, more, .. } = *frame;
+        let id = if let CommandId::Number(id) = id { Some(id) } else { None };
+        let page = Page { id, after, revision, snapshot, more, items: frame.items().map(item).collect() };
+        self.put(c, frame.bytes_max(), Got::Entries(page));
+    }
+    fn job(&mut self, c: ConnectionId, frame: &JobFrame<'_>) {
+        let data = String::from_utf8_lossy(frame.data).into_owned();
+        let got = Got::Job(frame.queue.into(), frame.session.into(), frame.offset, frame.lease, data);
+        self.put(c, frame.bytes_max(), got);
+    }
+    fn dead(&mut self, c: ConnectionId, id: CommandId, frame: &DeadFrame<'_>) {
+        let id = if let CommandId::Number(id) = id { Some(id) } else { None };
+        let dead = frame.items().map(|dead| (dead.session.to_owned(), dead.offset, dead.attempts)).collect();
+        self.put(c, frame.bytes_max(), Got::Dead(id, dead, frame.next));
     }
     fn history(
         &mut self,
@@ -282,7 +325,19 @@ impl World {
         while let Some(effect) = shard.poll_effect() {
             if let Effect::TurnedAway { connection } = effect {
                 queue.got.entry(connection.slot).or_default().push(Got::Reply(0, "turned away".into()));
-            } else if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
+                continue;
+            }
+            if let Effect::Reply {
+                connection,
+                id: CommandId::None,
+                reply: Reply::Work(WorkReply::Job { session, job, happened: JobHappened::Lost }),
+            } = effect
+            {
+                let lost = Got::Lost(session.to_owned(), job.offset);
+                queue.got.entry(connection.slot).or_default().push(lost);
+                continue;
+            }
+            if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
                 let text = match reply {
                     Reply::Refused(refused) => {
                         let expected = refused.expected.map_or(String::new(), |n| format!(" {n}"));
@@ -294,6 +349,12 @@ impl World {
                     }
                     Reply::Published { offset, duplicate, .. } => format!("published {offset} {duplicate}"),
                     Reply::Subscribed { next, .. } => format!("subscribed {next}"),
+                    Reply::Committed { offset, count, duplicate, revision, .. } => {
+                        format!("committed {offset} {count} {duplicate} {revision}")
+                    }
+                    Reply::Work(WorkReply::Job { happened, .. }) => format!("{happened:?}"),
+                    Reply::Work(WorkReply::Put { key, revision, .. }) => format!("put {key} {revision}"),
+                    Reply::Work(WorkReply::Deleted { key, revision, .. }) => format!("deleted {key} {revision}"),
                     other => format!("{other:?}"),
                 };
                 queue.got.entry(connection.slot).or_default().push(Got::Reply(id, text));

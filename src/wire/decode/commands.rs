@@ -260,6 +260,19 @@ impl Reader<'_, '_> {
 
     pub(super) fn commit(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let session = self.name(fields, Field::Session)?;
+        self.commit_parts(fields, session)?;
+        let complete = self.commit_complete(fields, session)?;
+        let scratch = &self.scratch;
+        let has_parts =
+            !scratch.event_plans.is_empty() || !scratch.marker_plans.is_empty() || !scratch.entry_plans.is_empty();
+        if !has_parts && complete.is_none() {
+            return Err(fields.refused(Refusal::MissingField, Field::Events));
+        }
+        Ok(Plan::Commit { session, complete })
+    }
+
+    /// Events, markers and entries of a commit into this session.
+    pub(super) fn commit_parts(&mut self, fields: &Fields, session: Place) -> Result<(), Refused> {
         if fields.get(Field::Events).is_some_and(|value| value.kind != Kind::Array) {
             return Err(fields.refused(Refusal::WrongType, Field::Events));
         }
@@ -289,10 +302,7 @@ impl Reader<'_, '_> {
                 self.scratch.marker_plans.push((name, offset));
             }
         }
-        if self.scratch.event_plans.is_empty() && self.scratch.marker_plans.is_empty() {
-            return Err(fields.refused(Refusal::MissingField, Field::Events));
-        }
-        Ok(Plan::Commit { session })
+        self.commit_entries(fields)
     }
 
     pub(super) fn subscribe(&mut self, fields: &Fields) -> Result<Plan, Refused> {
@@ -386,7 +396,7 @@ fn is_event_id(id: &[u8]) -> bool {
 }
 
 /// Length of the session, epoch and offset of an event id that the server may have given.
-fn event_id_parts(id: &[u8]) -> Option<(usize, u64, u64)> {
+pub(super) fn event_id_parts(id: &[u8]) -> Option<(usize, u64, u64)> {
     let mut parts = id.rsplitn(3, |b| *b == b':');
     let offset = parts.next().and_then(parse_u64).filter(|offset| *offset < WIRE_INTEGER_MAX)?;
     let epoch = parts.next().and_then(parse_epoch)?;
@@ -395,7 +405,7 @@ fn event_id_parts(id: &[u8]) -> Option<(usize, u64, u64)> {
 }
 
 /// Sixteen lower-case hex digits.
-fn parse_epoch(digits: &[u8]) -> Option<u64> {
+pub(super) fn parse_epoch(digits: &[u8]) -> Option<u64> {
     let good = digits.len() == 16 && digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     good.then(|| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()).flatten()
 }

@@ -33,6 +33,11 @@ fields! {
     Credit "credit" Bytes "bytes" Epoch "epoch" Marker "marker" Position "position"
     Token "token" Seen "seen" Attempt "attempt" Stream "stream" Seq "seq" Delta "delta" Status "status"
     Policy "policy" State "state" LeaseMs "lease_ms" Log "log"
+    Policy "policy" State "state" LeaseMs "lease_ms"
+    Bucket "bucket" Key "key" Prefix "prefix" After "after" Revision "revision" IfRevision "if_revision" Entries "entries"
+    Complete "complete" Queue "queue" Job "job" Lease "lease" Capacity "capacity" DeadlineMs "deadline_ms"
+    Attempts "attempts" BackoffMs "backoff_ms" Order "order" Fallback "fallback" DeadLetter "dead_letter"
+    Priorities "priorities" RetryAfterMs "retry_after_ms" Retry "retry"
 }
 
 /// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.
@@ -67,7 +72,7 @@ const KEYS: [u128; FIELDS] = {
     keys
 };
 
-const SLOTS: usize = 128;
+const SLOTS: usize = 512;
 
 /// A factor by which no two fields fall into one slot, found by trying.
 #[allow(long_running_const_eval)]
@@ -80,14 +85,14 @@ const FACTOR: u64 = {
 };
 
 const fn is_perfect(factor: u64) -> bool {
-    let mut taken: u128 = 0;
+    let mut taken = [0u64; SLOTS / 64];
     let mut i = 0;
     while i < FIELDS {
-        let bit = 1u128 << slot_by(KEYS[i], factor);
-        if taken & bit != 0 {
+        let slot = slot_by(KEYS[i], factor);
+        if taken[slot / 64] & 1 << (slot % 64) != 0 {
             return false;
         }
-        taken |= bit;
+        taken[slot / 64] |= 1 << (slot % 64);
         i += 1;
     }
     true

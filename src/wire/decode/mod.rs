@@ -12,6 +12,7 @@
 
 mod commands;
 mod fields;
+mod jobs;
 mod plan;
 mod presence;
 mod reader;
@@ -21,17 +22,19 @@ mod streams;
 mod table;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use table::commands;
 
 use super::json::{Broken, Kind, Scanner};
 use fields::{Field, Fields, Inside};
 use plan::{EventPlan, Place, Plan};
-use shards::command::{Command, NewEvent, NewMarker, SeenEvent};
+use shards::command::{Command, NewEntry, NewEvent, NewMarker, SeenEvent};
 use shards::ids::CommandId;
 use shards::limits::{FRAME_COMMANDS_MAX, Limits};
 use shards::refusal::{Refusal, Refused};
 use std::ops::ControlFlow;
+use work::SetPlan;
 
 /// Events of one page of history, at most and unless asked for fewer.
 pub const HISTORY_EVENTS_MAX: u32 = 256;
@@ -41,17 +44,21 @@ pub const HISTORY_EVENTS_MAX: u32 = 256;
 pub struct Scratch {
     event_bytes_max: usize,
     presence_bytes_max: usize,
+    entry_bytes_max: usize,
+    progress_bytes_max: usize,
     /// Unescaped text and decoded base64 of the command at hand.
     bytes: Vec<u8>,
     event_plans: Vec<EventPlan>,
     pattern_places: Vec<Place>,
     marker_plans: Vec<(Place, u64)>,
     seen_plans: Vec<(Place, u64, u64)>,
+    entry_plans: Vec<SetPlan>,
     // Empty between commands: only their allocations are kept.
     events: Vec<NewEvent<'static>>,
     markers: Vec<NewMarker<'static>>,
     patterns: Vec<&'static str>,
     seen: Vec<SeenEvent<'static>>,
+    entries: Vec<NewEntry<'static>>,
 }
 
 impl Scratch {
@@ -60,11 +67,15 @@ impl Scratch {
         Self {
             event_bytes_max: limits.event_bytes_max,
             presence_bytes_max: limits.presence.data_bytes_max,
+            entry_bytes_max: limits.work.entry_bytes_max,
+            progress_bytes_max: limits.work.progress_bytes_max,
             bytes: Vec::new(),
             event_plans: Vec::new(),
             pattern_places: Vec::new(),
             marker_plans: Vec::new(),
             seen_plans: Vec::new(),
+            entry_plans: Vec::new(),
+            entries: Vec::new(),
             events: Vec::new(),
             markers: Vec::new(),
             patterns: Vec::new(),
@@ -83,6 +94,8 @@ impl Scratch {
             + self.patterns.capacity() * size_of::<&str>()
             + self.seen_plans.capacity() * size_of::<(Place, u64, u64)>()
             + self.seen.capacity() * size_of::<SeenEvent<'_>>()
+            + self.entry_plans.capacity() * size_of::<SetPlan>()
+            + self.entries.capacity() * size_of::<NewEntry<'_>>()
     }
 }
 

@@ -1,11 +1,13 @@
 //! Checked commands as ranges of frame and scratch, and the commands made of them.
 
+use super::jobs::{JobAskPlan, JobPlan, QueuePlan};
 use super::presence::ActPlan;
+use super::work::EntryPlan;
 use super::{Reader, Scratch};
 use crate::wire::json::Span;
 use shards::command::{
-    Claim, Command, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, SeenEvent,
-    StreamStatus,
+    Claim, Command, DataKind, Durability, From, Lease, NewDelta, NewEntry, NewEvent, NewMarker, PatternFrom, Policy,
+    QueueAsk, SeenEvent, StreamStatus,
 };
 use std::ops::ControlFlow;
 
@@ -71,7 +73,7 @@ pub(super) enum Plan {
     Ping,
     UnsubscribePatterns,
     Publish { session: Place, durability: Durability },
-    Commit { session: Place },
+    Commit { session: Place, complete: Option<(JobPlan, Lease)> },
     Subscribe { session: Place, from: FromPlan, policy: Policy },
     StreamAppend { session: Place, stream: Place, seq: u64, delta: Place, topic: Option<Place>, durability: Durability },
     StreamClose { session: Place, stream: Place, status: StreamStatus },
@@ -81,6 +83,11 @@ pub(super) enum Plan {
     History { session: Place, from: Option<u64>, limit: u32 },
     Presence { session: Place, act: ActPlan },
     Auth { token: Place },
+    Entry { session: Place, ask: EntryPlan },
+    Job { job: JobPlan, ask: JobAskPlan },
+    Declare(QueuePlan),
+    Pull { queue: Place, credit: u64 },
+    Dead { queue: Place, from: u64 },
     Resume { token: Option<Place>, position: Option<Place>, attempt: u64 },
 }
 
@@ -106,6 +113,8 @@ impl Reader<'_, '_> {
             pattern_places,
             marker_plans,
             seen_plans,
+            entry_plans,
+            entries,
             events,
             markers,
             patterns,
@@ -122,6 +131,20 @@ impl Reader<'_, '_> {
             Plan::Presence { session, act } => {
                 each(Command::Presence { session: text(session), act: act.act(frame, bytes) })
             }
+            Plan::Entry { session, ask } => each(Command::Entry { session: text(session), ask: ask.ask(frame, bytes) }),
+            Plan::Job { job, ask } => {
+                let (session, name, ask) = (text(job.session), job.name(frame, bytes), ask.ask(frame, bytes));
+                each(Command::Job { session, job: name, ask })
+            }
+            Plan::Declare(plan) => {
+                let mut some_patterns: Vec<&str> = recycled(std::mem::take(patterns));
+                some_patterns.extend(pattern_places.iter().map(|place| text(*place)));
+                let flow = each(Command::Queue { ask: plan.ask(&some_patterns, frame, bytes) });
+                *patterns = recycled(some_patterns);
+                flow
+            }
+            Plan::Pull { queue, credit } => each(Command::Queue { ask: QueueAsk::Pull { queue: text(queue), credit } }),
+            Plan::Dead { queue, from } => each(Command::Queue { ask: QueueAsk::Dead { queue: text(queue), from } }),
             Plan::UnsubscribePatterns => each(Command::UnsubscribePatterns),
             Plan::Publish { session, durability } => match event_plans.first() {
                 Some(plan) => {
@@ -130,13 +153,22 @@ impl Reader<'_, '_> {
                 // `publish` has just planned it.
                 None => ControlFlow::Continue(()),
             },
-            Plan::Commit { session } => {
+            Plan::Commit { session, complete } => {
                 let mut some_events: Vec<NewEvent<'_>> = recycled(std::mem::take(events));
                 some_events.extend(event_plans.iter().map(|plan| plan.event(frame, bytes)));
                 let mut some_markers: Vec<NewMarker<'_>> = recycled(std::mem::take(markers));
                 some_markers.extend(marker_plans.iter().map(|&(name, offset)| NewMarker { name: text(name), offset }));
-                let command = Command::Commit { session: text(session), events: &some_events, markers: &some_markers };
+                let mut some_entries: Vec<NewEntry<'_>> = recycled(std::mem::take(entries));
+                some_entries.extend(entry_plans.iter().map(|plan| plan.entry(frame, bytes)));
+                let command = Command::Commit {
+                    session: text(session),
+                    events: &some_events,
+                    markers: &some_markers,
+                    entries: &some_entries,
+                    complete: complete.map(|(job, lease)| (job.name(frame, bytes), lease)),
+                };
                 let flow = each(command);
+                *entries = recycled(some_entries);
                 *events = recycled(some_events);
                 *markers = recycled(some_markers);
                 flow

@@ -1,6 +1,8 @@
 //! The decoder against one that is written to be read: it makes a tree of the whole frame, character by character,
 //! and looks its fields up by name. What the two say of a frame must be the same, whatever was done to it.
 
+mod work;
+
 use super::tests::decoded;
 use super::*;
 use base64::Engine;
@@ -429,13 +431,15 @@ fn commit(fields: &Object<'_>) -> Result<String, No> {
             markers.push(fields.inside("markers", node, take)?);
         }
     }
-    if events.is_empty() && markers.is_empty() {
+    let entries = work::commit_entries(fields)?;
+    if events.is_empty() && markers.is_empty() && entries.is_empty() {
         return Err(fields.no(Refusal::MissingField, "events"));
     }
     let events: Vec<NewEvent<'_>> = events.iter().map(|(_, event)| whole(event)).collect();
     let markers: Vec<NewMarker<'_>> =
         markers.iter().map(|(name, offset)| NewMarker { name, offset: *offset }).collect();
-    Ok(format!("{:?}", Command::Commit { session, events: &events, markers: &markers }))
+    let (events, markers, entries) = (&events, &markers, &entries);
+    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete: None }))
 }
 
 fn whole<'a>(event: &'a Event<'_>) -> NewEvent<'a> {
@@ -616,7 +620,10 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
             let (credit_events, credit_bytes) = bounds.transpose()?.unwrap_or_default();
             Command::Hello { credit_events, credit_bytes }
         }
-        _ => return Err(fields.no(Refusal::UnknownCommand, "type")),
+        _ => {
+            let unknown = || Err(fields.no(Refusal::UnknownCommand, "type"));
+            return work::command(kind, fields).unwrap_or_else(unknown);
+        }
     };
     Ok(format!("{command:?}"))
 }
@@ -685,6 +692,15 @@ const FRAMES: &[&str] = &[
     r#"{"type":"presence.enter","session":"demo","log":true}"#,
     r#"{"type":"presence.update","session":"demo","data":null,"state":"blocked"}"#,
     r#"[{"type":"presence.leave","session":"demo"},{"type":"presence.watch","session":"a"},{"type":"receipts.unwatch","session":"b"}]"#,
+    r#"{"type":"entry.put","id":1,"session":"s","key":"k","data":{"a":[1]},"ttl_ms":60000,"if_revision":3}"#,
+    r#"[{"type":"entry.get","bucket":"b","key":"k"},{"type":"entry.delete","session":"s","key":"k:1"}]"#,
+    r#"[{"type":"entry.list","session":"s","prefix":"job.","after":"job.7"},{"type":"entry.unwatch","bucket":"b"}]"#,
+    r#"{"type":"entry.watch","bucket":"b","prefix":"","revision":41}"#,
+    r#"{"type":"commit","session":"s","entries":[{"key":"a","data":null,"if_revision":0},{"key":"b"}]}"#,
+    r#"{"type":"job.fail","job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff","retry_after_ms":5,"retry":false}"#,
+    r#"[{"type":"job.extend","job":"q/a:b:00f1e2d3c4b5a697:0","lease":"1.8899aabbccddeeff","lease_ms":9},{"type":"pull","queue":"q","credit":2}]"#,
+    r#"{"type":"job.progress","job":"q/s:00f1e2d3c4b5a697:12","lease":"65535.8899aabbccddeeff","data":{"a":[1]}}"#,
+    r#"[{"type":"dead.redrive","job":"q/s:00f1e2d3c4b5a697:1"},{"type":"dead.drop","job":"q:r/s:00f1e2d3c4b5a697:1"},{"type":"dead.list","queue":"q","from":7}]"#,
     r#"{"type":"read","id":20,"session":"demo","offset":41}"#,
     r#"{"type":"hello","id":"h","credit":{"events":1000,"bytes":1048576}}"#,
     r#"{"type":"resume","id":1,"token":"AQEAAAAAZ-_","attempt":2,"seen":["a:b:00f1e2d3c4b5a697:12","s:00f1e2d3c4b5a698:0"],"position":"1.2"}"#,
@@ -735,6 +751,8 @@ const PIECES: &[&str] = &[
     "\"state\":\"tool\",",
     "\"lease_ms\":7,",
     "\"log\":false,",
+    "\"bucket\":\"b\",",
+    "\"ttl_ms\":0,",
     "9007199254740992",
     "1.5",
     "..",

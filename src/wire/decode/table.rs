@@ -7,6 +7,7 @@
 //! Tests walk it, so that a command that is added is held against tenants, documents and transcripts without another word.
 
 use super::fields::{Field, Fields};
+use super::jobs::JobAskPlan;
 use super::plan::Plan;
 use super::presence::ActPlan;
 use super::{HISTORY_EVENTS_MAX, Reader};
@@ -69,6 +70,21 @@ pub(super) const COMMANDS: &[(&str, Read)] = &[
             Ok(ActPlan::Read { offset: reader.required_integer(fields, Field::Offset)? })
         })
     }),
+    ("entry.put", |reader, fields| reader.entry(fields, Reader::entry_put)),
+    ("entry.delete", |reader, fields| reader.entry(fields, Reader::entry_delete)),
+    ("entry.get", |reader, fields| reader.entry(fields, Reader::entry_get)),
+    ("entry.list", |reader, fields| reader.entry(fields, Reader::entry_list)),
+    ("entry.watch", |reader, fields| reader.entry(fields, Reader::entry_watch)),
+    ("entry.unwatch", |reader, fields| reader.entry(fields, Reader::entry_unwatch)),
+    ("queue.declare", |reader, fields| reader.declare(fields)),
+    ("pull", |reader, fields| reader.pull(fields)),
+    ("complete", |reader, fields| reader.complete_alone(fields)),
+    ("job.fail", |reader, fields| reader.job_ask(fields, Reader::job_fail)),
+    ("job.extend", |reader, fields| reader.job_ask(fields, Reader::job_extend)),
+    ("job.progress", |reader, fields| reader.job_ask(fields, Reader::job_progress)),
+    ("dead.list", |reader, fields| reader.dead_list(fields)),
+    ("dead.redrive", |reader, fields| reader.job_ask(fields, |_, _| Ok(JobAskPlan::Redrive))),
+    ("dead.drop", |reader, fields| reader.job_ask(fields, |_, _| Ok(JobAskPlan::Drop))),
 ];
 
 /// Names of all commands.

@@ -5,7 +5,7 @@ use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
-use shards::limits::PresenceLimits;
+use shards::limits::{PresenceLimits, WorkLimits};
 
 /// Every command of a frame, in words.
 pub(super) fn decoded(frame: &str) -> Vec<String> {
@@ -13,6 +13,7 @@ pub(super) fn decoded(frame: &str) -> Vec<String> {
     let mut scratch = Scratch::new(&Limits {
         event_bytes_max: 128,
         presence: PresenceLimits { data_bytes_max: 64, ..PresenceLimits::default() },
+        work: WorkLimits { entry_bytes_max: 48, ..WorkLimits::default() },
         ..Limits::default()
     });
     let rest = decode(frame, Resume::default(), &mut scratch, |id, result| {

@@ -17,15 +17,19 @@
 //! (see [`CheckpointIndex::memory_bytes`]), + 8 KiB for the slices.
 
 mod collect;
+mod entries;
+mod jobs;
 mod partition;
 mod replay;
 mod streams;
 
-pub(crate) use partition::ENTRY_STREAMS_AT;
+pub use entries::{ENTRIES_BYTES_MAX, ENTRIES_GONE_MAX, Entries, Entry, Gone, entry_bytes};
+pub use jobs::{JOB_QUEUES_MAX, JOBS_DEAD_MAX, JOBS_MAX, Jobs, OpenJob, PARTIALS_BYTES_MAX};
 pub use partition::{
     ENTRY_BYTES_MAX, MARKERS_MAX, Marker, NAME_BYTES_MAX, PRODUCERS_MAX, Partition, Place, Producer, ProducerStep,
     RUNS_MAX, Run,
 };
+pub(crate) use partition::{ENTRY_PARTS_AT, ENTRY_STREAMS_AT};
 pub use replay::{REPLAY_RESIDENT_MAX, Replay, ReplayFault, Replayed};
 pub(crate) use streams::streaming;
 pub use streams::{OpenStream, STREAM_RECENT_MAX, STREAMS_MAX, StreamStep, Streaming};

@@ -15,15 +15,19 @@
 //! 44  u32  changed.log      place in the folder's history of the last record that is in this state
 //! 48  u64  changed.log_seq
 //! 56  u8   tenant bytes     57 u8 session bytes   58 u16 runs   60 u8 markers   61 u8 producers
-//! 62  u8   open streams     63 u8 zero
+//! 62  u8   open streams     63 u8 parts that follow: 1 entries, 2 jobs
 //! 64  tenant, session
 //!     runs:      u32 log, u32 number, u64 first offset
 //!     markers:   u64 offset, u8 name bytes, name
 //!     producers: u64 epoch, u64 seq, u64 offset, u8 client bytes, client
 //!     streams:   see [`streams`](super::streams)
+//!     entries:   see [`entries`](super::entries)
+//!     jobs:      see [`jobs`](super::jobs)
 //! ```
 //! `committed` is not stored: a checkpoint is installed only when all it holds is committed, so it equals `tail`.
 
+use super::entries::{ENTRIES_SECTION_BYTES_MAX, Entries};
+use super::jobs::{JOBS_SECTION_BYTES_MAX, Jobs};
 use super::streams::{STREAMS_BYTES_MAX, STREAMS_MAX, Streams};
 use crate::bytes::{Put, Take};
 use crate::few::Few;
@@ -45,13 +49,20 @@ const ENTRY_HEAD_BYTES: usize = 64;
 /// Where an entry says how many streams are open.
 pub(crate) const ENTRY_STREAMS_AT: usize = 62;
 
+/// Where an entry says which parts follow the streams.
+pub(crate) const ENTRY_PARTS_AT: usize = 63;
+const PART_ENTRIES: u8 = 1;
+const PART_JOBS: u8 = 2;
+
 /// Largest entry: what a page of a checkpoint must be able to hold.
 pub const ENTRY_BYTES_MAX: usize = ENTRY_HEAD_BYTES
     + 2 * NAME_BYTES_MAX
     + RUNS_MAX * 16
     + MARKERS_MAX * (9 + NAME_BYTES_MAX)
     + PRODUCERS_MAX * (25 + NAME_BYTES_MAX)
-    + STREAMS_BYTES_MAX;
+    + STREAMS_BYTES_MAX
+    + ENTRIES_SECTION_BYTES_MAX
+    + JOBS_SECTION_BYTES_MAX;
 
 /// A place in the folder's history: logs are numbered in the order of their making and a partition only ever moves to a
 /// newer one, so places of one partition compare.
@@ -133,6 +144,15 @@ pub struct Partition {
     named: Option<Box<Named>>,
     /// Open streams; most sessions have none.
     pub(super) streams: Option<Box<Streams>>,
+    /// Entries and jobs; most sessions have none.
+    pub(super) work: Option<Box<Work>>,
+}
+
+/// Entries, if the session ever had any, and jobs that are open or dead. Apart, for most sessions have neither.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Work {
+    pub entries: Option<Entries>,
+    pub jobs: Option<Jobs>,
 }
 
 /// Each client has one of its own, and another one for the session it is in.
@@ -157,6 +177,7 @@ impl Partition {
             runs: Few::new(),
             named: None,
             streams: None,
+            work: None,
         }
     }
 
@@ -193,6 +214,11 @@ impl Partition {
     /// First offset retained, as far as this state knows; [`Partition::drop_gone_runs`] moves it.
     pub fn first_offset(&self) -> Offset {
         self.first
+    }
+
+    /// Place of the last record in this state; `None` before the first.
+    pub fn last_change(&self) -> Option<Place> {
+        self.changed
     }
 
     /// Where the events are, oldest first.
@@ -262,6 +288,8 @@ impl Partition {
             + self.markers().iter().map(|m| size_of::<Marker>() + m.name.len()).sum::<usize>()
             + self.producers().iter().map(|p| size_of::<Producer>() + p.client_id.len()).sum::<usize>()
             + self.streams.as_ref().map_or(0, |streams| streams.memory_bytes())
+            + self.entries().map_or(0, Entries::memory_bytes)
+            + self.kept_jobs().map_or(0, Jobs::memory_bytes)
     }
 
     /// Numbering begins again at `tail`: nothing of the earlier epoch remains.
@@ -272,7 +300,7 @@ impl Partition {
         self.first = tail;
         self.runs.clear();
         self.named = None;
-        self.streams = None;
+        (self.streams, self.work) = (None, None);
     }
 
     /// The next `count` offsets go to `segment`.
@@ -337,7 +365,8 @@ impl Partition {
         out.put_u8(self.markers().len() as u8);
         out.put_u8(self.producers().len() as u8);
         out.put_u8(self.open_streams().count() as u8);
-        out.put_u8(0);
+        let parts = self.entries().map_or(0, |_| PART_ENTRIES) | self.kept_jobs().map_or(0, |_| PART_JOBS);
+        out.put_u8(parts);
         out.put(self.names.as_bytes());
         for run in &self.runs {
             out.put_u32(run.segment.log.0);
@@ -359,6 +388,12 @@ impl Partition {
         if let Some(streams) = &self.streams {
             streams.encode(out);
         }
+        if let Some(entries) = self.entries() {
+            entries.encode(out);
+        }
+        if let Some(jobs) = self.kept_jobs() {
+            jobs.encode(out);
+        }
         let length = (out.len() - start) as u32;
         out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     }
@@ -372,14 +407,19 @@ impl Partition {
         let changed = Place { log: LogId(take.u32()?), log_seq: take.u64()? };
         let (tenant_bytes, session_bytes) = (take.u8()?, take.u8()?);
         let (runs, markers, producers) = (take.u16()?, take.u8()?, take.u8()?);
-        let (streams, zero) = (usize::from(take.u8()?), take.u8()?);
+        let (streams, parts) = (usize::from(take.u8()?), take.u8()?);
         let tenant = take.str(tenant_bytes.into())?;
         let session = take.str(session_bytes.into())?;
         let bounds = usize::from(runs) <= RUNS_MAX
             && usize::from(markers) <= MARKERS_MAX
             && usize::from(producers) <= PRODUCERS_MAX
             && streams <= STREAMS_MAX;
-        if length != entry.len() || zero != 0 || !bounds || first > tail || tail > COUNTER_MAX {
+        if length != entry.len()
+            || parts & !(PART_ENTRIES | PART_JOBS) != 0
+            || !bounds
+            || first > tail
+            || tail > COUNTER_MAX
+        {
             return None;
         }
         let mut partition = Partition::new(id, tenant, session, epoch);
@@ -405,6 +445,11 @@ impl Partition {
         }
         if streams > 0 {
             partition.streams = Some(Box::new(Streams::decode(&mut take, streams, tail)?));
+        }
+        if parts != 0 {
+            let entries = if parts & PART_ENTRIES != 0 { Some(Entries::decode(&mut take)?) } else { None };
+            let jobs = if parts & PART_JOBS != 0 { Some(Jobs::decode(&mut take, tail)?) } else { None };
+            partition.work = Some(Box::new(Work { entries, jobs }));
         }
         if !take.0.is_empty() {
             return None;

@@ -14,10 +14,10 @@
 //! ```
 
 use super::partition::Partition;
-use super::{Catalog, NAME_BYTES_MAX, PartitionSlot};
+use super::{Catalog, Entries, NAME_BYTES_MAX, OpenJob, PartitionSlot};
 use crate::bytes::{Put, Take};
 use crate::checkpoint::{self, CheckpointIndex};
-use crate::ids::{COUNTER_MAX, Offset, PartitionId};
+use crate::ids::{COUNTER_MAX, Epoch, Offset, PartitionId};
 
 /// Most streams of a session that are open at once.
 pub const STREAMS_MAX: usize = 32;
@@ -187,15 +187,21 @@ impl Partition {
     }
 }
 
-/// A session in which streams were open when the log was recovered.
+/// A session in which something waits for its time when the log is recovered: streams that are open, entries, jobs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Streaming {
     /// Tenant.
     pub tenant: Box<str>,
     /// Session.
     pub session: Box<str>,
+    /// Epoch of it.
+    pub epoch: Epoch,
     /// Streams.
     pub streams: Vec<Box<str>>,
+    /// Entries, if it ever had any.
+    pub entries: Option<Box<Entries>>,
+    /// Jobs that are open or dead.
+    pub jobs: Vec<OpenJob>,
 }
 
 impl Streaming {
@@ -203,11 +209,13 @@ impl Streaming {
     pub(crate) fn of(partition: &Partition) -> Option<Streaming> {
         let streams: Vec<Box<str>> = partition.open_streams().map(|stream| stream.name.clone()).collect();
         let (tenant, session) = (partition.tenant().into(), partition.session().into());
-        (!streams.is_empty()).then_some(Streaming { tenant, session, streams })
+        let (entries, jobs) = (partition.entries().cloned().map(Box::new), partition.jobs().to_vec());
+        let waits = !streams.is_empty() || entries.is_some() || !jobs.is_empty();
+        waits.then_some(Streaming { tenant, session, epoch: partition.epoch(), streams, entries, jobs })
     }
 }
 
-/// Sessions of a checkpoint in which streams are open. A page that does not verify is left out: whoever needs it next meets
+/// Sessions of a checkpoint in which something waits for its time. A page that does not verify is left out: whoever needs it next meets
 /// the damage.
 pub(crate) fn streaming(index: &CheckpointIndex, bytes: &[u8]) -> Vec<Streaming> {
     let of = |id: &PartitionId| {

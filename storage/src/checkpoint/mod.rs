@@ -4,7 +4,7 @@
 //!   block 0   header     magic "TGCKPT01", version, log, number                          crc
 //!   block 1…  pages      sorted entries; one block each, more only for one large entry   crc each
 //!             tables     page index · filter · next slice_seq of every slice
-//!                        · partitions with open streams                                 crc together
+//!                        · partitions with open streams, entries or jobs                crc together
 //!   last      footer     magic "TGCKEND1", sizes, counts, log position, clean stop       crc
 //! ```
 //! In memory stay the tables ([`CheckpointIndex`]): the filter says "surely new" without a read, the page index says which
@@ -45,8 +45,8 @@ const PAGE_REF_BYTES: usize = 24;
 const SLICE_TABLE_BYTES: usize = SLICES as usize * 8;
 const PARTITION_BYTES: usize = 16;
 
-// A chunk must hold the largest page, or a merge would wait for bytes that never come. FORMAT names the 22.
-const _: () = assert!(PAGE_BYTES_MAX <= CHUNK_BYTES && PAGE_BYTES_MAX == 22 * BLOCK_BYTES);
+// A chunk must hold the largest page, or a merge would wait for bytes that never come. FORMAT names the 51.
+const _: () = assert!(PAGE_BYTES_MAX <= CHUNK_BYTES && PAGE_BYTES_MAX == 51 * BLOCK_BYTES);
 
 /// A place in one log from which replay can start: the beginning of a CommitGroup.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -92,7 +92,7 @@ pub struct CheckpointIndex {
     pages: Vec<PageRef>,
     filter: Filter,
     slice_next: Vec<SliceSeq>,
-    /// Partitions with open streams, ascending.
+    /// Partitions with open streams, entries or jobs, ascending.
     streaming: Vec<PartitionId>,
 }
 
@@ -136,7 +136,7 @@ impl CheckpointIndex {
         &self.slice_next
     }
 
-    /// Partitions with open streams, ascending.
+    /// Partitions with open streams, entries or jobs, ascending.
     pub fn streaming(&self) -> &[PartitionId] {
         &self.streaming
     }

@@ -6,7 +6,7 @@ use super::{
     PARTITION_BYTES, PageRef, header_crc,
 };
 use crate::bytes::Put;
-use crate::catalog::ENTRY_STREAMS_AT;
+use crate::catalog::{ENTRY_PARTS_AT, ENTRY_STREAMS_AT};
 use crate::filter::Filter;
 use crate::group::BLOCK_BYTES;
 use crate::ids::{LogId, PartitionId, SLICES, SliceSeq};
@@ -26,7 +26,7 @@ pub(super) struct Writer {
     next_block: u32,
     filter: Filter,
     entries: u64,
-    /// Partitions with open streams.
+    /// Partitions with open streams, entries or jobs.
     streaming: Vec<PartitionId>,
 }
 
@@ -65,7 +65,7 @@ impl Writer {
         self.page.put(entry.bytes);
         self.filter.insert(entry.id.0);
         self.entries += 1;
-        if entry.bytes[ENTRY_STREAMS_AT] > 0 {
+        if entry.bytes[ENTRY_STREAMS_AT] > 0 || entry.bytes[ENTRY_PARTS_AT] > 0 {
             self.streaming.push(entry.id);
         }
     }

@@ -163,7 +163,7 @@ impl LogConfig {
             ),
             (
                 self.read_buffer_bytes >= PAGE_BYTES_MAX && self.read_ahead_bytes >= 2 * BLOCK_BYTES,
-                "read_buffer_bytes must hold the largest page of a checkpoint (76 KiB), read_ahead_bytes two blocks",
+                "read_buffer_bytes must hold the largest page of a checkpoint (204 KiB), read_ahead_bytes two blocks",
             ),
             (
                 self.dedupe_hot_bytes_max >= DEDUPE_HOT_BYTES_MIN,

@@ -37,8 +37,8 @@ use crate::ids::{Epoch, HashKey, LogId, LogSeq, Offset, PartitionId, SliceId, Sl
 use crate::live::LiveIndex;
 use crate::recluster::CLUSTERED;
 use crate::record::{
-    CommitBody, DataKind, EventBody, Kind, MarkerBody, NO_OFFSET, RECORD_EVENTS_MAX, RecordHead, RecordView,
-    commit_bytes_max, encode_commit, text_bytes,
+    DataKind, EntryView, EventBody, JobView, Kind, MarkerBody, NO_OFFSET, Parts, RECORD_EVENTS_MAX, RecordHead,
+    RecordView, encode_parts, parts_bytes_max, text_bytes,
 };
 use crate::shelf::Shelf;
 use crate::sidecar::{Contents, SidecarIndex};
@@ -171,7 +171,7 @@ pub struct RecoveredLog {
     /// Sealed segments the shard reads: its own, and those of old logs that hold slices it owns now or that it manages; by
     /// log and number.
     pub segments: Vec<SidecarIndex>,
-    /// Sessions of the checkpoint in which streams are open.
+    /// Sessions of the checkpoint in which something waits for its time.
     pub streaming: Vec<Streaming>,
 }
 
@@ -315,7 +315,7 @@ impl Log {
         self.seen(slot, key)
     }
 
-    /// Sessions in which streams were open at the start; once.
+    /// Sessions in which something waited for its time at the start; once.
     pub fn take_streaming(&mut self) -> Vec<Streaming> {
         std::mem::take(&mut self.streaming)
     }
@@ -325,7 +325,8 @@ impl Log {
     /// Bytes to ask [`Log::room`] for before appending this body.
     pub fn bytes_of(&self, slot: PartitionSlot, events: &[EventBody<'_>], markers: &[MarkerBody<'_>]) -> usize {
         let partition = self.partition(slot);
-        commit_bytes_max(&CommitBody { tenant: partition.tenant(), session: partition.session(), events, markers })
+        let parts = Parts { events, markers, ..Parts::default() };
+        parts_bytes_max(partition.tenant(), partition.session(), &parts)
     }
 
     /// Whether a record of up to `bytes` can be appended now. No means: not in this turn (a group in flight, a segment being
@@ -347,6 +348,12 @@ impl Log {
         markers: &[MarkerBody<'_>],
         time_ms: u64,
     ) -> Appended {
+        self.append_parts(slot, &Parts { events, markers, ..Parts::default() }, time_ms)
+    }
+
+    /// As [`Log::append`], with entries and jobs.
+    pub fn append_parts(&mut self, slot: PartitionSlot, parts: &Parts<'_>, time_ms: u64) -> Appended {
+        let Parts { events, markers, entries, jobs } = *parts;
         let place = self.pipeline.place();
         self.follow_segment();
         let log_seq = self.pipeline.next_log_seq();
@@ -373,9 +380,11 @@ impl Log {
             };
             self.catalog.streamed(slot, step);
         }
+        entries.iter().for_each(|entry| self.catalog.entry_changed(slot, EntryView::from(entry), time_ms));
+        jobs.iter().for_each(|job| self.catalog.job_stepped(slot, JobView::from(job), time_ms));
         let partition = self.catalog.get(slot).expect("appended to above");
-        let body = CommitBody { tenant: partition.tenant(), session: partition.session(), events, markers };
-        let bytes = commit_bytes_max(&body);
+        let (tenant, session) = (partition.tenant(), partition.session());
+        let bytes = parts_bytes_max(tenant, session, parts);
         let head = RecordHead {
             length: 0,
             kind: Kind::Commit,
@@ -389,7 +398,7 @@ impl Log {
             log_seq,
             body_bytes: 0,
         };
-        self.pipeline.append(bytes, |out| encode_commit(&head, &body, out));
+        self.pipeline.append(bytes, |out| encode_parts(&head, tenant, session, parts, out));
         let live = self.live.back_mut().expect("follow_segment made it");
         live.insert(id, numbers.offset, head.slice, numbers.slice_seq, change.count, place.position);
         for (offset, event) in (numbers.offset..).zip(events) {
@@ -549,6 +558,12 @@ impl Log {
     /// Slice sequence the next event of `slice` gets.
     pub fn slice_next(&self, slice: SliceId) -> SliceSeq {
         self.catalog.slice_next(slice)
+    }
+
+    /// The last record of the session that is not durable; `None`: all of it is.
+    pub fn unsettled(&self, slot: PartitionSlot) -> Option<LogSeq> {
+        let change = self.partition(slot).last_change()?;
+        (change.log == self.log && change.log_seq >= self.committed_seq()).then_some(change.log_seq)
     }
 
     /// The disk is full: appends are refused until it is not.

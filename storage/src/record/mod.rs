@@ -3,7 +3,7 @@
 //! ```text
 //!  0  u32  length      whole record, head and padding included, multiple of 8
 //!  4  u32  crc32c      of bytes 8..length
-//!  8  u8   kind        1 = commit, 2 = span, 3 = text
+//!  8  u8   kind        1 = commit, 2 = span, 3 = text, 4 = work
 //!  9  u8   flags       0
 //! 10  u16  slice
 //! 12  u32  count       offsets covered, = slice_seqs but for a text; 0 for a record of markers only
@@ -15,7 +15,7 @@
 //! 64  u64  log_seq     dense in the log
 //! 72  u32  body_bytes  rkyv root is at the end of body; padding follows
 //! 76  u32  reserved 0
-//! 80  rkyv body        [`CommitBody`], [`SpanBody`] or [`TextBody`], then zero padding to a multiple of 8
+//! 80  rkyv body        [`CommitBody`], [`SpanBody`], [`TextBody`] or [`WorkBody`], then zero padding to a multiple of 8
 //! ```
 //! All integers little endian. Bodies are rkyv 0.8 with `little_endian, unaligned, pointer_width_32`, read in
 //! place from any address.
@@ -23,6 +23,12 @@
 mod bits;
 mod text;
 mod view;
+mod work;
+
+pub use work::{
+    ArchivedWorkBody, EntryAct, EntryBody, EntryView, JobAct, JobBody, JobView, Parts, RECORD_ENTRIES_MAX,
+    RECORD_JOBS_MAX, VALUE_BYTES_MAX, WorkBody, encode_parts, parts_bytes_max,
+};
 
 pub(crate) use text::{ArchivedTextBody, TextMerge, is_mergeable};
 pub use text::{DeltaView, Deltas, TEXT_BYTES_MAX, TEXT_DELTAS_MAX, TEXT_PARTS_MAX, TextBody, TextPart};
@@ -54,6 +60,8 @@ pub enum Kind {
     Span = 2,
     /// Offsets that held deltas of token streams, and their text.
     Text = 3,
+    /// As a commit, and entries or jobs with it.
+    Work = 4,
 }
 
 /// How an event's bytes are to be read by a client.

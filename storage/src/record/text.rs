@@ -225,7 +225,7 @@ pub(crate) struct TextMerge<'a> {
 pub(crate) fn is_mergeable(record: RecordView<'_>) -> bool {
     match record.kind() {
         Kind::Text => true,
-        Kind::Span => false,
+        Kind::Span | Kind::Work => false,
         Kind::Commit => {
             record.count() > 0
                 && record.markers().next().is_none()

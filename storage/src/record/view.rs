@@ -69,6 +69,7 @@ impl<'a> RecordView<'a> {
             1 => Kind::Commit,
             2 => Kind::Span,
             3 => Kind::Text,
+            4 => Kind::Work,
             _ => return Err(RecordFault::Head),
         };
         let body_bytes = u32_at(bytes, BODY_BYTES_AT) as usize;
@@ -83,13 +84,17 @@ impl<'a> RecordView<'a> {
             return Err(RecordFault::Head);
         }
         let body = &bytes[HEAD_BYTES..HEAD_BYTES + body_bytes];
+        let commit_is_sound = |commit: &ArchivedCommitBody<'static>| {
+            commit.events.len() == view.count() as usize
+                && commit.events.len() <= RECORD_EVENTS_MAX
+                && commit.markers.len() <= RECORD_MARKERS_MAX
+                && commit.events.iter().all(|event| event.data_kind <= DataKind::Close as u8)
+        };
         let sound = match kind {
-            Kind::Commit => archived::check_commit(body).is_some_and(|commit| {
-                commit.events.len() == view.count() as usize
-                    && commit.events.len() <= RECORD_EVENTS_MAX
-                    && commit.markers.len() <= RECORD_MARKERS_MAX
-                    && commit.events.iter().all(|event| event.data_kind <= DataKind::Close as u8)
-            }),
+            Kind::Commit => archived::check_commit(body).is_some_and(commit_is_sound),
+            Kind::Work => {
+                archived::check_work(body).is_some_and(|work| commit_is_sound(&work.commit) && work.is_sound())
+            }
             Kind::Span => archived::check_span(body).is_some(),
             Kind::Text => archived::check_text(body).is_some_and(|text| text::is_sound(text, view)),
         };
@@ -119,6 +124,7 @@ impl<'a> RecordView<'a> {
         match self.bytes[KIND_AT] {
             2 => Kind::Span,
             3 => Kind::Text,
+            4 => Kind::Work,
             _ => Kind::Commit,
         }
     }
@@ -148,7 +154,7 @@ impl<'a> RecordView<'a> {
     pub fn first_slice_seq(self) -> SliceSeq {
         match self.kind() {
             Kind::Text => self.text().first_slice_seq.to_native(),
-            Kind::Commit | Kind::Span => self.slice_seq(),
+            Kind::Commit | Kind::Span | Kind::Work => self.slice_seq(),
         }
     }
 
@@ -204,7 +210,7 @@ impl<'a> RecordView<'a> {
     /// Tenant name.
     pub fn tenant(self) -> &'a str {
         match self.kind() {
-            Kind::Commit => &self.commit().tenant,
+            Kind::Commit | Kind::Work => &self.commit().tenant,
             Kind::Span => &self.span().tenant,
             Kind::Text => &self.text().tenant,
         }
@@ -213,7 +219,7 @@ impl<'a> RecordView<'a> {
     /// Session name.
     pub fn session(self) -> &'a str {
         match self.kind() {
-            Kind::Commit => &self.commit().session,
+            Kind::Commit | Kind::Work => &self.commit().session,
             Kind::Span => &self.span().session,
             Kind::Text => &self.text().session,
         }
@@ -222,7 +228,7 @@ impl<'a> RecordView<'a> {
     /// Events in offset order; none of a span, and of a text [`RecordView::deltas`].
     pub fn events(self) -> Events<'a> {
         let count = match self.kind() {
-            Kind::Commit => self.count(),
+            Kind::Commit | Kind::Work => self.count(),
             Kind::Span | Kind::Text => 0,
         };
         Events { record: self, next: 0, count }
@@ -231,7 +237,7 @@ impl<'a> RecordView<'a> {
     /// Markers set by this record, as (name, next offset wanted).
     pub fn markers(self) -> impl Iterator<Item = (&'a str, Offset)> {
         let markers: &'a [ArchivedMarkerBody<'static>] = match self.kind() {
-            Kind::Commit => &self.commit().markers,
+            Kind::Commit | Kind::Work => &self.commit().markers,
             Kind::Span | Kind::Text => &[],
         };
         markers.iter().map(|marker| (&*marker.name, marker.offset.to_native()))
@@ -241,7 +247,7 @@ impl<'a> RecordView<'a> {
     pub fn deltas(self) -> Deltas<'a> {
         match self.kind() {
             Kind::Text => Deltas::of(self.text(), self.offset(), self.next_offset()),
-            Kind::Commit | Kind::Span => Deltas::none(),
+            Kind::Commit | Kind::Span | Kind::Work => Deltas::none(),
         }
     }
 
@@ -253,24 +259,33 @@ impl<'a> RecordView<'a> {
     /// Why a span holds no events ([`SpanBody::reason`]); 0 of others.
     pub fn span_reason(self) -> u8 {
         match self.kind() {
-            Kind::Commit | Kind::Text => 0,
+            Kind::Commit | Kind::Text | Kind::Work => 0,
             Kind::Span => self.span().reason,
         }
     }
 
-    fn body(self) -> &'a [u8] {
+    pub(super) fn body(self) -> &'a [u8] {
         &self.bytes[HEAD_BYTES..HEAD_BYTES + u32_at(self.bytes, BODY_BYTES_AT) as usize]
     }
 
     fn commit(self) -> &'a ArchivedCommitBody<'static> {
+        if self.kind() == Kind::Work {
+            return &self.work().commit;
+        }
         debug_assert_eq!(self.kind(), Kind::Commit);
         // SAFETY: a view exists only over a valid record (see the type), and this one is a commit.
         unsafe { archived::commit(self.body()) }
     }
 
+    pub(super) fn work(self) -> &'a ArchivedWorkBody<'static> {
+        debug_assert_eq!(self.kind(), Kind::Work);
+        // SAFETY: as above, and this one is work.
+        unsafe { archived::work(self.body()) }
+    }
+
     fn span(self) -> &'a ArchivedSpanBody<'static> {
         debug_assert_eq!(self.kind(), Kind::Span);
-        // SAFETY: as above, and this one is a span.
+        // SAFETY: as for a commit, and this one is a span.
         unsafe { archived::span(self.body()) }
     }
 

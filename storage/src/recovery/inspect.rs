@@ -510,6 +510,8 @@ fn replay_record(
     };
     if let Replay::Applied(slot) = catalog.replay(replayed, record.markers(), producers, page)? {
         record.events().filter_map(EventView::stream_step).for_each(|step| catalog.streamed(slot, step));
+        record.entries().for_each(|step| catalog.entry_changed(slot, step, record.time_ms()));
+        record.jobs().for_each(|step| catalog.job_stepped(slot, step, record.time_ms()));
     }
     Ok(())
 }

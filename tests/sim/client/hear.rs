@@ -58,7 +58,24 @@ impl Client {
                 let named = Frame::text(&frame.client, "client")?;
                 if named != self.name() { Err(format!("welcomed as {named}")) } else { Ok(()) }
             }
-            "event" => self.event(&frame, payload.len() as u64, oracle),
+            "event" => {
+                if let Some(heard) = self.labour_heard(&frame, oracle) {
+                    self.event_frame(payload.len() as u64)?;
+                    return heard;
+                }
+                self.event(&frame, payload.len() as u64, oracle)
+            }
+            "job" => self.job_frame(&frame, oracle),
+            "job.lost" => self.job_lost(&frame),
+            "entries" => {
+                let pending = frame.id.map(|id| self.pending.remove(&id).ok_or("an answer to nothing")).transpose()?;
+                let ask = match pending {
+                    None => None,
+                    Some(Pending::Keep(place, ask)) => Some((place, ask)),
+                    Some(other) => return Err(format!("{other:?} answered by entries")),
+                };
+                self.entries_frame(text, ask, oracle)
+            }
             "stream.delta" => {
                 self.event_frame(payload.len() as u64)?;
                 let listens = frame.session.as_deref().is_some_and(|session| self.tells.listens(session));
@@ -116,6 +133,12 @@ impl Client {
             let (listens, offset) = self.heard(frame, oracle)?;
             let at = parse_place(Frame::text(&frame.at, "at")?)?;
             return if listens { Ok(()) } else { self.fed(frame, oracle, offset, at) };
+        }
+        if labour::is_of_jobs(frame) {
+            // Brought by a feed to one who has nothing to do with jobs.
+            let (_, _, offset) = crate::oracle::parse_event_id(Frame::text(&frame.event_id, "event_id")?)?;
+            let at = parse_place(Frame::text(&frame.at, "at")?)?;
+            return self.fed(frame, oracle, offset, at);
         }
         let (key, epoch, offset, at) = oracle.seen(&seen_of(frame)?)?;
         let session = Frame::text(&frame.session, "session")?;
@@ -238,6 +261,8 @@ impl Client {
                 }
                 Ok(())
             }
+            (Pending::Keep(place, ask), _) => self.kept(&place, &ask, frame, oracle),
+            (Pending::Labour(ask), _) => self.laboured(&ask, frame, oracle),
             (Pending::Resume(claim), "resumed") => self.resumed(claim, frame, oracle),
             (Pending::Presence(session, ask), answer) => {
                 self.presence_answered(&session, ask, answer, None, &mut oracle.board)
@@ -492,6 +517,8 @@ impl Client {
                 }
                 Err("a good command was refused for ever".to_owned())
             }
+            Pending::Keep(place, ask) => self.kept(&place, &ask, frame, oracle),
+            Pending::Labour(ask) => self.laboured(&ask, frame, oracle),
             Pending::Tell(at, seq) => self.not_told(at, Some(seq), refusal, frame),
             Pending::TellEnd(at) => self.not_told(at, None, refusal, frame),
             Pending::Listen(session) if retry || refusal == "no_credit" => {

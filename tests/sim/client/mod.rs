@@ -10,6 +10,8 @@
 
 mod amid;
 mod hear;
+mod keep;
+mod labour;
 mod life;
 mod mixed;
 mod presence;
@@ -69,6 +71,16 @@ pub struct Role {
     pub tells: Vec<String>,
     /// Sessions whose streams it listens to.
     pub listens: Vec<String>,
+    /// Places where it keeps entries: sessions, or `bucket NAME`.
+    pub keeps: Vec<String>,
+    /// Sessions whose jobs it reads, and publishes.
+    pub bosses: Vec<String>,
+    /// It publishes none.
+    pub silent: bool,
+    /// The queue that it declares: fields of the command.
+    pub declares: Option<String>,
+    /// It works on so many jobs at once.
+    pub works: Option<u64>,
     /// Subscriptions that a client may hold, of the server's limits.
     pub subscriptions_max: usize,
     /// Largest frame, likewise.
@@ -124,6 +136,8 @@ pub struct Client {
     pub feed: Option<Feed>,
     life: life::Life,
     tells: tell::Tells,
+    keeps: keep::Keeps,
+    labour: labour::Labour,
     event_frames: u64,
     event_frames_acknowledged: u64,
     /// Payload bytes of event frames: acknowledged, and of each frame that is not.
@@ -255,6 +269,10 @@ enum Pending {
     /// The end of a tale.
     TellEnd(usize),
     Listen(String),
+    /// Of entries: where, and what.
+    Keep(String, keep::Ask),
+    /// Of jobs.
+    Labour(labour::Ask),
     Other,
 }
 
@@ -282,6 +300,8 @@ impl Pending {
             Pending::Tell(..) => "stream.append",
             Pending::TellEnd(_) => "stream.close",
             Pending::Listen(_) => "subscribe by a policy",
+            Pending::Keep(..) => "entries",
+            Pending::Labour(_) => "jobs",
             Pending::Other => "other",
         }
     }
@@ -327,6 +347,10 @@ struct Frame<'a> {
     seq: Option<u64>,
     status: Option<Cow<'a, str>>,
     expected: Option<u64>,
+    revision: Option<u64>,
+    job: Option<Cow<'a, str>>,
+    lease: Option<Cow<'a, str>>,
+    time: Option<u64>,
     #[serde(default)]
     joins: bool,
     #[serde(borrow, default)]
@@ -353,6 +377,7 @@ impl Client {
         let feed = (!role.patterns.is_empty()).then(Feed::default);
         let tells = tell::Tells::new(&role);
         let receipts = receipts::Receipts::new(&role);
+        let (keeps, labour) = (keep::Keeps::new(&role, index), labour::Labour::new(&role));
         let rooms = role.rooms.iter().map(|session| (session.clone(), presence::Room::default())).collect();
         let views = role.watches.iter().map(|session| (session.clone(), presence::View::default())).collect();
         Self {
@@ -377,6 +402,8 @@ impl Client {
             receipts,
             life: life::Life::default(),
             tells,
+            keeps,
+            labour,
             event_frames: 0,
             event_frames_acknowledged: 0,
             event_bytes_acknowledged: 0,
@@ -456,6 +483,8 @@ impl Client {
         self.doomed = None;
         self.life.cut_off();
         self.tells.cut_off();
+        self.keeps.cut_off();
+        self.labour.cut_off();
         self.follows.values_mut().for_each(Follow::cut_off);
         self.presence_cut_off();
         self.receipts.cut_off();
@@ -478,6 +507,9 @@ impl Client {
         }
         if let Some((refusal, _)) = self.nameless.iter().find(|(_, due)| **due > 0) {
             return Some(format!("{refusal} is due"));
+        }
+        if let Some(why) = self.keeps.unrest(oracle).or_else(|| self.labour.unrest(oracle)) {
+            return Some(why);
         }
         if let Some(why) = self.tells.unrest(oracle).or_else(|| self.presence_unrest(&oracle.board)) {
             return Some(why);
@@ -553,6 +585,9 @@ impl Client {
         }
         if self.tell(workload, net, oracle, calm) && self.follows.is_empty() {
             return self.presence_aside(workload, net, oracle, calm);
+        }
+        if self.keep(workload, net, oracle, calm) || self.labours(workload, net, oracle, calm) {
+            return;
         }
         if self.role.rude && !calm && workload.chance(500) {
             return self.provoke(workload, net, oracle);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::client::Role;
 use crate::disk::Faults;
+use crate::jobs::End;
 use std::collections::BTreeMap;
 
 /// Steps of the liveness phase in which nothing is delivered before the world counts as stuck: a reader with a credit of one
@@ -89,7 +90,13 @@ impl World {
         let sessions = self.oracle.names();
         let index = self.clients.len();
         // Of streams too: each must have ended, whoever told it, and be there as a whole.
-        let role = Role { follows: sessions.clone(), listens: self.oracle.streams.sessions(), ..Role::default() };
+        let role = Role {
+            follows: sessions.clone(),
+            listens: self.oracle.streams.sessions(),
+            bosses: self.oracle.jobs.sessions(),
+            silent: true,
+            ..Role::default()
+        };
         self.clients.push(Client::new(index as u32, role));
         self.links.push(None);
         self.come_to_rest("at the audit")?;
@@ -108,6 +115,12 @@ impl World {
             }
             let checked = self.oracle.audit(session, follow.first, &follow.events, &follow.gaps);
             checked.map_err(|why| format!("{why}\n{}", self.oracle.describe(session)))?;
+        }
+        self.oracle.jobs.audit()?;
+        self.counts.add_many(WORLD, "entries, changes known", self.oracle.entries.changes());
+        let ends = [(End::Done, "jobs done"), (End::Fallback, "jobs answered late"), (End::Dead, "jobs given up")];
+        for (end, name) in ends {
+            self.counts.add_many(WORLD, name, self.oracle.jobs.count(end));
         }
         self.counts.add_many(WORLD, "streams ended", self.oracle.streams.ends());
         self.counts.add_many(WORLD, "events audited", follows.values().map(|f| f.events.len() as u64).sum());

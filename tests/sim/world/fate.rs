@@ -45,7 +45,7 @@ impl World {
         let (boots, shards) = (self.boots, self.options.shards);
         self.say(format_args!("boot {boots} with {shards} shards, before {before}"));
         let mails = mailbox::mesh(self.options.shards, &self.options.limits);
-        let mut shards = Vec::new();
+        let mut cores = Vec::new();
         let torn = recovered.report.torn() as u64;
         // A sealed segment ends where its sidecar says; where that has rotted together with a bit of the zeros behind the last
         // group, what is cut is no group: the checkpoint of the stop knows how many records there are, and fewer are refused.
@@ -53,6 +53,7 @@ impl World {
             return Err(format!("{torn} torn tails after a graceful stop\n{}", recovered.report));
         }
         self.counts.add_many(WORLD, "torn tails cut", torn);
+        let queues = shards::queues::declared(&recovered);
         for (index, (recovered, mailboxes)) in recovered.logs.into_iter().zip(mails).enumerate() {
             let config = ShardConfig {
                 shard: ShardId(index as u16),
@@ -61,8 +62,10 @@ impl World {
                 seed: self.schedule.any(),
             };
             let log = Log::new(self.options.log, recovered);
-            shards.push(Core {
-                shard: Shard::new(config, log, mailboxes),
+            let mut shard = Shard::new(config, log, mailboxes);
+            shard.know_queues(&queues);
+            cores.push(Core {
+                shard,
                 doors: BTreeMap::new(),
                 scratch: Scratch::new(&self.options.limits),
                 tokens: crate::edge::tokens(),
@@ -77,7 +80,7 @@ impl World {
                 slots_free: (0..self.options.limits.connections_per_shard_max as u32).rev().collect(),
             });
         }
-        self.node = Some(Node { shards, lingering: Vec::new(), stopping: false, drain: Drain::default() });
+        self.node = Some(Node { shards: cores, lingering: Vec::new(), stopping: false, drain: Drain::default() });
         self.counts.add(WORLD, "boots");
         self.welcome_guests();
         Ok(())

@@ -4,7 +4,7 @@ use super::drain::Drain;
 use super::*;
 use crate::edge::{Delivered, Door};
 use shards::Shard;
-use shards::command::{Claim, Command, Durability, PresenceAct};
+use shards::command::{Claim, Command, Durability, EntryAsk, JobAsk, PresenceAct, QueueAsk};
 use shards::effect::Effect;
 use shards::ids::{ConnectionId, ShardId};
 use shards::input::{Handled, Input};
@@ -246,6 +246,27 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::StreamClose { .. } => "close a stream",
         Command::Ping => "ping",
         Command::Auth { .. } => "auth",
+        Command::Queue { ask } => match ask {
+            QueueAsk::Declare(_) => "queue.declare",
+            QueueAsk::Pull { .. } => "pull",
+            QueueAsk::Dead { .. } => "dead.list",
+        },
+        Command::Job { ask, .. } => match ask {
+            JobAsk::Fail { .. } => "job.fail",
+            JobAsk::Extend { .. } => "job.extend",
+            JobAsk::Progress { .. } => "job.progress",
+            JobAsk::Redrive => "dead.redrive",
+            JobAsk::Drop => "dead.drop",
+        },
+        Command::Entry { ask, .. } => match ask {
+            EntryAsk::Set(entry) if entry.value.is_some() => "entry.put",
+            EntryAsk::Set(_) => "entry.delete",
+            EntryAsk::Get { .. } => "entry.get",
+            EntryAsk::List { .. } => "entry.list",
+            EntryAsk::Watch { .. } => "entry.watch",
+            EntryAsk::Unwatch { .. } => "entry.unwatch",
+            EntryAsk::Fetch { .. } => "entry.fetch, which is on no wire",
+        },
         Command::Presence { act, .. } => match act {
             PresenceAct::Enter { .. } => "presence.enter",
             PresenceAct::Update { .. } => "presence.update",
