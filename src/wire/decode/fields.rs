@@ -33,7 +33,6 @@ fields! {
     Credit "credit" Bytes "bytes" Epoch "epoch" Marker "marker" Position "position"
     Token "token" Seen "seen" Attempt "attempt" Stream "stream" Seq "seq" Delta "delta" Status "status"
     Policy "policy" State "state" LeaseMs "lease_ms" Log "log"
-    Policy "policy" State "state" LeaseMs "lease_ms"
     Bucket "bucket" Key "key" Prefix "prefix" After "after" Revision "revision" IfRevision "if_revision" Entries "entries"
     Complete "complete" Queue "queue" Job "job" Lease "lease" Capacity "capacity" DeadlineMs "deadline_ms"
     Attempts "attempts" BackoffMs "backoff_ms" Order "order" Fallback "fallback" DeadLetter "dead_letter"
