@@ -80,7 +80,8 @@ impl Seat {
         report(Report::Ready { shard: own, peer, direct_slots });
 
         // Nothing comes where boot ends before: then there is nothing to serve.
-        let Ok(Belongings { shard, log, recovered, queues, mail, folder, desk, tokens, rules, tls }) = given.recv() else {
+        let Ok(Belongings { shard, log, recovered, queues, mail, folder, desk, tokens, rules, tls }) = given.recv()
+        else {
             return;
         };
         let mut core = Shard::new(shard, Log::new(log, recovered), mail);

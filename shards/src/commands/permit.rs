@@ -163,7 +163,8 @@ mod tests {
             dead_letter: "dead",
         };
         let (markers, puts) = ([marker], [entry]);
-        let commit = |events, markers, entries, complete| Command::Commit { session, events, markers, entries, complete };
+        let commit =
+            |events, markers, entries, complete| Command::Commit { session, events, markers, entries, complete };
         let entries = |ask| Command::Entry { session, ask };
         let job = |ask| Command::Job { session, job: name, ask };
         let events = [event("chat.a"), event("chat.b")];

@@ -11,11 +11,11 @@ use shards::outbox::{
     DeadFrame, EntriesFrame, EntryItem, Gap, Happened, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap,
     RosterFrame, RosterValue, StreamFrame, StreamPart, VolatileEvent,
 };
+use shards::refusal::Refusal;
+use shards::rights::Rights;
 use shards::{
     Shard, ShardConfig, command::Command, effect::Effect, effect::JobHappened, effect::Reply, effect::WorkReply,
 };
-use shards::refusal::Refusal;
-use shards::rights::Rights;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use storage::disk::{DiskDone, DiskOp, FileId};
