@@ -190,7 +190,7 @@ settings! {
     /// Biggest partial result of a job.
     progress_bytes_max: u32 = "2KiB";
     /// Jobs that are open, for each shard.
-    jobs_per_shard_max: u32 = "262144";
+    jobs_per_shard_max: u32 = "131072";
     /// Jobs that one connection may hold at once.
     client_jobs_max: u64 = "256";
     /// A connection that has sent nothing for so long gets a ping.

@@ -82,8 +82,9 @@ pub struct World {
 
 fn rights() -> Rights {
     let mut rights = Rights::none(false);
-    let publish = ["*", "chat.>", "tool.>", "job.>", "control.>"].map(|grant| (Capability::Publish, grant));
-    for (capability, grant) in publish.into_iter().chain([(Capability::Subscribe, ">")]) {
+    let publish = ["*", "chat.>", "tool.>", "job.>", "control.>", "work.>", "answer.>"].map(|grant| (Capability::Publish, grant));
+    let work = [Capability::Queue, Capability::Entries, Capability::Admin].map(|capability| (capability, "*"));
+    for (capability, grant) in publish.into_iter().chain([(Capability::Subscribe, ">")]).chain(work) {
         rights.add(capability, grant).expect("a grant");
     }
     rights

@@ -57,7 +57,7 @@ impl Default for WorkLimits {
             queue_capacity_max: 1 << 20,
             job_deadline_ms_max: 3_600_000,
             progress_bytes_max: 2 << 10,
-            jobs_per_shard_max: 1 << 18,
+            jobs_per_shard_max: 1 << 17,
             client_jobs_max: 256,
         }
     }
