@@ -54,7 +54,7 @@ fn round(case: &str, turns: u64) -> f64 {
     let connection = ConnectionId { slot: 0, generation: 1 };
     let mut connect = |slot, tenant| {
         let connection = ConnectionId { slot, generation: 1 };
-        let input = Input::Connected { connection, principal: Principal { tenant, client_id: "c" } };
+        let input = Input::Connected { connection, principal: Principal { tenant, client_id: "c", rights: None } };
         assert_eq!(shard.handle(input, now), Handled::Done);
     };
     connect(0, "acme");
@@ -114,7 +114,7 @@ impl Outbox for Nobody {
         _: ConnectionId,
         _: CommandId,
         _: &HistoryHead<'_>,
-        _: &mut dyn Iterator<Item = EventView<'_>>,
+        _: &mut dyn Iterator<Item = PageItem<'_>>,
     ) {
     }
 }

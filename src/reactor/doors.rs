@@ -68,7 +68,15 @@ pub struct Doors {
 
 impl Doors {
     /// Doors of shard `own` with this core behind them.
-    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens, guard: Guard, clock: Clock) -> Self {
+    pub fn new(
+        own: ShardId,
+        shard: Shard,
+        limits: Limits,
+        echo_open: bool,
+        tokens: Tokens,
+        guard: Guard,
+        clock: Clock,
+    ) -> Self {
         Self {
             shard,
             now: Now::default(),

@@ -48,6 +48,7 @@ pub const FAULTS: &[&str] = &[
     "disk full",
     "job finds no space",
     "job fails",
+    "quotas change",
     "read fails",
     "rot: checkpoint",
     "rot: manifest",

@@ -422,7 +422,8 @@ impl Shard {
                 self.lives.restoring.push(connection);
                 return done;
             }
-            let Some(restore) = self.readers.clients.restore(connection) else { return done };
+            let Some(client) = self.readers.clients.get_mut(connection) else { return done };
+            let Some(restore) = client.life.as_mut().and_then(|life| life.restore.as_mut()) else { return done };
             if let Some(kept) = restore.sessions.pop_front() {
                 // Its token may be another one than that with which it subscribed.
                 let covers = |own: &Arc<Rights>| own.covers_session(Capability::Subscribe, &kept.session);

@@ -137,7 +137,7 @@ mod tests {
                 Some((Capability::Subscribe, "chat.*")),
             ),
             (
-                presence(PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None }),
+                presence(PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None, log: false }),
                 Some((Capability::Publish, "presence")),
             ),
             (presence(PresenceAct::Update { state: None, data: None }), Some((Capability::Publish, "s/>"))),

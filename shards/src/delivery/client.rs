@@ -48,7 +48,7 @@ pub(crate) struct Client {
     credit: Credit,
 }
 
-const _: () = assert!(size_of::<Client>() <= 144);
+const _: () = assert!(size_of::<Client>() <= 152);
 
 /// Delivery credit. `u64::MAX` = no bound.
 struct Credit {

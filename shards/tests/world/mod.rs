@@ -10,8 +10,8 @@ use shards::outbox::{
     Gap, Happened, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, RosterValue, StreamFrame,
     StreamPart, VolatileEvent,
 };
-use shards::rights::Rights;
 use shards::refusal::Refusal;
+use shards::rights::Rights;
 use shards::{Shard, ShardConfig, command::Command, effect::Effect, effect::Reply};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -127,7 +127,7 @@ impl World {
                 self.generation += 1;
                 let connection = ConnectionId { slot, generation: self.generation };
                 let client_id = format!("guest{index}-{n}");
-                let principal = Principal { tenant: TENANTS[tenant], client_id: &client_id };
+                let principal = Principal { tenant: TENANTS[tenant], client_id: &client_id, rights: None };
                 if core.shard.handle(Input::Connected { connection, principal }, now) == Handled::Later {
                     core.slots_free.push(slot);
                     break;
