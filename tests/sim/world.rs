@@ -119,7 +119,7 @@ impl World {
             workload: Random::new(seed, "workload"),
             faults: Random::new(seed, "faults"),
             guests: Random::new(seed, "guests"),
-            books: guests::Books { quotas: options.guests.quotas.clone(), ..Default::default() },
+            books: guests::Books::new(options.guests.quotas.clone()),
             disk: SimDisk::new(Random::new(seed, "disk"), Random::new(seed, "damage"), options.faults),
             oracle,
             links: vec![None; clients.len()],

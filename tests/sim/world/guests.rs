@@ -89,7 +89,6 @@ pub(super) struct Lounge {
 }
 
 /// What all shards together may have taken since the boot.
-#[derive(Default)]
 pub(super) struct Books {
     pub quotas: Arc<Quotas>,
     began_us: u64,
@@ -98,6 +97,10 @@ pub(super) struct Books {
 }
 
 impl Books {
+    pub fn new(quotas: Arc<Quotas>) -> Self {
+        Self { quotas, began_us: 0, most: Default::default() }
+    }
+
     fn boot(&mut self, now_us: u64) {
         self.began_us = now_us;
         self.most = TENANTS.map(|tenant| self.quotas.of(tenant).max);
