@@ -75,6 +75,7 @@ fn round(case: &str, turns: u64) -> f64 {
     };
     let command = Command::Publish { session: "session-0042", event, durability: Durability::Volatile };
     let mut id = 0;
+    #[allow(clippy::disallowed_methods)]
     let began = Instant::now();
     for _ in 0..turns {
         now.mono_us += 400;

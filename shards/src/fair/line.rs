@@ -134,7 +134,11 @@ impl<T> Line<T> {
             self.lanes.resize_with(at + 1, Lane::default);
         }
         let lane = &mut self.lanes[at];
-        lane.weight = weight.max(1);
+        let before = i64::from(std::mem::replace(&mut lane.weight, weight.max(1)));
+        // It keeps the part of a round that it has not had: what it was given for another weight is more or less of this one.
+        if lane.left > 0 && before > 0 {
+            lane.left = lane.left * i64::from(lane.weight) / before;
+        }
         if !std::mem::replace(&mut lane.present, true) {
             self.present += 1;
             (lane.left, lane.granted, lane.visited, lane.tries) = (0, 0, 0, 0);
