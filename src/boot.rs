@@ -286,7 +286,7 @@ pub fn memory_plan(config: &Config) -> Plan {
         frame_cache_bytes: Frames::memory_bytes_max() as u64,
         page_bytes: shard.limits.pages_bytes_max() as u64,
         echo_bytes: echo_bytes(config) as u64,
-        tail_bytes: (observe::memory_bytes_max() + shards::traces::memory_bytes_max()) as u64,
+        tail_bytes: (observe::memory_bytes_max(admin::TOTALS_MAX) + shards::traces::memory_bytes_max()) as u64,
     };
     let room = room(config, config.shard_count(), process::raise_open_files());
     Plan { room: Some(room), ..Plan::of(config, &parts, plan::memory_bytes()) }
