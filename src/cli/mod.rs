@@ -7,6 +7,7 @@
 //!   tidegate bench        a server of its own and load on it ─► table and verdict
 //!   tidegate log verify | dump DIR     reads a data folder that no server has open
 //!   tidegate keys rotate  a new key for resume tokens
+//!   tidegate quota TENANT KEY=VALUE    what a tenant may use, from now on
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
@@ -17,6 +18,7 @@ mod client;
 mod keys;
 mod log;
 mod publish;
+mod quota;
 mod serve;
 mod subscribe;
 
@@ -45,6 +47,7 @@ enum Command {
     Sub(subscribe::SubArgs),
     Log(log::LogArgs),
     Keys(keys::KeysArgs),
+    Quota(quota::QuotaArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -119,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Sub(args) => subscribe::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Quota(args) => quota::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match done {

@@ -12,6 +12,7 @@ pub mod executor;
 pub mod folder;
 pub mod keys;
 mod recorder;
+pub mod small;
 
 use storage::disk::DiskFault;
 

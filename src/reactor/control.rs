@@ -9,6 +9,7 @@
 use crate::net::Adoption;
 use crate::ring::Waker;
 use shards::ids::ShardId;
+use shards::limits::Quotas;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use storage::disk::DiskFault;
@@ -28,6 +29,8 @@ pub enum Control {
     },
     /// A socket comes from a peer.
     Adopt(Adoption),
+    /// Other quotas and weights are in force from now on.
+    Quotas(Arc<Quotas>),
     /// It does not come after all.
     Revoke {
         /// Who gave.
