@@ -28,9 +28,11 @@ use crate::wire::token::{Key, Tokens};
 use admin::Admin;
 use keeper::Keeper;
 pub use keeper::REVOKED_FILE;
+pub use quotas::QUOTAS_FILE;
+use quotas::QuotaKeeper;
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
-use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
+use shards::limits::{Limits, POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
 use shards::{ShardConfig, mailbox};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -49,6 +51,7 @@ mod keeper;
 mod listener;
 mod place;
 pub(crate) mod process;
+mod quotas;
 mod seat;
 mod takeover;
 
@@ -138,6 +141,9 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
 
     let folder = Arc::new(start.folder(config)?);
     listener::join(address, &mut listeners, shards).map_err(refused)?;
+    let quota_keeper = QuotaKeeper::new(config);
+    let quotas = quota_keeper.quotas().map_err(refused)?;
+    let limits = || Limits { quotas: Arc::clone(&quotas), ..config.limits() };
     let logs = recover(&folder, shards)?;
     let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
     let keys: Vec<Key> = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
@@ -145,7 +151,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     for (number, (recovered, mail)) in logs.into_iter().zip(mails).enumerate() {
         let bell = peers[number].waker.clone();
         let belongings = Belongings {
-            shard: ShardConfig { shard: ShardId(number as u16), shards, limits: config.limits(), seed: random_u64() },
+            shard: ShardConfig { shard: ShardId(number as u16), shards, limits: limits(), seed: random_u64() },
             log: config.log_config(),
             recovered,
             mail,
@@ -170,6 +176,8 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let (reload, reloads) = flume::bounded(1);
     shutdown::forward_signals(reports_in, reload);
     keeper.watch(rules, Arc::clone(&peers), reloads);
+    let (_serving, end) = flume::bounded(0);
+    quota_keeper.watch(quotas, Arc::clone(&peers), end);
     let ended = serve_until_the_end(&reports, &peers, bounds, &gate);
     if matches!(ended, Ok(_) | Err(Failure { closed: true, .. })) {
         for seat in seats {

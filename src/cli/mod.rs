@@ -10,6 +10,7 @@
 //!   tidegate keys         a new key for resume tokens; keys for clients' tokens
 //!   tidegate token        a token for development
 //!   tidegate revoke       a client or a token does not count any more
+//!   tidegate quota TENANT KEY=VALUE    what a tenant may use, from now on
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
@@ -22,6 +23,7 @@ mod keys;
 mod line;
 mod log;
 mod publish;
+mod quota;
 mod revoke;
 mod serve;
 mod subscribe;
@@ -56,6 +58,7 @@ enum Command {
     Keys(keys::KeysArgs),
     Token(token::TokenArgs),
     Revoke(revoke::RevokeArgs),
+    Quota(quota::QuotaArgs),
     Bench(bench::BenchArgs),
     Top(top::TopArgs),
     Why(why::WhyArgs),
@@ -148,6 +151,7 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => keys::run(&args),
         Command::Token(args) => token::run(args),
         Command::Revoke(args) => revoke::run(args),
+        Command::Quota(args) => quota::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Why(args) => why::run(&args),

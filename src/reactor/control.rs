@@ -12,6 +12,7 @@ use crate::auth::Rules;
 use crate::net::Adoption;
 use crate::ring::Waker;
 use shards::ids::ShardId;
+use shards::limits::Quotas;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use storage::disk::DiskFault;
@@ -35,6 +36,8 @@ pub enum Control {
     Rules(Arc<Rules>),
     /// Sockets accepted from now on speak TLS with this.
     Secure(Arc<rustls::ServerConfig>),
+    /// Other quotas and weights are in force from now on.
+    Quotas(Arc<Quotas>),
     /// It does not come after all.
     Revoke {
         /// Who gave.
