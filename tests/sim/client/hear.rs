@@ -132,6 +132,9 @@ impl Client {
             }
             follow.next = Some(offset + 1);
             follow.events.push((offset, key));
+            if follow.is_leaving() {
+                self.either(at);
+            }
             oracle.board.receives(session, &self.name(), offset + 1);
             return Ok(());
         }

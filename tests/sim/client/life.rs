@@ -301,11 +301,12 @@ impl Client {
         }
         for (slice, seq) in &given {
             let stood = feed.position.get(slice).copied().unwrap_or(0);
-            if *seq > stood {
+            if *seq > stood && !feed.either.contains(&(*slice, *seq)) {
                 return Err(format!("slice {slice} resumes at {seq}, stood at {stood}"));
             }
         }
         feed.position = given;
+        feed.either.clear();
         let position = &feed.position;
         feed.events.retain(|(slice, seq), _| *seq <= position.get(slice).copied().unwrap_or(0));
         let position = position.clone();

@@ -186,6 +186,8 @@ pub struct Feed {
     /// Position it began at.
     pub start: Option<BTreeMap<u64, u64>>,
     position: BTreeMap<u64, u64>,
+    /// Places that it may have reached, and a subscription that was about to end may have: its life knows which.
+    either: BTreeSet<(u64, u64)>,
     /// Events by place.
     pub events: BTreeMap<(u64, u64), (String, u64)>,
     last: BTreeMap<String, u64>,
