@@ -17,6 +17,7 @@ mod client;
 mod counts;
 mod disk;
 mod edge;
+mod journal;
 mod options;
 mod oracle;
 mod random;
