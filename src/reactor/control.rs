@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   boot ── Serve, Drain, Cut, Stay, Stop, Release ──┐
+//!   watchdog ── Ask ─────────────────────────────────┤
 //!   peer ── Adopt, Revoke ───────────────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
 //!   boot ◄── Report ─────────────────────────────────────────────────────── reactor, signals, taker
 //! ```
@@ -37,7 +38,7 @@ pub enum Control {
     },
     /// Tell clients in waves to go away, and close their connections.
     Drain {
-        /// Another process will accept who comes next; else who comes is told to come back later.
+        /// The sockets stay open, and another process will accept who comes next; else who comes is told to come back later.
         taken_over: bool,
     },
     /// Close the rest of the connections now.
@@ -48,6 +49,11 @@ pub enum Control {
     Stop,
     /// Nobody needs this shard's ring any more: end the thread.
     Release,
+    /// Say that the shard takes turns.
+    Ask {
+        /// Where to say it.
+        answer: flume::Sender<()>,
+    },
 }
 
 /// From a shard.

@@ -63,6 +63,10 @@ impl Reactor {
                     self.settle_by_us = now.mono_us + SETTLE_US_MAX;
                 }
                 Control::Release => self.phase = Phase::Released,
+                Control::Ask { answer } => {
+                    // Whoever asked may have given up.
+                    let _ = answer.try_send(());
+                }
                 Control::Drain { .. } | Control::Stay | Control::Stop => {}
             }
         }
