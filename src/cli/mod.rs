@@ -7,13 +7,17 @@
 //!   tidegate bench        a server of its own and load on it ─► table and verdict
 //!   tidegate log verify | dump DIR     reads a data folder that no server has open
 //!   tidegate keys rotate  a new key for resume tokens
+//!   tidegate backup       a copy of a data folder, also of a running server's
+//!   tidegate doctor       what of this machine stands in the way, and what mends it
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
 
+mod backup;
 mod bench;
 mod check_config;
 mod client;
+mod doctor;
 mod keys;
 mod log;
 mod publish;
@@ -45,6 +49,8 @@ enum Command {
     Sub(subscribe::SubArgs),
     Log(log::LogArgs),
     Keys(keys::KeysArgs),
+    Backup(backup::BackupArgs),
+    Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -119,6 +125,8 @@ pub fn main() -> ExitCode {
         Command::Sub(args) => subscribe::run(&args),
         Command::Log(args) => log::run(&args),
         Command::Keys(args) => keys::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(&args),
     };
     match done {
