@@ -25,9 +25,11 @@ use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown::{self, Bounds, Cause, Outcome};
 use crate::wire::token::{Key, Tokens};
+use activation::Activated;
 use admin::Admin;
 use keeper::Keeper;
 pub use keeper::REVOKED_FILE;
+use notify::Notify;
 pub use quotas::QUOTAS_FILE;
 use quotas::QuotaKeeper;
 use seat::{Belongings, Seat};
@@ -45,10 +47,13 @@ use storage::log::RecoveredLog;
 use storage::recovery::{self, RecoverError};
 use takeover::{Gate, Offer, Takeover};
 
+pub mod activation;
 pub(crate) mod admin;
 mod certificates;
 mod keeper;
 mod listener;
+pub mod needs;
+pub mod notify;
 mod place;
 pub(crate) mod process;
 mod quotas;
@@ -65,15 +70,21 @@ pub fn serve(config: Config) -> ExitCode {
     end_of(&config, Way::Fresh)
 }
 
+/// Serves from sockets that a service manager has made; `config` says to listen where they do.
+pub fn serve_from(activated: Activated, config: Config) -> ExitCode {
+    end_of(&config, Way::Activated(activated))
+}
+
 /// Takes the place of the server that runs on the same data folder, and serves until it is told to stop.
 pub fn take_over(config: Config) -> ExitCode {
     end_of(&config, Way::Takeover)
 }
 
 /// How a process comes to its folder and its port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 enum Way {
     Fresh,
+    Activated(Activated),
     Takeover,
 }
 
@@ -118,6 +129,8 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     Ring::open(&RingConfig::SMALLEST, Waker::new().map_err(refused)?).map_err(refused)?;
 
     shutdown::hold_signals();
+    let notify = Notify::from_environment();
+    let sockets_stay = matches!(way, Way::Activated(_));
     let (start, address, mut listeners) = Start::begin(config, shards, way)?;
     let (reports_in, reports) = flume::unbounded(); // a handful of messages per shard in its whole life
     let mut seats = Vec::new();
@@ -167,6 +180,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let bounds = Bounds {
         drain: Duration::from_millis(config.drain_ms_max),
         stop: Duration::from_millis(config.stop_timeout_ms),
+        sockets_stay,
     };
     let copies = listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>().map_err(refused)?;
     introduce(&peers, listeners)?;
@@ -178,7 +192,8 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     keeper.watch(rules, Arc::clone(&peers), reloads);
     let (_serving, end) = flume::bounded(0);
     quota_keeper.watch(quotas, Arc::clone(&peers), end);
-    let ended = serve_until_the_end(&reports, &peers, bounds, &gate);
+    notify.watch(&peers);
+    let ended = serve_until_the_end(&reports, &peers, bounds, &gate, &notify);
     if matches!(ended, Ok(_) | Err(Failure { closed: true, .. })) {
         for seat in seats {
             let _ = seat.thread.join();
@@ -206,10 +221,18 @@ enum Start {
 
 impl Start {
     fn begin(config: &Config, shards: u16, way: Way) -> Result<(Start, SocketAddr, Vec<OwnedFd>), Failure> {
-        if way == Way::Fresh {
-            let folder = DataFolder::open(&config.data).map_err(refused)?;
-            let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
-            return Ok((Start::Fresh(folder), address, listeners));
+        match way {
+            Way::Fresh => {
+                let folder = DataFolder::open(&config.data).map_err(refused)?;
+                let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
+                return Ok((Start::Fresh(folder), address, listeners));
+            }
+            Way::Activated(activated) => {
+                let folder = DataFolder::open(&config.data).map_err(refused)?;
+                let address = activated.address;
+                return Ok((Start::Fresh(folder), address, activated.shared_by(shards).map_err(refused)?));
+            }
+            Way::Takeover => {}
         }
         let mut taking = Takeover::begin(&config.data).map_err(refused)?;
         let (address, listeners) = (taking.address, std::mem::take(&mut taking.listeners));
@@ -435,9 +458,12 @@ fn serve_until_the_end(
     peers: &[Peer],
     bounds: Bounds,
     gate: &Gate,
+    notify: &Notify,
 ) -> Result<(), Failure> {
     loop {
+        notify.ready("serves");
         let cause = wait(reports)?;
+        notify.stopping("sends its clients away and closes its logs");
         if cause == Cause::Signal {
             gate.end();
         }

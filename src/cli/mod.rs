@@ -11,14 +11,18 @@
 //!   tidegate token        a token for development
 //!   tidegate revoke       a client or a token does not count any more
 //!   tidegate quota TENANT KEY=VALUE    what a tenant may use, from now on
+//!   tidegate backup       a copy of a data folder, also of a running server's
+//!   tidegate doctor       what of this machine stands in the way, and what mends it
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
 
 mod ask;
+mod backup;
 mod bench;
 mod check_config;
 mod client;
+mod doctor;
 mod keys;
 mod line;
 mod log;
@@ -59,6 +63,8 @@ enum Command {
     Token(token::TokenArgs),
     Revoke(revoke::RevokeArgs),
     Quota(quota::QuotaArgs),
+    Backup(backup::BackupArgs),
+    Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
     Top(top::TopArgs),
     Why(why::WhyArgs),
@@ -152,6 +158,8 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::run(args),
         Command::Revoke(args) => revoke::run(args),
         Command::Quota(args) => quota::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Why(args) => why::run(&args),

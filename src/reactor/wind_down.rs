@@ -70,6 +70,10 @@ impl Reactor {
                 }
                 Control::Look(look) => self.look(look),
                 Control::Release => self.phase = Phase::Released,
+                Control::Ask { answer } => {
+                    // Whoever asked may have given up.
+                    let _ = answer.try_send(());
+                }
                 Control::Drain { .. } | Control::Stay | Control::Stop => {}
             }
         }
