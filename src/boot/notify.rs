@@ -195,7 +195,7 @@ mod tests {
         };
         let ((good, one), (hung, two)) = (peer(true), peer(false));
         let round = Duration::from_millis(20);
-        assert_eq!(ask(&[good.clone()], Duration::from_secs(5)), Round::Alive);
+        assert_eq!(ask(std::slice::from_ref(&good), Duration::from_secs(5)), Round::Alive);
         assert_eq!(ask(&[good.clone(), hung.clone()], round), Round::Silent);
         let ended = Peer { control: flume::bounded(1).0, ..good.clone() };
         assert_eq!(ask(&[good.clone(), ended], round), Round::Gone);

@@ -60,7 +60,7 @@ fn locked_memory(host: &Host, wanted: &Wanted<'_>, out: &mut Findings) {
         return out.ok("locked memory", "CAP_IPC_LOCK: it is not counted");
     }
     let why = "the kernel counts the memory of rings against it, for all processes of a user together";
-    let mend = format!("LimitMEMLOCK={} in the unit, or `ulimit -l {}` before the start", 2 * need, 2 * need >> 10);
+    let mend = format!("LimitMEMLOCK={} in the unit, or `ulimit -l {}` before the start", 2 * need, need >> 9);
     let (have, kib) = (show(soft), need >> 10);
     if soft < need {
         out.wrong(
