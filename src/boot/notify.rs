@@ -186,7 +186,8 @@ mod tests {
                 let mut kept = Vec::new();
                 for order in orders {
                     match order {
-                        Control::Ask { answer } if answers => answer.send(()).unwrap(),
+                        // Who asked may be gone by now.
+                        Control::Ask { answer } if answers => answer.send(()).unwrap_or_default(),
                         order => kept.push(order),
                     }
                 }

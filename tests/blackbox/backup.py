@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A backup of a running server: everything acknowledged before it began is in it, in order, and it can be served from.
 
-    publishers ──► server over small files that come and go ──► tidegate backup DEST, again and again
+    publishers ──► server over small files that come and go ──► tidegate backup DEST, again and again; frozen now and then, so that
+                                                                      │  much happens between its files
                                                                       └─► serve from DEST: what was acknowledged by then, no hole, no repeat
 """
 
@@ -43,6 +44,23 @@ def tidegate(*arguments, status=0):
     return (done.stdout + done.stderr).strip()
 
 
+def stretched(*arguments):
+    """Runs the binary in short pieces, for the world to go on between them; returns what it said."""
+    process = subprocess.Popen([binary(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), start_new_session=True)
+    deadline = time.monotonic() + 60
+    while process.poll() is None:
+        time.sleep(0.004)
+        if time.monotonic() < deadline - 50:
+            os.killpg(process.pid, signal.SIGSTOP)
+            time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGCONT)
+        assert time.monotonic() < deadline, "the backup does not end"
+    said = process.stdout.read().strip()
+    process.stdout.close()
+    assert process.returncode == 0, (process.returncode, said)
+    return said
+
+
 def copied(server, folder):
     """A server on a copy of a backup: the backup itself stays as it was."""
     other = Server(*SMALL, shards=server.shards)
@@ -75,7 +93,7 @@ async def under_load(server, rounds, bad):
         await asyncio.sleep(0.4)
         acked = {publisher.name: publisher.acked for publisher in publishers}
         dest = os.path.join(server.folder, f"backup-{number}")
-        line = await loop.run_in_executor(None, lambda: tidegate("backup", dest, "--data", server.data))
+        line = await loop.run_in_executor(None, lambda: stretched("backup", dest, "--data", server.data))
         assert "all good" in line, line
         backups.append((dest, acked))
     files = len(os.listdir(server.data))

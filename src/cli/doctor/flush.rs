@@ -20,8 +20,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const CHECK: &str = "flush";
-const ROUNDS_MAX: usize = 200;
-const MEASURE_MAX: Duration = Duration::from_secs(1);
+const ROUNDS_MAX: usize = 100;
+const MEASURE_MAX: Duration = Duration::from_millis(500);
 const FILE_BYTES: usize = 1 << 20;
 const BLOCK_BYTES: usize = 4096;
 /// No flash writes a page and its table that quickly.
