@@ -24,8 +24,8 @@ use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown::{self, Bounds, Cause, Outcome};
 use crate::wire::token::{Key, Tokens};
-use quotas::QuotaKeeper;
 pub use quotas::QUOTAS_FILE;
+use quotas::QuotaKeeper;
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
 use shards::limits::{Limits, POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};

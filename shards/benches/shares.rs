@@ -13,7 +13,7 @@ use shards::ids::{CommandId, ConnectionId, HashKey, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::{Kind, Limits, Quota, Quotas};
 use shards::mailbox::mesh;
-use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
+use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
 use shards::{Shard, ShardConfig};
 use std::sync::Arc;
 use std::time::Instant;
@@ -114,7 +114,7 @@ impl Outbox for Nobody {
         _: ConnectionId,
         _: CommandId,
         _: &HistoryHead<'_>,
-        _: &mut dyn Iterator<Item = EventView<'_>>,
+        _: &mut dyn Iterator<Item = PageItem<'_>>,
     ) {
     }
 }

@@ -46,7 +46,8 @@ mod tests {
     #[test]
     fn tenants_are_in_the_table() {
         let content = "shards = 1\n[tenants.acme]\nweight = 3\nbytes_per_second_max = \"2MiB\"\n[tenants.default]\nconnections_max = 9\n";
-        let load = |text: &str| Config::load(&Layers { file: Some(("t".into(), text.into())), ..Layers::default() }).unwrap();
+        let load =
+            |text: &str| Config::load(&Layers { file: Some(("t".into(), text.into())), ..Layers::default() }).unwrap();
         let config = load(content);
         let text = table(&config);
         assert!(text.ends_with("[tenants.default]\nweight = 1\nconnections_max = 9\n"), "{text}");

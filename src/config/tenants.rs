@@ -115,7 +115,8 @@ impl TenantTables {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (name, quota) in &self.0 {
-            let key = if name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) { "" } else { "\"" };
+            let key =
+                if name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) { "" } else { "\"" };
             let _infallible = write!(text, "[{TABLE}.{key}{name}{key}]\nweight = {}\n", quota.weight);
             for kind in Kind::ALL {
                 if let Some(max) = quota.max[kind as usize] {
@@ -197,7 +198,8 @@ mod tests {
 
     #[test]
     fn what_was_changed_stands_in_place_of_the_configuration_and_is_read_again() {
-        let configured = load("[tenants.default]\nweight = 2\n[tenants.acme]\nconnections_max = 5\n").expect("it is good");
+        let configured =
+            load("[tenants.default]\nweight = 2\n[tenants.acme]\nconnections_max = 5\n").expect("it is good");
         let mut changed = TenantTables::default();
         let mut quota = Quota::default();
         set(&mut quota, "bytes_per_second_max", "3MiB").expect("a bound");
@@ -212,6 +214,8 @@ mod tests {
         assert_eq!(TenantTables::of(&quotas).over(&Quotas::default()), quotas);
         set(&mut quota, "bytes_per_second_max", "").expect("it is taken away");
         assert_eq!(quota.max, [None; shards::limits::KINDS]);
-        assert!(set(&mut quota, "events", "1").expect_err("no key").contains("there are weight, events_per_second_max"));
+        assert!(
+            set(&mut quota, "events", "1").expect_err("no key").contains("there are weight, events_per_second_max")
+        );
     }
 }
