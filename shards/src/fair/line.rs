@@ -176,6 +176,11 @@ impl<T> Line<T> {
         self.nodes.len()
     }
 
+    /// Something waits although the turn has time for it and it was not seen to lack room: never after [`Line::next`] has said none.
+    pub fn idles(&self) -> bool {
+        !self.active.is_empty() && self.line_left > 0 && self.tries_left > 0 && !self.is_stuck
+    }
+
     /// A turn begins.
     pub fn begin_turn(&mut self) {
         self.end_serving();

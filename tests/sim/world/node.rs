@@ -146,6 +146,7 @@ impl Core {
                 None => self.work(connection, now, patience_us, counts),
             };
         }
+        assert!(!self.shard.idles_beside_line(), "the core is given to whoever wants it, however few they are");
         work
     }
 
