@@ -3,7 +3,7 @@
 //! ```text
 //!   clock          one reading
 //!   steps          the nine readings of a turn, their histograms: a turn's price, whatever it does
-//!   event          three readings, its trace, six histograms, its tenant, its send; commits of 1, 16, 64 events
+//!   event          two readings, its trace, six histograms, its tenant, two sends; commits of 1, 16, 64 events
 //!   turn of N      both together, for each of N events
 //! ```
 //! `share` is of 17.5 µs, what a durable event costs with everything (README). Under `cargo test`, or with `--tiny`, each case runs
@@ -114,16 +114,19 @@ impl World {
     /// One commit group: each of its events came, was decoded and appended; then all were committed, walked and sent.
     fn events(&mut self, group: &[RecordView<'_>]) {
         let stamp_us = self.turn_begins();
+        let came_ns = self.traces.now_ns().max(1);
         for _ in group {
-            let came_ns = self.clock.ns();
-            self.traces.clock(came_ns, self.next);
-            self.traces.begin(Stamps { came_ns, begun_ns: came_ns, ..Stamps::default() });
+            let begun_ns = self.clock.ns();
+            self.traces.clock(begun_ns, self.next);
+            self.traces.begin(Stamps { came_ns, begun_ns, ..Stamps::default() });
             let ns = self.clock.ns();
             self.traces.clock(ns, self.next);
             self.traces.stamps_mut().decoded_ns = ns;
             self.next += 1;
-            self.traces.clock(self.clock.ns(), self.next);
+            self.traces.appended(self.next);
+            self.traces.begin(Stamps::default());
         }
+        self.traces.clock(self.clock.ns(), self.next);
         self.traces.closed(self.next);
         self.traces.committed(self.next);
         for record in group {
@@ -144,7 +147,7 @@ impl World {
 
     fn delivered(&mut self) -> u64 {
         let recorder = self.tail.swap(Box::default());
-        recorder.tenants().iter().map(|tenant| tenant.way.count()).sum()
+        recorder.tenants.all().iter().map(|tenant| tenant.way.count()).sum()
     }
 }
 

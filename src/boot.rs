@@ -25,12 +25,16 @@ use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown::{self, Bounds, Cause, Outcome};
 use crate::wire::token::{Key, Tokens};
+use activation::Activated;
 use admin::Admin;
 use keeper::Keeper;
 pub use keeper::REVOKED_FILE;
+use notify::Notify;
+pub use quotas::QUOTAS_FILE;
+use quotas::QuotaKeeper;
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
-use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
+use shards::limits::{Limits, POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
 use shards::queues::{Declared, declared};
 use shards::{ShardConfig, mailbox};
 use std::io::Write as _;
@@ -44,12 +48,16 @@ use storage::log::RecoveredLog;
 use storage::recovery::{self, RecoverError};
 use takeover::{Gate, Offer, Takeover};
 
+pub mod activation;
 pub(crate) mod admin;
 mod certificates;
 mod keeper;
 mod listener;
+pub mod needs;
+pub mod notify;
 mod place;
 pub(crate) mod process;
+mod quotas;
 mod seat;
 mod takeover;
 
@@ -63,15 +71,21 @@ pub fn serve(config: Config) -> ExitCode {
     end_of(&config, Way::Fresh)
 }
 
+/// Serves from sockets that a service manager has made; `config` says to listen where they do.
+pub fn serve_from(activated: Activated, config: Config) -> ExitCode {
+    end_of(&config, Way::Activated(activated))
+}
+
 /// Takes the place of the server that runs on the same data folder, and serves until it is told to stop.
 pub fn take_over(config: Config) -> ExitCode {
     end_of(&config, Way::Takeover)
 }
 
 /// How a process comes to its folder and its port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 enum Way {
     Fresh,
+    Activated(Activated),
     Takeover,
 }
 
@@ -116,6 +130,8 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     Ring::open(&RingConfig::SMALLEST, Waker::new().map_err(refused)?).map_err(refused)?;
 
     shutdown::hold_signals();
+    let notify = Notify::from_environment();
+    let sockets_stay = matches!(way, Way::Activated(_));
     let (start, address, mut listeners) = Start::begin(config, shards, way)?;
     let (reports_in, reports) = flume::unbounded(); // a handful of messages per shard in its whole life
     let mut seats = Vec::new();
@@ -139,6 +155,9 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
 
     let folder = Arc::new(start.folder(config)?);
     listener::join(address, &mut listeners, shards).map_err(refused)?;
+    let quota_keeper = QuotaKeeper::new(config);
+    let quotas = quota_keeper.quotas().map_err(refused)?;
+    let limits = || Limits { quotas: Arc::clone(&quotas), ..config.limits() };
     let (logs, queues) = recover(&folder, shards)?;
     let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
     let keys: Vec<Key> = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
@@ -146,7 +165,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     for (number, (recovered, mail)) in logs.into_iter().zip(mails).enumerate() {
         let bell = peers[number].waker.clone();
         let belongings = Belongings {
-            shard: ShardConfig { shard: ShardId(number as u16), shards, limits: config.limits(), seed: random_u64() },
+            shard: ShardConfig { shard: ShardId(number as u16), shards, limits: limits(), seed: random_u64() },
             log: config.log_config(),
             recovered,
             queues: Arc::clone(&queues),
@@ -163,6 +182,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let bounds = Bounds {
         drain: Duration::from_millis(config.drain_ms_max),
         stop: Duration::from_millis(config.stop_timeout_ms),
+        sockets_stay,
     };
     let copies = listeners.iter().map(OwnedFd::try_clone).collect::<std::io::Result<_>>().map_err(refused)?;
     introduce(&peers, listeners)?;
@@ -172,7 +192,10 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let (reload, reloads) = flume::bounded(1);
     shutdown::forward_signals(reports_in, reload);
     keeper.watch(rules, Arc::clone(&peers), reloads);
-    let ended = serve_until_the_end(&reports, &peers, bounds, &gate);
+    let (_serving, end) = flume::bounded(0);
+    quota_keeper.watch(quotas, Arc::clone(&peers), end);
+    notify.watch(&peers);
+    let ended = serve_until_the_end(&reports, &peers, bounds, &gate, &notify);
     if matches!(ended, Ok(_) | Err(Failure { closed: true, .. })) {
         for seat in seats {
             let _ = seat.thread.join();
@@ -200,10 +223,18 @@ enum Start {
 
 impl Start {
     fn begin(config: &Config, shards: u16, way: Way) -> Result<(Start, SocketAddr, Vec<OwnedFd>), Failure> {
-        if way == Way::Fresh {
-            let folder = DataFolder::open(&config.data).map_err(refused)?;
-            let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
-            return Ok((Start::Fresh(folder), address, listeners));
+        match way {
+            Way::Fresh => {
+                let folder = DataFolder::open(&config.data).map_err(refused)?;
+                let (address, listeners) = listener::bind(config.listen, shards).map_err(refused)?;
+                return Ok((Start::Fresh(folder), address, listeners));
+            }
+            Way::Activated(activated) => {
+                let folder = DataFolder::open(&config.data).map_err(refused)?;
+                let address = activated.address;
+                return Ok((Start::Fresh(folder), address, activated.shared_by(shards).map_err(refused)?));
+            }
+            Way::Takeover => {}
         }
         let mut taking = Takeover::begin(&config.data).map_err(refused)?;
         let (address, listeners) = (taking.address, std::mem::take(&mut taking.listeners));
@@ -288,7 +319,7 @@ pub fn memory_plan(config: &Config) -> Plan {
         frame_cache_bytes: Frames::memory_bytes_max() as u64,
         page_bytes: shard.limits.pages_bytes_max() as u64,
         echo_bytes: echo_bytes(config) as u64,
-        tail_bytes: (observe::memory_bytes_max() + shards::traces::memory_bytes_max()) as u64,
+        tail_bytes: (observe::memory_bytes_max(admin::TOTALS_MAX) + shards::traces::memory_bytes_max()) as u64,
     };
     let room = room(config, config.shard_count(), process::raise_open_files());
     Plan { room: Some(room), ..Plan::of(config, &parts, plan::memory_bytes()) }
@@ -430,9 +461,12 @@ fn serve_until_the_end(
     peers: &[Peer],
     bounds: Bounds,
     gate: &Gate,
+    notify: &Notify,
 ) -> Result<(), Failure> {
     loop {
+        notify.ready("serves");
         let cause = wait(reports)?;
+        notify.stopping("sends its clients away and closes its logs");
         if cause == Cause::Signal {
             gate.end();
         }

@@ -79,6 +79,8 @@ pub struct Bounds {
     pub drain: Duration,
     /// Until every log is closed.
     pub stop: Duration,
+    /// The listening sockets are somebody else's and outlive the process: who comes while it ends waits for the next one.
+    pub sockets_stay: bool,
 }
 
 impl Bounds {
@@ -127,7 +129,7 @@ pub fn stop(
 ) -> Result<Outcome, String> {
     let signals = u32::from(cause == Cause::Signal);
     let mut ending = Ending { peers, reports, signals, taker_gone: false };
-    ending.order(|| Control::Drain { taken_over: cause == Cause::Takeover });
+    ending.order(|| Control::Drain { taken_over: cause == Cause::Takeover || bounds.sockets_stay });
     if ending.drained(bounds.drain)? == Outcome::Stays {
         return Ok(Outcome::Stays);
     }
@@ -215,10 +217,14 @@ mod tests {
     use crate::ring::Waker;
     use shards::ids::ShardId;
 
-    const BOUNDS: Bounds = Bounds { drain: Duration::from_secs(5), stop: Duration::from_secs(5) };
+    const BOUNDS: Bounds = Bounds { drain: Duration::from_secs(5), stop: Duration::from_secs(5), sockets_stay: false };
 
     /// Two shards that do as they are told, and whatever else is reported once they drain.
     fn run(cause: Cause, meanwhile: Vec<Report>) -> (Result<Outcome, String>, Vec<String>) {
+        run_within(BOUNDS, cause, meanwhile)
+    }
+
+    fn run_within(bounds: Bounds, cause: Cause, meanwhile: Vec<Report>) -> (Result<Outcome, String>, Vec<String>) {
         let (reports_in, reports) = flume::unbounded();
         let (seen_in, seen) = flume::unbounded();
         let peers: Vec<Peer> = (0..2u16)
@@ -247,7 +253,7 @@ mod tests {
         for report in meanwhile {
             reports_in.send(report).unwrap();
         }
-        let outcome = stop(&peers, &reports, BOUNDS, cause);
+        let outcome = stop(&peers, &reports, bounds, cause);
         drop((peers, seen_in));
         (outcome, seen.iter().collect())
     }
@@ -271,6 +277,15 @@ mod tests {
         let (outcome, seen) = run(Cause::Takeover, reports);
         assert_eq!(outcome, Ok(Outcome::Ended { hurried: true, taker_gone: true }));
         assert!(seen.contains(&"1 Stop".into()), "{seen:?}");
+    }
+
+    #[test]
+    fn sockets_that_stay_are_left_to_the_next_process() {
+        let signals = || vec![Report::Signal(15)];
+        for (bounds, wanted) in [(BOUNDS, "false"), (Bounds { sockets_stay: true, ..BOUNDS }, "true")] {
+            let (_, seen) = run_within(bounds, Cause::Signal, signals());
+            assert!(seen.contains(&format!("0 Drain {{ taken_over: {wanted} }}")), "{seen:?}");
+        }
     }
 
     #[test]

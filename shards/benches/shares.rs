@@ -13,7 +13,7 @@ use shards::ids::{CommandId, ConnectionId, HashKey, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::{Kind, Limits, Quota, Quotas};
 use shards::mailbox::mesh;
-use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
+use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
 use shards::{Shard, ShardConfig};
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,7 +54,7 @@ fn round(case: &str, turns: u64) -> f64 {
     let connection = ConnectionId { slot: 0, generation: 1 };
     let mut connect = |slot, tenant| {
         let connection = ConnectionId { slot, generation: 1 };
-        let input = Input::Connected { connection, principal: Principal { tenant, client_id: "c" } };
+        let input = Input::Connected { connection, principal: Principal { tenant, client_id: "c", rights: None } };
         assert_eq!(shard.handle(input, now), Handled::Done);
     };
     connect(0, "acme");
@@ -75,6 +75,7 @@ fn round(case: &str, turns: u64) -> f64 {
     };
     let command = Command::Publish { session: "session-0042", event, durability: Durability::Volatile };
     let mut id = 0;
+    #[allow(clippy::disallowed_methods)]
     let began = Instant::now();
     for _ in 0..turns {
         now.mono_us += 400;
@@ -114,7 +115,7 @@ impl Outbox for Nobody {
         _: ConnectionId,
         _: CommandId,
         _: &HistoryHead<'_>,
-        _: &mut dyn Iterator<Item = EventView<'_>>,
+        _: &mut dyn Iterator<Item = PageItem<'_>>,
     ) {
     }
 }

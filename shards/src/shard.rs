@@ -457,6 +457,8 @@ impl Shard {
 
     /// What came at `came_ns` is decoded from now on; its commands follow as inputs. `None`: there are no more of them.
     pub fn decodes(&mut self, came_ns: Option<u64>) {
+        // The command before this had stamps of its own.
+        self.traces.appended(self.log.next_seq());
         self.traces.begin(came_ns.map_or(Stamps::default(), |came_ns| Stamps {
             came_ns,
             begun_ns: self.traces.now_ns(),
@@ -475,7 +477,8 @@ impl Shard {
         }
     }
 
-    /// That input was handled by this reading of the clock; what follows in the same frame is decoded from now on.
+    /// That input was handled by this reading of the clock; what follows in the same frame is decoded from now on. Where nothing
+    /// follows the next reading will do.
     pub fn handled(&mut self, ns: u64) {
         self.clock(ns);
         self.traces.stamps_mut().begun_ns = ns;

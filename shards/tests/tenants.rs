@@ -257,7 +257,7 @@ fn a_rate_holds_over_all_shards_and_the_advice_is_right() {
             n += 1;
             world.send(shard, 1, publish(&session, &id, b"1"));
         }
-        for shard in 0..3 {
+        for (shard, until) in until.iter_mut().enumerate() {
             while let Some(_held) = world.shards[shard].next_in_line() {}
             world.turn(shard);
             world.turn(shard);
@@ -268,7 +268,7 @@ fn a_rate_holds_over_all_shards_and_the_advice_is_right() {
                     refused += 1;
                     let ms: u64 = ms.parse().expect("a number");
                     assert!((1..=1000).contains(&ms), "{ms}");
-                    until[shard] = world.now.mono_us + ms * 1000;
+                    *until = world.now.mono_us + ms * 1000;
                 } else {
                     panic!("{text}");
                 }

@@ -79,8 +79,11 @@ fn the_owner_knows_the_way_and_every_shard_its_readers() {
         let decoded = world.tick(shard);
         world.shards[shard].decoded(decoded, false);
         world.send(shard, 1, publish(id, "chat.message"));
-        let handled = world.tick(shard);
-        world.shards[shard].handled(handled);
+        if id != "m2" {
+            let handled = world.tick(shard);
+            world.shards[shard].handled(handled);
+        }
+        // Where nothing follows in its frame the next reading is not taken for it, and it has its stamps all the same.
         world.shards[shard].decodes(None);
         world.settle();
     }

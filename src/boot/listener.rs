@@ -84,6 +84,21 @@ pub(super) fn deal(sockets: Vec<OwnedFd>, shards: u16) -> Vec<Vec<OwnedFd>> {
     dealt
 }
 
+/// Where a socket listens that somebody else has made.
+pub(super) fn address_of(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    if get(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+    }
+    local_address(socket)
+}
+
+/// Makes a socket that somebody else has made one of ours; it listens already, and goes on listening.
+pub(super) fn prepare(socket: &OwnedFd) -> io::Result<()> {
+    set_up(socket)?;
+    // A second time: the length of the backlog is all that changes.
+    listen(std::slice::from_ref(socket))
+}
+
 /// Are these listening TCP sockets of that address?
 pub(super) fn check_received(sockets: &[OwnedFd], address: SocketAddr) -> io::Result<()> {
     for socket in sockets {
@@ -112,10 +127,7 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     if shared {
         set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     }
-    // Accepted sockets inherit it.
-    set(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    // Until its request is there a connection is the listening socket's, and moves with it to whoever takes over.
-    set(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, REQUEST_WITHIN_S)?;
+    set_up(&socket)?;
     match address {
         SocketAddr::V4(v4) => {
             let name = libc::sockaddr_in {
@@ -143,6 +155,13 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
         check(unsafe { libc::listen(socket.as_raw_fd(), 1) })?;
     }
     Ok(socket)
+}
+
+fn set_up(socket: &OwnedFd) -> io::Result<()> {
+    // Accepted sockets inherit it.
+    set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    // Until its request is there a connection is the listening socket's, and moves with it to whoever takes over.
+    set(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, REQUEST_WITHIN_S)
 }
 
 fn bind_to<T>(socket: &OwnedFd, name: &T) -> io::Result<()> {

@@ -34,7 +34,7 @@ pub(super) fn give_back_large_blocks() {
 }
 
 /// Raises the limit of open files as far as it may go, and returns it.
-pub(super) fn raise_open_files() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a writable rlimit structure.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::boot;
-use crate::config::Config;
+use crate::config::{Config, TenantTables};
 use std::fmt::Write as _;
 
 pub(super) fn run(config: &Config) -> Result<(), Failure> {
@@ -23,7 +23,8 @@ fn table(config: &Config) -> String {
     for (line, row) in lines.iter().zip(&rows) {
         let _infallible = writeln!(out, "{line:width$}  # {}; {}", row.origin, row.help);
     }
-    out
+    // Last: whatever followed would belong to the last tenant.
+    out + &TenantTables::of(&config.quotas).text()
 }
 
 #[cfg(test)]
@@ -40,5 +41,16 @@ mod tests {
         let again = Config::load(&Layers { file: Some(("t".into(), text.clone())), ..Layers::default() }).unwrap();
         let values = |c: &Config| c.rows().into_iter().map(|row| (row.key, row.value)).collect::<Vec<_>>();
         assert_eq!(values(&config), values(&again));
+    }
+
+    #[test]
+    fn tenants_are_in_the_table() {
+        let content = "shards = 1\n[tenants.acme]\nweight = 3\nbytes_per_second_max = \"2MiB\"\n[tenants.default]\nconnections_max = 9\n";
+        let load =
+            |text: &str| Config::load(&Layers { file: Some(("t".into(), text.into())), ..Layers::default() }).unwrap();
+        let config = load(content);
+        let text = table(&config);
+        assert!(text.ends_with("[tenants.default]\nweight = 1\nconnections_max = 9\n"), "{text}");
+        assert_eq!(load(&text).quotas, config.quotas);
     }
 }

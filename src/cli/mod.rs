@@ -10,18 +10,24 @@
 //!   tidegate keys         a new key for resume tokens; keys for clients' tokens
 //!   tidegate token        a token for development
 //!   tidegate revoke       a client or a token does not count any more
+//!   tidegate quota TENANT KEY=VALUE    what a tenant may use, from now on
+//!   tidegate backup       a copy of a data folder, also of a running server's
+//!   tidegate doctor       what of this machine stands in the way, and what mends it
 //! ```
 //!
 //! Exit status: 0 done, 1 the operation was refused or failed, 2 the request itself is wrong (flags, configuration, start-up).
 
 mod ask;
+mod backup;
 mod bench;
 mod check_config;
 mod client;
+mod doctor;
 mod keys;
 mod line;
 mod log;
 mod publish;
+mod quota;
 mod revoke;
 mod serve;
 mod subscribe;
@@ -56,6 +62,9 @@ enum Command {
     Keys(keys::KeysArgs),
     Token(token::TokenArgs),
     Revoke(revoke::RevokeArgs),
+    Quota(quota::QuotaArgs),
+    Backup(backup::BackupArgs),
+    Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
     Top(top::TopArgs),
     Why(why::WhyArgs),
@@ -148,6 +157,9 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => keys::run(&args),
         Command::Token(args) => token::run(args),
         Command::Revoke(args) => revoke::run(args),
+        Command::Quota(args) => quota::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Why(args) => why::run(&args),

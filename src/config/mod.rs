@@ -17,6 +17,7 @@ mod tenants;
 mod value;
 
 pub use layers::{ConfigError, Layers, Origin, Row};
+pub use tenants::{TenantTables, set as set_bound};
 pub use value::{LogFormat, OptionalAddress, Setting, Switch};
 
 use shards::limits::{Limits, PresenceLimits, Quotas, WorkLimits};

@@ -8,11 +8,15 @@
 //!   events_per_second_max = 5000
 //!   bytes_per_second_max = "2MiB"
 //! ```
+//! The same tables stand in the configuration and in the file of what was changed at run time; there a table takes the place of
+//! the configuration's.
 
 use super::layers::{ConfigError, Layers};
 use super::value::Setting;
 use shards::limits::{Kind, Quota, Quotas, WEIGHT_MAX};
 use shards::names::is_name;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 
 /// Name of the table of tables.
@@ -21,58 +25,134 @@ pub(super) const TABLE: &str = "tenants";
 /// Table for whoever is not named. It is the name of the tenant of clients without a key, too.
 const OTHERS: &str = "default";
 
-/// Reads what the file says of tenants.
-pub(super) fn read(layers: &Layers) -> Result<Quotas, ConfigError> {
-    let mut quotas = Quotas::default();
-    let Some((path, content)) = &layers.file else { return Ok(quotas) };
-    let table: toml::Table = content.parse().map_err(|why: toml::de::Error| refuse(path, TABLE, why.message()))?;
-    let Some(tenants) = table.get(TABLE) else { return Ok(quotas) };
-    let tenants = tenants.as_table().ok_or_else(|| refuse(path, TABLE, "expected a table for each tenant"))?;
-    for (name, bounds) in tenants {
-        let place = format!("{TABLE}.{name}");
-        if !is_name(name.as_bytes()) {
-            return Err(refuse(path, &place, "a tenant's name is 1 to 128 of A-Z a-z 0-9 _ . : -"));
-        }
-        let bounds = bounds.as_table().ok_or_else(|| refuse(path, &place, "expected a table"))?;
-        let quota = quota(path, &place, bounds)?;
-        if name == OTHERS {
-            quotas.others = quota;
-        } else {
-            quotas.tenants.insert(name.as_str().into(), quota);
-        }
-    }
-    Ok(quotas)
-}
-
-fn quota(path: &Path, place: &str, bounds: &toml::Table) -> Result<Quota, ConfigError> {
-    let mut quota = Quota::default();
-    for (key, value) in bounds {
-        let place = format!("{place}.{key}");
-        let text = match value {
-            toml::Value::String(text) => text.clone(),
-            toml::Value::Integer(number) => number.to_string(),
-            _ => return Err(refuse(path, &place, "expected text or a whole number")),
-        };
-        let number = u64::read(key, &text).map_err(|why| refuse(path, &place, &why))?;
-        if key == "weight" {
-            let weight = u32::try_from(number).ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight));
-            quota.weight = weight.ok_or_else(|| refuse(path, &place, &format!("a weight is 1 to {WEIGHT_MAX}")))?;
-            continue;
-        }
-        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == key) else {
-            let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-            return Err(refuse(path, &place, &format!("unknown key: there are weight, {}", known.join(", "))));
-        };
-        if !(1..=QUOTA_MAX).contains(&number) {
-            return Err(refuse(path, &place, &format!("a quota is 1 to {QUOTA_MAX}; leave it out for none")));
-        }
-        quota.max[kind as usize] = Some(number);
-    }
-    Ok(quota)
-}
-
 /// Largest bound: with it no sum of the accounts overflows.
 const QUOTA_MAX: u64 = 1 << 40;
+
+/// Tables by the tenant's name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TenantTables(BTreeMap<String, Quota>);
+
+/// Reads what the file says of tenants.
+pub(super) fn read(layers: &Layers) -> Result<Quotas, ConfigError> {
+    let Some((path, content)) = &layers.file else { return Ok(Quotas::default()) };
+    Ok(TenantTables::read(path, content)?.over(&Quotas::default()))
+}
+
+impl TenantTables {
+    /// Reads all tables of tenants that `content` has; `path` is where it is said to stand.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, as one line with its place.
+    pub fn read(path: &Path, content: &str) -> Result<Self, ConfigError> {
+        let mut tables = Self::default();
+        let table: toml::Table = content.parse().map_err(|why: toml::de::Error| refuse(path, TABLE, why.message()))?;
+        let Some(tenants) = table.get(TABLE) else { return Ok(tables) };
+        let tenants = tenants.as_table().ok_or_else(|| refuse(path, TABLE, "expected a table for each tenant"))?;
+        for (name, bounds) in tenants {
+            let place = format!("{TABLE}.{name}");
+            if !is_name(name.as_bytes()) {
+                return Err(refuse(path, &place, NO_NAME));
+            }
+            let bounds = bounds.as_table().ok_or_else(|| refuse(path, &place, "expected a table"))?;
+            let mut quota = Quota::default();
+            for (key, value) in bounds {
+                let text = match value {
+                    toml::Value::String(text) => text.clone(),
+                    toml::Value::Integer(number) => number.to_string(),
+                    _ => return Err(refuse(path, &format!("{place}.{key}"), "expected text or a whole number")),
+                };
+                set(&mut quota, key, &text).map_err(|why| refuse(path, &format!("{place}.{key}"), &why))?;
+            }
+            tables.0.insert(name.clone(), quota);
+        }
+        Ok(tables)
+    }
+
+    /// All that differs from a server without quotas.
+    pub fn of(quotas: &Quotas) -> Self {
+        let mut tables: BTreeMap<String, Quota> =
+            quotas.tenants.iter().map(|(name, quota)| (name.to_string(), *quota)).collect();
+        if quotas.others != Quota::default() {
+            tables.insert(OTHERS.into(), quotas.others);
+        }
+        Self(tables)
+    }
+
+    /// The quotas, where these tables stand in place of those that `base` has.
+    pub fn over(&self, base: &Quotas) -> Quotas {
+        let mut quotas = base.clone();
+        for (name, quota) in &self.0 {
+            if name == OTHERS {
+                quotas.others = *quota;
+            } else {
+                quotas.tenants.insert(name.as_str().into(), *quota);
+            }
+        }
+        quotas
+    }
+
+    /// Of one tenant, if it has a table.
+    pub fn get(&self, tenant: &str) -> Option<Quota> {
+        self.0.get(tenant).copied()
+    }
+
+    /// Puts a tenant's table in place, or takes it away.
+    ///
+    /// # Errors
+    /// The tenant's name is none.
+    pub fn put(&mut self, tenant: &str, quota: Option<Quota>) -> Result<(), String> {
+        if !is_name(tenant.as_bytes()) {
+            return Err(format!("{tenant:?}: {NO_NAME}"));
+        }
+        match quota {
+            Some(quota) => drop(self.0.insert(tenant.into(), quota)),
+            None => drop(self.0.remove(tenant)),
+        }
+        Ok(())
+    }
+
+    /// As they are read again; empty where there is none.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, quota) in &self.0 {
+            let key =
+                if name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) { "" } else { "\"" };
+            let _infallible = write!(text, "[{TABLE}.{key}{name}{key}]\nweight = {}\n", quota.weight);
+            for kind in Kind::ALL {
+                if let Some(max) = quota.max[kind as usize] {
+                    let _infallible = writeln!(text, "{} = {}", kind.name(), max.show(kind.name()));
+                }
+            }
+        }
+        text
+    }
+}
+
+/// Sets one bound by its name. Without a value it is none any more, and the weight is 1.
+///
+/// # Errors
+/// There is no such bound, or the value is none: why, as the end of a sentence.
+pub fn set(quota: &mut Quota, key: &str, value: &str) -> Result<(), String> {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == key);
+    if kind.is_none() && key != "weight" {
+        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        return Err(format!("unknown key: there are weight, {}", known.join(", ")));
+    }
+    let number = if value.is_empty() { None } else { Some(u64::read(key, value)?) };
+    match (kind, number) {
+        (Some(kind), number) if number.is_none_or(|max| (1..=QUOTA_MAX).contains(&max)) => {
+            quota.max[kind as usize] = number;
+        }
+        (Some(_), _) => return Err(format!("a quota is 1 to {QUOTA_MAX}; leave it out for none")),
+        (None, number) => {
+            let weight = u32::try_from(number.unwrap_or(1)).ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight));
+            quota.weight = weight.ok_or_else(|| format!("a weight is 1 to {WEIGHT_MAX}"))?;
+        }
+    }
+    Ok(())
+}
+
+const NO_NAME: &str = "a tenant's name is 1 to 128 of A-Z a-z 0-9 _ . : -";
 
 fn refuse(path: &Path, place: &str, why: &str) -> ConfigError {
     ConfigError::new(format!("{place} (file {}): {why}", path.display()))
@@ -114,5 +194,28 @@ mod tests {
             let why = load(bad).expect_err(bad);
             assert!(why.contains(words), "{bad}: {why}");
         }
+    }
+
+    #[test]
+    fn what_was_changed_stands_in_place_of_the_configuration_and_is_read_again() {
+        let configured =
+            load("[tenants.default]\nweight = 2\n[tenants.acme]\nconnections_max = 5\n").expect("it is good");
+        let mut changed = TenantTables::default();
+        let mut quota = Quota::default();
+        set(&mut quota, "bytes_per_second_max", "3MiB").expect("a bound");
+        set(&mut quota, "weight", "7").expect("a weight");
+        changed.put("acme", Some(quota)).expect("a name");
+        changed.put("a.b:c", Some(Quota::default())).expect("a name");
+        changed.put("a b", Some(quota)).expect_err("no name");
+        let again = TenantTables::read(Path::new("q"), &changed.text()).expect("it is good");
+        assert_eq!(again, changed);
+        let quotas = again.over(&configured);
+        assert_eq!((quotas.of("acme"), quotas.of("a.b:c"), quotas.of("x").weight), (quota, Quota::default(), 2));
+        assert_eq!(TenantTables::of(&quotas).over(&Quotas::default()), quotas);
+        set(&mut quota, "bytes_per_second_max", "").expect("it is taken away");
+        assert_eq!(quota.max, [None; shards::limits::KINDS]);
+        assert!(
+            set(&mut quota, "events", "1").expect_err("no key").contains("there are weight, events_per_second_max")
+        );
     }
 }

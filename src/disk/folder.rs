@@ -290,6 +290,11 @@ pub fn file_id(name: &str) -> Option<FileId> {
     (file.file_name() == name).then_some(file)
 }
 
+/// Names that are no part of what the folder holds: a lock, a file that is not finished, anybody's dot file.
+pub(super) fn is_passing(name: &str) -> bool {
+    name == LOCK_NAME || name.starts_with('.') || name.ends_with(TEMPORARY_SUFFIX)
+}
+
 /// Name under which a file is made before it takes its own.
 pub(super) fn temporary_name(file: FileId) -> String {
     file.file_name() + TEMPORARY_SUFFIX

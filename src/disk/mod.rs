@@ -4,10 +4,12 @@
 //!   boot ────────────► folder      lock, format probe, read-only maps, atomic replace
 //!   shard's turn ────► executor    Commit, Read: on the shard's own ring
 //!                        └───────► background    Job: one glommio executor for the whole process, off every hot path
+//!   tidegate backup ─► backup      a copy of the folder of a running server
 //! ```
 //! Nothing here knows what the bytes mean; `storage` decides that.
 
 pub mod background;
+pub mod backup;
 pub mod executor;
 pub mod folder;
 pub mod keys;

@@ -38,17 +38,31 @@ const BOUNDS_US: &[f64] = &[
 /// Quantiles said of whole distributions; 1 is the longest.
 const QUANTILES: [&str; 4] = ["0.5", "0.99", "0.999", "1"];
 
-/// All metrics. `process`: name, help and value of gauges that are not of a shard.
-pub fn expose(totals: &Totals, process: &[(&str, &str, f64)], dialect: Dialect) -> String {
+/// What is not of a shard.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Name, help and value of each gauge.
+    pub gauges: Vec<(&'static str, &'static str, f64)>,
+    /// Way, status and number of the answers of the admin edge.
+    pub answers: Vec<(&'static str, &'static str, u64)>,
+}
+
+/// All metrics.
+pub fn expose(totals: &Totals, process: &Process, dialect: Dialect) -> String {
     let mut page = Page { out: String::with_capacity(64 << 10), dialect };
     stages(&mut page, totals);
     turns(&mut page, totals);
     tenants(&mut page, totals);
     refusals(&mut page, totals);
     gauges(&mut page, totals);
-    for (name, help, value) in process {
+    for (name, help, value) in &process.gauges {
         page.family(name, "gauge", help);
         page.sample(name, &[], *value);
+    }
+    let name = "tidegate_admin_answers_total";
+    page.family(name, "counter", "Answers of the admin edge, by status: 400, 408 and 431 are requests that are none.");
+    for (way, status, count) in &process.answers {
+        page.sample(name, &[("way", way), ("status", status)], *count as f64);
     }
     if dialect == Dialect::OpenMetrics {
         page.out.push_str("# EOF\n");
@@ -160,20 +174,19 @@ fn turns(page: &mut Page, totals: &Totals) {
 }
 
 fn tenants(page: &mut Page, totals: &Totals) {
-    let merged = totals.merged();
     let name = "tidegate_tenant_quantile_seconds";
     page.family(name, "gauge", "From bytes received to delivery queued, by tenant, within 7 %; $rest: all others.");
-    for tenant in merged.tenants() {
+    for tenant in totals.tenants() {
         page.quantiles(name, &[("tenant", &tenant.name)], &tenant.way);
     }
     let name = "tidegate_tenant_events_total";
     page.family(name, "counter", "Events committed.");
-    for tenant in merged.tenants() {
+    for tenant in totals.tenants() {
         page.sample(name, &[("tenant", &tenant.name)], tenant.events as f64);
     }
     let name = "tidegate_tenant_record_bytes_total";
     page.family(name, "counter", "Bytes of their records in the log.");
-    for tenant in merged.tenants() {
+    for tenant in totals.tenants() {
         page.sample(name, &[("tenant", &tenant.name)], tenant.bytes as f64);
     }
 }
@@ -255,7 +268,11 @@ mod tests {
         let mut totals = Totals::new(2);
         totals.shards[1].recorded.stages[Stage::Commit as usize].record(150_000);
         for dialect in [Dialect::Prometheus, Dialect::OpenMetrics] {
-            let page = expose(&totals, &[("tidegate_process_resident_bytes", "Memory.", 5.0)], dialect);
+            let process = Process {
+                gauges: vec![("tidegate_process_resident_bytes", "Memory.", 5.0)],
+                answers: vec![("port", "431", 3)],
+            };
+            let page = expose(&totals, &process, dialect);
             let mut families = BTreeSet::new();
             for line in page.lines().filter(|line| line.starts_with("# TYPE ")) {
                 let words: Vec<&str> = line.split(' ').collect();
@@ -266,6 +283,7 @@ mod tests {
             assert!(page.contains("tidegate_stage_seconds_bucket{shard=\"1\",stage=\"commit\",le=\"0.0002\"} 1\n"));
             assert!(page.contains("tidegate_stage_seconds_bucket{shard=\"1\",stage=\"commit\",le=\"0.0001\"} 0\n"));
             assert!(page.contains("tidegate_process_resident_bytes 5\n"));
+            assert!(page.contains("tidegate_admin_answers_total{way=\"port\",status=\"431\"} 3\n"));
             assert_eq!(page.ends_with("# EOF\n"), dialect == Dialect::OpenMetrics);
         }
     }

@@ -46,6 +46,11 @@ impl Histogram {
         self.0.saturating_record_n(ns, count);
     }
 
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.0.reset();
+    }
+
     /// Adds another one's times.
     pub fn add(&mut self, other: &Histogram) {
         if !other.0.is_empty() {

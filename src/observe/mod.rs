@@ -23,14 +23,16 @@ mod histogram;
 mod recorder;
 mod steps;
 mod tail;
+mod tenants;
 mod totals;
 mod turns;
 
-pub use expose::{Dialect, expose};
+pub use expose::{Dialect, Process, expose};
 pub use histogram::Histogram;
-pub use recorder::{Recorder, Tenant};
+pub use recorder::Recorder;
 pub use steps::Stall;
 pub use tail::{Gauges, Tail};
+pub use tenants::{Tenant, Tenants};
 pub use totals::{ShardTotals, Totals};
 
 /// Where an event spends its time.
@@ -131,7 +133,10 @@ impl Step {
     }
 }
 
-/// Bytes that one shard's part of this module holds at most, the spare recorder of a look included.
-pub const fn memory_bytes_max() -> usize {
-    2 * recorder::memory_bytes_max() + turns::memory_bytes_max() + tail::memory_bytes_max()
+/// Bytes that one shard's part of this module holds at most, the spare recorder of a look included, and of `copies` of its totals.
+pub const fn memory_bytes_max(copies: usize) -> usize {
+    2 * recorder::memory_bytes_max()
+        + copies * recorder::own_bytes_max()
+        + turns::memory_bytes_max()
+        + tail::memory_bytes_max()
 }

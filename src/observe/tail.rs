@@ -176,15 +176,19 @@ impl Tail {
             let ns = trace.committed_ns.saturating_sub(trace.appended_ns);
             recorder.stages[Stage::Commit as usize].record_n(ns, count);
         }
-        let place = recorder.tenant(record.tenant());
-        let tenant = recorder.tenant_mut(place);
+        let place = recorder.tenants.place(record.tenant());
+        if place.taken {
+            let gone = place.number as u32;
+            self.pending.iter_mut().filter(|pending| pending.tenant == gone).for_each(|pending| pending.tenant = 0);
+        }
+        let tenant = recorder.tenants.at(place.number);
         tenant.events += count;
         tenant.bytes += record.bytes().len() as u64;
         if self.pending.len() == PENDING_MAX {
             self.delivered(self.at_ns);
         }
         let committed_ns = if trace.committed_ns > 0 { trace.committed_ns } else { self.at_ns };
-        self.pending.push(Pending { from_ns, committed_ns, count: record.count(), tenant: place as u32 });
+        self.pending.push(Pending { from_ns, committed_ns, count: record.count(), tenant: place.number as u32 });
     }
 
     /// All that was walked is in the send queues.
@@ -194,7 +198,7 @@ impl Tail {
             let count = u64::from(pending.count);
             recorder.stages[Stage::Deliver as usize].record_n(ns.saturating_sub(pending.committed_ns), count);
             let way_ns = ns.saturating_sub(pending.from_ns);
-            recorder.tenant_mut(pending.tenant as usize).way.record_n(way_ns, count);
+            recorder.tenants.at(pending.tenant as usize).way.record_n(way_ns, count);
         }
     }
 

@@ -47,8 +47,14 @@ impl Turns {
 
     /// A send with this stamp was taken: since when it could have been; `None` where its turn is forgotten.
     pub fn taken(&mut self, stamp_us: u32, ns: u64) -> Option<u64> {
-        // Most often it is of the turn before.
-        let turn = self.0.iter_mut().rev().find(|turn| turn.stamp_us == stamp_us)?;
+        let newest = self.0.back()?.stamp_us;
+        // Most often it is of the turn before. Stamps ascend; a ring that lasted longer than they do may miss one.
+        let age_us = newest.wrapping_sub(stamp_us);
+        let at = match self.0.iter().rev().take(4).position(|turn| turn.stamp_us == stamp_us) {
+            Some(back) => self.0.len() - 1 - back,
+            None => self.0.partition_point(|turn| newest.wrapping_sub(turn.stamp_us) > age_us),
+        };
+        let turn = self.0.get_mut(at).filter(|turn| turn.stamp_us == stamp_us)?;
         turn.taken_ns = turn.taken_ns.max(ns);
         Some(turn.submit_ns)
     }
@@ -74,6 +80,8 @@ mod tests {
         assert_eq!(turns.taken(last as u32, last * 1000 + 50), Some(last * 1000 + 5));
         assert_eq!(turns.taken(last as u32, last * 1000 + 40), Some(last * 1000 + 5), "an earlier one moves nothing");
         assert_eq!(turns.of(last * 10 + 3), Some((last * 1000 + 5, last * 1000 + 50)));
+        let slow = last - TURNS_MAX as u64 / 2;
+        assert_eq!(turns.taken(slow as u32, slow * 1000 + 9), Some(slow * 1000 + 5), "a slow one is found, too");
         assert_eq!(turns.taken(0, 1), None, "forgotten");
         assert_eq!((turns.0.len(), turns.of(3)), (TURNS_MAX, None));
     }

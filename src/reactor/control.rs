@@ -1,8 +1,8 @@
 //! The control plane: what reaches a shard beside mail. Rare, so a lock inside the channel does not matter.
 //!
 //! ```text
-//!   boot ── Serve, Rules, Secure, Drain, Cut, Stay, Stop, Release ──┐
-//!   admin ── Look ───────────────────────────────────┤
+//!   boot ── Serve, Rules, Secure, Quotas, Drain, Cut, Stay, Stop, Release ──┐
+//!   admin ── Look, watchdog ── Ask ──────────────────┤
 //!   peer ── Adopt, Revoke ───────────────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
 //!   boot ◄── Report ─────────────────────────────────────────────────────── reactor, signals, taker
 //! ```
@@ -12,6 +12,7 @@ use crate::auth::Rules;
 use crate::net::Adoption;
 use crate::ring::Waker;
 use shards::ids::ShardId;
+use shards::limits::Quotas;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use storage::disk::DiskFault;
@@ -35,6 +36,8 @@ pub enum Control {
     Rules(Arc<Rules>),
     /// Sockets accepted from now on speak TLS with this.
     Secure(Arc<rustls::ServerConfig>),
+    /// Other quotas and weights are in force from now on.
+    Quotas(Arc<Quotas>),
     /// It does not come after all.
     Revoke {
         /// Who gave.
@@ -44,7 +47,7 @@ pub enum Control {
     },
     /// Tell clients in waves to go away, and close their connections.
     Drain {
-        /// Another process will accept who comes next; else who comes is told to come back later.
+        /// The sockets stay open, and another process will accept who comes next; else who comes is told to come back later.
         taken_over: bool,
     },
     /// Close the rest of the connections now.
@@ -57,6 +60,11 @@ pub enum Control {
     Look(Look),
     /// Nobody needs this shard's ring any more: end the thread.
     Release,
+    /// Say that the shard takes turns.
+    Ask {
+        /// Where to say it.
+        answer: flume::Sender<()>,
+    },
 }
 
 /// From a shard.

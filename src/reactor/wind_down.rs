@@ -16,6 +16,7 @@ use crate::ring::Socket;
 use crate::wire::codes::Close;
 use crate::wire::encode;
 use shards::ids::{ConnectionId, Now};
+use shards::input::Input;
 
 /// Connections told to go away, and connections looked at on their way out, in one turn.
 const GOODBYES_PER_TURN_MAX: usize = 512;
@@ -42,6 +43,9 @@ impl Reactor {
                 },
                 Control::Secure(config) => self.net.secure(config),
                 Control::Rules(rules) => self.doors.guard.change(rules, now),
+                Control::Quotas(quotas) => {
+                    let _done = self.doors.shard.handle(Input::Quotas { quotas: &quotas }, now);
+                }
                 Control::Revoke { from, ticket } => self.doors.forget(from, ticket),
                 Control::Drain { taken_over } if self.phase == Phase::Serving => self.begin_drain(taken_over, now),
                 Control::Cut => {
@@ -66,6 +70,10 @@ impl Reactor {
                 }
                 Control::Look(look) => self.look(look),
                 Control::Release => self.phase = Phase::Released,
+                Control::Ask { answer } => {
+                    // Whoever asked may have given up.
+                    let _ = answer.try_send(());
+                }
                 Control::Drain { .. } | Control::Stay | Control::Stop => {}
             }
         }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A noisy neighbour: one tenant offers far more than its share over many sessions, and the others do not notice much.
 
-    noisy   N connections, each with as many publishes under way as it may     weight 1
-    quiet   one connection, a publish now and then ─► its own event            before, while, after the noise
+    noisy   a process of its own: N connections, each with as many publishes under way as it may
+    quiet   one connection, a publish now and then ─► its own event            before the noise, and beside it
     quotas  a tenant over its rate is told when to come back, and it is right; one connection too many is closed with 4103
 
 Needs tenants, so it needs keys: each tenant's token is minted by the server's own tools.
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import os
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -34,9 +35,16 @@ def tidegate(*arguments):
     return done.stdout.strip()
 
 
+def token(keys, tenant, client):
+    return tidegate("token", "--keys", keys, "--tenant", tenant, "--client", client, "--all")
+
+
+async def open_as(url, bearer, client):
+    return await Client.open(f"{url}?client={client}", additional_headers={"Authorization": f"Bearer {bearer}"})
+
+
 async def enter(server, keys, tenant, client):
-    token = tidegate("token", "--keys", keys, "--tenant", tenant, "--client", client, "--all")
-    return await Client.open(f"{server.url}?client={client}", additional_headers={"Authorization": f"Bearer {token}"})
+    return await open_as(server.url, token(keys, tenant, client), client)
 
 
 def publish(session, message_id, data):
@@ -55,6 +63,22 @@ async def make_noise(client, number, stop, batch):
     if flying:
         await asyncio.wait(flying, timeout=PATIENCE_S)
     return sent
+
+
+async def noise(options):
+    """The noisy tenant: begins when it has a token, ends when it is told to, and says how much it sent."""
+    bearer = sys.stdin.readline().strip()
+    clients = [await open_as(options.noise, bearer, f"n{n}") for n in range(options.connections)]
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(make_noise(client, n, stop, options.batch)) for n, client in enumerate(clients)]
+    await asyncio.sleep(0.5)
+    print("begun", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    stop.set()
+    sent = sum(await asyncio.gather(*tasks))
+    for client in clients:
+        await client.close(abort=True)
+    print(sent, flush=True)
 
 
 async def round_trips(client, seconds, tag):
@@ -78,25 +102,28 @@ async def neighbours(server, keys, options):
     quiet = await enter(server, keys, "quiet", "q")
     await quiet.call({"type": "subscribe", "session": "calm", "from": "latest"})
     before = await round_trips(quiet, options.seconds, "before")
-    noisy = [await enter(server, keys, "noisy", f"n{n}") for n in range(options.connections)]
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(make_noise(client, n, stop, options.batch)) for n, client in enumerate(noisy)]
-    await asyncio.sleep(0.5)
-    began = time.monotonic()
-    while_noisy = await round_trips(quiet, options.seconds, "while")
-    seconds = time.monotonic() - began
-    stop.set()
-    sent = sum(await asyncio.gather(*tasks))
-    for client in [*noisy, quiet]:
-        await client.close()
+    words = [sys.executable, __file__, "--noise", server.url, "--connections", options.connections, "--batch", options.batch]
+    noise = subprocess.Popen([*map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        noise.stdin.write(token(keys, "noisy", "*") + "\n")
+        noise.stdin.flush()
+        assert noise.stdout.readline() == "begun\n", "there is no noise"
+        began = time.monotonic()
+        while_noisy = await round_trips(quiet, options.seconds, "while")
+        seconds = time.monotonic() - began
+        sent = int(noise.communicate("end\n", timeout=60)[0])
+    finally:
+        noise.kill()
+        noise.wait()
+    await quiet.close()
     print(
         f"quiet, publish to delivery: {len(before)} before, p50 {at(before, .5):.1f} p99.9 {at(before, .999):.1f} ms; "
-        f"{len(while_noisy)} beside {sent / (seconds + 0.5):.0f} events/s of another tenant, p50 {at(while_noisy, .5):.1f} p99.9 {at(while_noisy, .999):.1f} ms",
+        f"{len(while_noisy)} beside {sent / seconds:.0f} events/s of another tenant, p50 {at(while_noisy, .5):.1f} p99.9 {at(while_noisy, .999):.1f} ms",
         flush=True,
     )
-    assert sent > 1000, "there was no noise"
-    # One process is both sides here, so its own share of the time is in the figure; what starved would not come at all.
-    assert len(while_noisy) > 20, "the quiet tenant starved"
+    assert sent > 500, "there was no noise"
+    # What starved would not come at all; how late it comes is for a quiet machine to say (tools/bench --only noisy).
+    assert len(while_noisy) > 3, f"the quiet tenant starved: {while_noisy}"
 
 
 async def quotas(server, keys):
@@ -142,4 +169,6 @@ if __name__ == "__main__":
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=4.0)
-    run(main(parser.parse_args()))
+    parser.add_argument("--noise", metavar="URL", help="be the noisy tenant")
+    options = parser.parse_args()
+    run(noise(options) if options.noise else main(options))

@@ -2,7 +2,8 @@
 """Presence and receipts over the real binary: who watches sees what is true; no ghosts, no false leaves, floods refused.
 
     enter, update, leave ─► one frame a tick      cut sockets, back within the lease ─► nobody notices      gone ─► left
-    kill -9 ─► complete: false, who is back ─► complete: true      a room of N ─► bounded frames, one delta for a storm
+    kill -9 ─► complete: false, who is back ─► complete: true      log: snapshot, joined, left, ends; kill -9 ─► snapshot
+    a room of N ─► bounded frames, one delta for a storm
 """
 
 import argparse
@@ -11,7 +12,7 @@ import json
 import sys
 import time
 
-from tide import Client, Refused, Server, run
+from tide import Client, Refused, Server, history, run
 
 FLAGS = ["--set", "presence_unknown_ms=4s"]
 LEASE_MS = 2000
@@ -200,6 +201,72 @@ async def restart(server):
         await client.close()
 
 
+def told(events):
+    """Who is in a session as its log tells it; `None` where nobody tells it any more."""
+    known = None
+    for event in (event for event in events if event["topic"] == "$presence"):
+        data = event["data"]
+        assert event["client"] == "$server" and not event.get("message_id"), event
+        known = set() if data.get("snapshot") else known
+        assert known is not None, f"a story without a beginning: {event}"
+        known |= set(data.get("joined", []))
+        assert known >= set(data.get("left", [])), f"it left and never came: {event}, {known}"
+        known = None if data.get("ends") else known - set(data.get("left", []))
+    return known
+
+
+async def logged(client, session, who, timeout_s=20.0):
+    """Reads the log of a session until that says who is in; all its events."""
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            events = await history(client, session)
+        except Refused as no:
+            # There is no such session before its first event.
+            assert no.name == "unknown_session", no
+            events = []
+        known = told(events)
+        if events and known == who:
+            return events
+        assert time.monotonic() < end, f"the log says {known}, not {who}: {events[-3:]}"
+        await asyncio.sleep(0.2)
+
+
+async def journal(server):
+    """Comings and goings in the log, for who wants them: over kill -9 and another number of shards the story begins anew."""
+    life = await Client.open(url(server, "life"))
+    token = (await life.call({"type": "resume"}))["token"]
+    await life.call({"type": "presence.enter", "session": "club", "log": True, "lease_ms": LEASE_MS})
+    bob = await enter(server, "bob", "club")
+    await logged(life, "club", {"life", "bob"})
+    await bob.close(abort=True)
+    before = await logged(life, "club", {"life"})
+    bob = await enter(server, "bob", "club")
+    before = await logged(life, "club", {"life", "bob"})
+    server.kill9()
+    for client in (life, bob):
+        await client.close(abort=True)
+    server.start(shards=2)
+    # Nobody who wants it is back: what was told stands, and nothing is added.
+    ann = await enter(server, "ann", "club")
+    await asyncio.sleep(1.5)
+    after = await history(ann, "club")
+    assert after == before, (before[-2:], after[-2:])
+    # A life brings the wish back, without a word.
+    back = await Client.open(server.url)
+    await back.call({"type": "resume", "token": token})
+    events = await logged(ann, "club", {"ann", "life"})
+    assert events[: len(before)] == before and events[len(before)]["data"].get("snapshot"), events[len(before) :]
+    # The last who wants it ends it, and what comes after is no news.
+    await back.call({"type": "presence.leave", "session": "club"})
+    events = await logged(ann, "club", None)
+    await (await enter(server, "cy", "club")).close()
+    await asyncio.sleep(1.5)
+    assert await history(ann, "club") == events
+    for client in (back, ann):
+        await client.close()
+
+
 async def crowd(server, members):
     """A large room: everybody comes, one watcher sees all of them, everybody goes."""
     watcher, view = await watch(server, "overseer", "hall")
@@ -234,8 +301,9 @@ def main():
     options = parser.parse_args()
     with Server(*FLAGS, shards=2) as server:
         run(story(server))
+        run(journal(server))
         run(crowd(server, options.members))
-    print("presence: watchers, floods, reconnects, leases, receipts, kill -9: as it is written")
+    print("presence: watchers, floods, reconnects, leases, receipts, comings and goings in the log, kill -9: as it is written")
 
 
 if __name__ == "__main__":

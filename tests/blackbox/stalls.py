@@ -25,7 +25,7 @@ STEPS = {
     "deliver": "deliver",
     "socket_out": "submit",
 }
-# On a busy machine another stage of the same event may take longer than the stall.
+# On a busy machine another stage of the same event may take longer than the stall, and top may begin late.
 TRIES = 8
 
 
@@ -41,10 +41,10 @@ def beyond_30_ms(text, stage):
 
 
 async def stall(server, port, publisher, reader, number, stage):
-    """One stall. Returns whether `why` says that it was most of the event's way."""
-    before = beyond_30_ms(admin.request(port, "/metrics")[2], stage)
-    watching = asyncio.create_task(admin.top(server, 2))
-    await asyncio.sleep(0.7)
+    """One stall. Returns what a busy machine may have hidden, or None: `why` says that it was most of the event's way, and `top` saw it."""
+    before = beyond_30_ms((await asyncio.to_thread(admin.request, port, "/metrics"))[2], stage)
+    watching = asyncio.create_task(admin.top(server, 1))
+    await asyncio.sleep(0.4)
     status, _, text = await asyncio.to_thread(admin.request, port, f"/stall?stage={stage}&ms={MS}", "POST")
     assert status == 200, text
     event_id = (await publisher.call(publish("stalls", number)))["event_id"]
@@ -59,10 +59,10 @@ async def stall(server, port, publisher, reader, number, stage):
     assert after > before, (stage, before, after)
     figures = await watching
     longest = next(s["max_us"] for s in figures["stages"] if s["stage"] == stage)
-    assert longest >= MS * 990, (stage, figures["stages"])
     steps = [step["step"] for shard in figures["shards"] for step in shard["steps"] if step["stalls"]]
-    assert STEPS[stage] in steps, (stage, steps)
-    return told["slowest"] == stage
+    if longest < MS * 990 or STEPS[stage] not in steps:
+        return f"not in the second that top shows: longest {longest} µs, steps {steps}"
+    return None if told["slowest"] == stage else f"{told['slowest']} took longer"
 
 
 async def main():
@@ -76,12 +76,14 @@ async def main():
         number = 0
         for stage in STEPS:
             publisher = far if stage == "mailbox" else home
-            for attempt in range(TRIES):
+            hidden = []
+            for _ in range(TRIES):
                 number += 1
-                if await stall(server, port, publisher, reader, number, stage):
+                if (why := await stall(server, port, publisher, reader, number, stage)) is None:
                     break
+                hidden.append(why)
             else:
-                raise AssertionError(f"{stage}: {TRIES} stalls, and it was never most of the event's way")
+                raise AssertionError(f"{stage}: {TRIES} stalls: {hidden}")
         status, out, _ = await admin.tidegate("top", "--data", server.data, "--once", "--seconds", "0")
         assert status == 0 and "stalled: " in out and "submit" in out, out
         server.stop()

@@ -10,6 +10,8 @@
 import asyncio
 import json
 import os
+import re
+import shlex
 import stat
 import subprocess
 
@@ -17,8 +19,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 import admin
+import admin_bad_input
 from tail_clients import elsewhere, publish
-from tide import Client, Refused, Server, binary, environment, history, run, split_event_id
+from tide import ROOT, Client, Refused, Server, binary, environment, history, run, split_event_id
 
 STAGES = ["socket_in", "decode", "mailbox", "append", "commit", "deliver", "socket_out"]
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -66,12 +69,22 @@ async def metrics(port, server):
         assert samples["tidegate_shards", ()] == 2 and samples["tidegate_shards_silent", ()] == 0
         assert 0 < samples["tidegate_process_resident_bytes", ()] < samples["tidegate_memory_plan_bytes", ()]
         assert samples["tidegate_shard_busy_seconds_total", ()] > 0
-    assert admin.request(port, "/metrics", method="POST")[0] == 405
+    pasted = {name for name, _ in sums(await asyncio.to_thread(by_curl, port), prometheus)}
+    alarms = set(re.findall(r"tidegate_[a-z_]+", (ROOT / "README.md").read_text().partition("## Seeing the tail")[2].partition("\n## ")[0]))
+    assert len(alarms) > 5 and alarms <= pasted, ("README names what there is not", alarms - pasted)
     assert admin.request(port, "/stall?stage=commit&ms=1", method="POST")[0] == 404, "a server for use takes no orders to stall"
-    assert admin.request(port, "/metrics", Host="evil.example")[0] == 403
     socket = os.path.join(server.data, "admin.sock")
     assert stat.S_IMODE(os.stat(socket).st_mode) == 0o600
     assert "tidegate_stage_seconds_bucket" in await asyncio.to_thread(admin.by_socket, socket, "/metrics")
+
+
+def by_curl(port):
+    """What README's line prints, as an operator would paste it."""
+    lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip().startswith("curl ")]
+    found = next(line for line in lines if "/metrics" in line)
+    words = [word.replace("127.0.0.1:7778", f"127.0.0.1:{port}") for word in shlex.split(found.split("   ")[0])]
+    assert any(str(port) in word for word in words), words
+    return subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout
 
 
 async def whys(server, publisher, session, ids, readers, poor):
@@ -152,6 +165,7 @@ async def main():
         assert await whys(server, publisher, session, ids, (far_id, "near", "watcher"), "poor") == owner
         await metrics(port, server)
         await tops(server)
+        heads = await admin_bad_input.check(server, port, publisher)
         for client in (publisher, far, near, watcher, poor):
             await client.close()
         assert server.stop() == 0
@@ -184,7 +198,7 @@ async def main():
         [binary(), "serve", "--set", "admin_listen=0.0.0.0:1", "--data", server.data], capture_output=True, text=True, env=environment()
     )
     assert refused.returncode == 2 and "admin_listen" in refused.stderr, refused.stderr
-    print(f"tail: {EVENTS} events on two shards; both formats of /metrics parsed; top and why agree with what was done")
+    print(f"tail: {EVENTS} events on two shards; both formats of /metrics parsed; top and why agree with what was done; {heads} bad requests refused")
 
 
 run(main())

@@ -21,9 +21,9 @@ pub struct Board {
     cut_off: BTreeSet<String>,
     /// What clients ever said that they have read, by session and client; the last one is the furthest.
     reads: BTreeMap<String, BTreeMap<String, BTreeSet<u64>>>,
-    /// How far events of a session have come to a client, where its subscription alone brings them, all of them.
-    received: BTreeMap<(String, String), u64>,
-    /// Clients whose receipts may say more than what came to them.
+    /// How far a client has confirmed a session: by an acknowledgement, or by going on there.
+    confirmed: BTreeMap<(String, String), u64>,
+    /// Clients whose receipts may say more than what they confirmed.
     pub inexact: BTreeSet<String>,
     /// Leases are longer than anything that holds a shard up: nobody leaves but by its word, or with its connection.
     pub strict: bool,
@@ -40,6 +40,12 @@ impl Board {
     /// Was it ever said?
     pub fn was_said(&self, session: &str, client: &str, value: &str) -> bool {
         self.said.contains(&(session.to_owned(), client.to_owned(), value.to_owned()))
+    }
+
+    /// Has it ever said that it is in a session?
+    pub fn was_ever_in(&self, session: &str, client: &str) -> bool {
+        let least = (session.to_owned(), client.to_owned(), String::new());
+        self.said.range(least..).next().is_some_and(|(of, who, _)| of == session && who == client)
     }
 
     /// The server has told it that it is.
@@ -86,15 +92,15 @@ impl Board {
         readers.filter_map(|(client, said)| Some((client, *said.last()?)))
     }
 
-    /// An event came to a client.
-    pub fn receives(&mut self, session: &str, client: &str, next: u64) {
-        let most = self.received.entry((session.to_owned(), client.to_owned())).or_default();
+    /// A client has everything below.
+    pub fn confirms(&mut self, session: &str, client: &str, next: u64) {
+        let most = self.confirmed.entry((session.to_owned(), client.to_owned())).or_default();
         *most = next.max(*most);
     }
 
-    /// How far events of a session have come to a client at most; `None` where its receipt may say more.
-    pub fn received(&self, session: &str, client: &str) -> Option<u64> {
-        let most = self.received.get(&(session.to_owned(), client.to_owned())).copied().unwrap_or(0);
+    /// How far a client has confirmed a session; `None` where its receipt may say more.
+    pub fn confirmed(&self, session: &str, client: &str) -> Option<u64> {
+        let most = self.confirmed.get(&(session.to_owned(), client.to_owned())).copied().unwrap_or(0);
         (!self.inexact.contains(client)).then_some(most)
     }
 

@@ -19,6 +19,7 @@ mod disk;
 mod edge;
 mod entries;
 mod jobs;
+mod journal;
 mod options;
 mod oracle;
 mod random;

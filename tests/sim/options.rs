@@ -38,6 +38,8 @@ pub struct Options {
     pub clock_jumps: bool,
     /// Connections break on average in this many steps.
     pub break_every: u64,
+    /// A connection whose late join is on its way breaks on average in this many steps.
+    pub break_joins_every: u64,
     /// A client arrives on the shard that owns its first session, per mille.
     pub at_owner: u32,
     /// Largest piece in which bytes travel.
@@ -264,6 +266,23 @@ impl Options {
         }
         let guests = GuestOptions::draw(&mut Random::new(seed, "guest options"));
         limits.quotas = guests.quotas.clone();
+        // Who is only in sessions, and reads none.
+        let members = &mut Random::new(seed, "members");
+        for role in roles.iter_mut().filter(|role| !role.rooms.is_empty() && role.listens_to_none()) {
+            role.resumes = members.chance(400);
+        }
+        let bold = &mut Random::new(seed, "bold");
+        let bolder = bold.chance(400);
+        for role in &mut roles {
+            role.bold = bolder && bold.chance(500);
+        }
+        let break_joins_every = if bold.chance(400) { *bold.pick(&[2, 8, 32]) } else { 0 };
+        let logs = &mut Random::new(seed, "logs");
+        if logs.chance(400) {
+            for role in &mut roles {
+                role.logs = role.rooms.iter().filter(|_| logs.chance(300)).cloned().collect();
+            }
+        }
         let damaged = swarm.chance(200) && !telling && !roles.iter().any(|role| !role.keeps.is_empty()) && !labours;
         let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
         let stop_every = often(250, &[1500, 5000]);
@@ -300,6 +319,7 @@ impl Options {
             full_every: if r.chance(300) { 3000 } else { 0 },
             clock_jumps: r.chance(300),
             break_every: *r.pick(&[200, 1000, 5000]),
+            break_joins_every,
             at_owner: *r.pick(&[0, 300, 1000]),
             chunk_bytes_max: if crowded { 65536 } else { *r.pick(&[1, 17, 300, 4096, 65536]) },
             deliver_bytes: *r.pick(&[600, 4096, 65536, 1 << 20]),
@@ -324,6 +344,7 @@ impl Options {
             limits: Limits { connections_per_shard_max: 64, page_bytes: 8 << 10, ..Limits::default() },
             faults: Faults { delay_us: 50, ..Faults::default() },
             full_every: 0,
+            break_joins_every: 0,
             step_us: 60,
             at_owner: 0,
             patience_us: 5_000_000,

@@ -11,6 +11,7 @@
 //! commit is there whole or not at all; each publisher's order is kept.
 
 use crate::board::Board;
+use crate::journal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::collections::BTreeMap;
@@ -119,6 +120,8 @@ pub struct Oracle {
     pub jobs: super::jobs::Jobs,
     /// Time of the world.
     pub now_us: u64,
+    /// Comings and goings.
+    pub journals: journal::Journals,
     /// How far the wall clock has jumped back so far: the server may have decided by the time before.
     pub clock_slack_ms: u64,
     /// Acknowledged by this process in memory alone: session, event, its provisional epoch and offset.
@@ -200,7 +203,10 @@ impl Oracle {
         if named != seen.session {
             return Err(format!("event {} in a frame of session {}", seen.event_id, seen.session));
         }
-        let key = parse_key(seen.data).ok_or_else(|| format!("nobody sent data {:?}", seen.data))?;
+        let key = match seen.topic {
+            journal::TOPIC => self.told_by_server(seen, offset)?,
+            _ => parse_key(seen.data).ok_or_else(|| format!("nobody sent data {:?}", seen.data))?,
+        };
         let at = parse_place(seen.at)?;
         let retention = self.retention;
         let session = self.session(seen.session);
@@ -266,6 +272,20 @@ impl Oracle {
         Ok((key, epoch, offset, at))
     }
 
+    /// An event of a session's comings and goings: what is seen first is what was sent.
+    fn told_by_server(&mut self, seen: &Seen<'_>, offset: u64) -> Checked<Key> {
+        let told = self.journals.seen(seen.session, offset, seen.data, &self.board);
+        told.map_err(|why| format!("{}: {why}", seen.event_id))?;
+        let key = journal::key(offset);
+        self.session(seen.session).submissions.entry(key).or_insert_with(|| Submission {
+            topic: journal::TOPIC.to_owned(),
+            client: journal::SERVER.to_owned(),
+            data: seen.data.to_owned(),
+            ..Submission::default()
+        });
+        Ok(key)
+    }
+
     /// A gap frame, or the start of a subscription: these offsets are said to be gone.
     pub fn gone(&mut self, session: &str, from: u64, to: u64, reason: &str, wall_ms: u64) -> Checked {
         let (retention, damage, slack_ms) = (self.retention, self.damage, self.clock_slack_ms);
@@ -298,11 +318,6 @@ impl Oracle {
     /// First offset after everything that is a fact.
     pub fn tail(&self, session: &str) -> u64 {
         self.sessions.get(session).and_then(|s| s.facts.last_key_value()).map_or(0, |(offset, _)| offset + 1)
-    }
-
-    /// Do events of the session expire?
-    pub fn expires(&self, session: &str) -> bool {
-        self.sessions.get(session).is_some_and(|s| s.submissions.values().any(|s| s.ttl_ms.is_some()))
     }
 
     /// Id of a fact.

@@ -20,7 +20,7 @@ mod network;
 mod node;
 
 use super::client::{Client, Role, Start};
-use super::counts::{Counts, FAULT, WORLD};
+use super::counts::{Counts, FAULT, REFUSAL, WORLD};
 use super::disk::{Answer, SimDisk};
 use super::edge::Doors;
 use super::options::Options;
@@ -210,6 +210,7 @@ impl World {
             let client = self.schedule.index(self.clients.len());
             self.break_by_chance(client)?;
         }
+        self.break_a_join()?;
         if full > 0 && self.schedule.below(full) == 0 {
             self.disk.set_full(true);
             self.full_until_us = self.now_us + self.schedule.delay(20_000);
@@ -334,6 +335,7 @@ impl World {
         self.counts.add(WORLD, "turns");
         self.counts.add_many(WORLD, "frames queued", frames);
         self.counts.add_many(WORLD, "lives taken over", effects.replaced);
+        effects.refused.iter().for_each(|refusal| self.counts.add(REFUSAL, refusal.name()));
         self.frames += frames;
         self.trace.say(self.now_us, format_args!("turn of shard {index}, work {work}"));
         self.check_quotas()?;

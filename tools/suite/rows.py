@@ -9,7 +9,7 @@
 import pathlib
 import subprocess
 
-from . import crowd, machine, overload, streams
+from . import crowd, machine, neighbour, overload, streams
 from .servers import Floor, Nats, Ours, Redis, Secure, Server, UWebSockets
 
 OURS = ("ours", "ours again")
@@ -279,6 +279,17 @@ def rows():
         Metric("RSS MiB, calm"),
         Metric("RSS MiB, stalled"),
     ]
+    isolated = [
+        Metric("p99.9 beside ÷ calm", ("at most", 1.2)),
+        Metric("p99.9 calm again ÷ calm"),
+        Metric("others' lost or repeated", ("at most", 0)),
+        Metric("others' p99.9 ms, calm"),
+        Metric("others' p99.9 ms, beside"),
+        Metric("offered ÷ share", ("at least", 45), high=True),
+        Metric("alone events/s", high=True),
+        Metric("server core, alone", ("at least", 0.95), high=True),
+        Metric("noisy events/s", high=True),
+    ]
     told = [
         Metric("token p99.9 ms", ("at most", 50.0)),
         Metric("frames to join", ("at most", 1)),
@@ -309,6 +320,7 @@ def rows():
         Row("a storm of strangers", {"floor": Floor, "ours": crowd.server}, [crowd.storm("--strangers")], stormed, rounds_max=1, repeats=False),
         Row("overload", {"floor": lambda: Floor(log=True), "ours": Ours}, [overload.overload], overloaded, rounds_max=1, repeats=False),
         Row("slow readers", ours, [overload.slow_readers], slowed, rounds_max=1, repeats=False, again=True),
+        Row("noisy neighbour", {"ours": neighbour.Tenants}, [neighbour.neighbours], isolated, rounds_max=1, repeats=False, again=True),
         Row("streams", {"ours": streams.server}, [streams.tokens], told, rounds_max=2, repeats=False),
         Row("restart and history of a big log", ours, [big_log], restarts, rounds_max=1, repeats=False),
         Row(

@@ -134,7 +134,11 @@ impl<T> Line<T> {
             self.lanes.resize_with(at + 1, Lane::default);
         }
         let lane = &mut self.lanes[at];
-        lane.weight = weight.max(1);
+        let before = i64::from(std::mem::replace(&mut lane.weight, weight.max(1)));
+        // It keeps the part of a round that it has not had: what it was given for another weight is more or less of this one.
+        if lane.left > 0 && before > 0 {
+            lane.left = lane.left * i64::from(lane.weight) / before;
+        }
         if !std::mem::replace(&mut lane.present, true) {
             self.present += 1;
             (lane.left, lane.granted, lane.visited, lane.tries) = (0, 0, 0, 0);
@@ -170,6 +174,11 @@ impl<T> Line<T> {
     /// Items that wait.
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Something waits although the turn has time for it and it was not seen to lack room: never after [`Line::next`] has said none.
+    pub fn idles(&self) -> bool {
+        !self.active.is_empty() && self.line_left > 0 && self.tries_left > 0 && !self.is_stuck
     }
 
     /// A turn begins.

@@ -282,6 +282,11 @@ impl Shard {
         self.fair.input.len() > 0
     }
 
+    /// Input waits for nothing: neither the turn's time nor room is short. Never so when [`Shard::next_in_line`] has said none.
+    pub fn idles_beside_line(&self) -> bool {
+        self.fair.input.idles()
+    }
+
     /// Some input waits while there are several tenants.
     pub fn is_contended(&self) -> bool {
         self.has_line() && !self.fair.input.is_alone()

@@ -6,7 +6,7 @@
 //!                           every shard: whose cursor? ◄─────┘ ─► readers
 //! ```
 
-use super::request::{Answer, Asked};
+use super::request::{Answer, Asked, Status};
 use super::{ANSWER_WITHIN, Desk};
 use crate::reactor::control::Control;
 use crate::reactor::look::{EventLook, Look, ReadersLook};
@@ -25,10 +25,10 @@ impl Desk {
     pub(super) fn why(&self, asked: &Asked) -> Answer {
         let tenant = asked.value("tenant").unwrap_or_else(|| TENANT.to_owned());
         let Some(mut event) = asked.value("event").and_then(|id| named(&id, &tenant)) else {
-            return Answer::refused("400 Bad Request", "give event=SESSION:EPOCH:OFFSET, as the server gave it");
+            return Answer::refused(Status::BadRequest, "give event=SESSION:EPOCH:OFFSET, as the server gave it");
         };
         let Some(owner) = self.owner(&event) else {
-            return Answer::refused("503 Service Unavailable", "the shard of this session does not answer: ask again");
+            return Answer::refused(Status::Busy, "the shard of this session does not answer: ask again");
         };
         event.topic = owner.looked_up.topic.clone();
         event.log_seq = owner.looked_up.trace.map(|trace| trace.log_seq);

@@ -6,8 +6,8 @@
 //! ```
 
 use super::Desk;
-use super::request::{Answer, Asked};
-use crate::observe::{Dialect, Histogram, ShardTotals, Stage, Step, Totals, expose};
+use super::request::{Answer, Asked, Status};
+use crate::observe::{Dialect, Histogram, Process, ShardTotals, Stage, Step, Totals, expose};
 use serde_json::{Value, json};
 use shards::refusal::Refusal;
 use std::time::Duration;
@@ -23,30 +23,40 @@ impl Desk {
             true => Dialect::OpenMetrics,
             false => Dialect::Prometheus,
         };
-        let (totals, silent) = self.collect();
-        let process = [
-            ("tidegate_process_resident_bytes", "Memory that the process has.", resident_bytes() as f64),
-            ("tidegate_memory_plan_bytes", "Memory that it may have by its plan.", self.plan_bytes as f64),
-            ("tidegate_shards", "Shards.", totals.shards.len() as f64),
-            ("tidegate_shards_silent", "Shards that did not answer within two seconds.", silent.len() as f64),
-        ];
-        Answer::of(dialect.content_type(), expose(&totals, &process, dialect))
+        // The page is made while the totals are held: of what is as large as they are there is no copy for each who asks.
+        let page = self.collect(|totals, silent| {
+            let process = Process {
+                gauges: vec![
+                    ("tidegate_process_resident_bytes", "Memory that the process has.", resident_bytes() as f64),
+                    ("tidegate_memory_plan_bytes", "Memory that it may have by its plan.", self.plan_bytes as f64),
+                    ("tidegate_shards", "Shards.", totals.shards.len() as f64),
+                    ("tidegate_shards_silent", "Shards that did not answer within two seconds.", silent.len() as f64),
+                ],
+                answers: self.answers(),
+            };
+            expose(totals, &process, dialect)
+        });
+        Answer::of(dialect.content_type(), page)
     }
 
     pub(super) fn top(&self, asked: &Asked) -> Answer {
         let seconds = match asked.value("seconds").map(|seconds| seconds.parse::<f64>()) {
             None => 1.0,
             Some(Ok(seconds)) if (0.0..=SECONDS_MAX).contains(&seconds) => seconds,
-            Some(_) => return Answer::refused("400 Bad Request", "seconds is a number from 0 (since the start) to 60"),
+            Some(_) => {
+                return Answer::refused(Status::BadRequest, "seconds is a number from 0 (since the start) to 60");
+            }
+        };
+        let Some(_seat) = self.tops.enter() else {
+            return Answer::refused(Status::Busy, "others look at top already: ask again when they have their answer");
         };
         let mut before = Totals::new(self.peers.len());
         if seconds > 0.0 {
-            before = self.collect().0;
+            before = self.collect(|totals, _| totals.clone());
             std::thread::sleep(Duration::from_secs_f64(seconds));
         }
-        let (totals, silent) = self.collect();
         let gauges_before: Vec<_> = before.shards.iter().map(|shard| shard.gauges).collect();
-        let since = totals.since(&before);
+        let (since, silent) = self.collect(|totals, silent| (totals.clone().since(&before), silent.to_vec()));
         let merged = since.merged();
         let shards = since.shards.iter().zip(gauges_before).enumerate().map(|(number, (shard, before))| {
             let per_second =
@@ -67,7 +77,7 @@ impl Desk {
                 value
             })
             .collect();
-        let mut tenants: Vec<_> = merged.tenants().iter().filter(|tenant| tenant.events > 0).collect();
+        let mut tenants: Vec<_> = since.tenants().filter(|tenant| tenant.events > 0).collect();
         tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.events));
         let tenants: Vec<Value> = tenants
             .iter()

@@ -1,19 +1,21 @@
 //! The admin edge: what operators and Prometheus may ask of a running server, over HTTP on a socket that is not the clients'.
 //!
 //! ```text
-//!   data folder/admin.sock   its owner only       ─┐                     ┌─ Look ─► shard 0 … n
+//!   data folder/admin.sock   its owner only       ─┐  8 at once each     ┌─ Look ─► shard 0 … n
 //!   admin_listen, loopback   for Prometheus, curl ─┴─► a thread each ──► │
-//!                                                      8 at once         └─ answers ◄─┘   added up in Totals
+//!                                                                        └─ answers ◄─┘   added up in Totals
 //!
 //!   GET /metrics    GET /v1/top?seconds=1    GET /v1/why?event=ID&tenant=T
 //! ```
 //! Nobody is asked who they are: the folder's permissions are the key to the socket, and the port is for loopback. To be reached from
-//! elsewhere it needs a principal with the capability `admin`, and TLS. A shard answers in the turn that finds the question and
-//! never waits; this edge waits, for [`ANSWER_WITHIN`] at most.
+//! elsewhere it needs a principal with the capability `admin`, and TLS. The clients' own listener has none of these paths. Whoever
+//! fills the port's seats leaves those of the socket free. A shard answers in the turn that finds the question and never waits;
+//! this edge waits, for [`ANSWER_WITHIN`] at most.
 
 mod event;
 mod figures;
 mod request;
+mod seats;
 
 use super::place;
 use crate::config::{Config, OptionalAddress};
@@ -21,18 +23,25 @@ use crate::disk::folder::DataFolder;
 use crate::observe::Totals;
 use crate::reactor::control::{Control, Peer};
 use crate::reactor::look::{Figures, Look};
-use request::{Answer, Asked, Stream};
+use request::{Answer, Asked, LINGER, Status, Stream};
+use seats::Seats;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A shard that does not answer in this time is in a very long turn.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Requests served at once; one more is told to come back.
+/// Requests served at once on each of both ways; one more is told to come back.
 const REQUESTS_MAX: usize = 8;
+/// Of these on both ways, those to `top`: each holds two copies of the totals.
+const TOPS_MAX: usize = 2;
+/// Copies of the totals that there may be, and they.
+pub(super) const TOTALS_MAX: usize = 1 + 2 * TOPS_MAX;
+/// Who finds no seat is listened to for so long, so that its answer arrives; others wait meanwhile.
+const LINGER_BUSY: Duration = Duration::from_millis(20);
 /// A port that another process holds is tried again this often: one that is being taken over lets go when it ends.
 const BIND_AGAIN: Duration = Duration::from_secs(1);
 /// After a failed accept the next one is tried this much later.
@@ -58,7 +67,23 @@ struct Desk {
     figures: flume::Sender<Figures>,
     figured: flume::Receiver<Figures>,
     plan_bytes: u64,
-    requests: AtomicUsize,
+    tops: Arc<Seats>,
+    socket: Way,
+    port: Way,
+}
+
+/// One of both ways here.
+struct Way {
+    name: &'static str,
+    seats: Arc<Seats>,
+    /// Answers given, by [`Status`].
+    answers: [AtomicU64; Status::ALL.len()],
+}
+
+impl Way {
+    fn named(name: &'static str) -> Self {
+        Self { name, seats: Seats::new(REQUESTS_MAX), answers: Default::default() }
+    }
 }
 
 impl Admin {
@@ -67,7 +92,9 @@ impl Admin {
         // An answer that comes late is found by the next look: nothing that was recorded is lost.
         let (figures, figured) = flume::bounded(4 * peers.len());
         let totals = Mutex::new(Totals::new(peers.len()));
-        let desk = Arc::new(Desk { peers, totals, figures, figured, plan_bytes, requests: AtomicUsize::new(0) });
+        let (socket, port) = (Way::named("socket"), Way::named("port"));
+        let tops = Seats::new(TOPS_MAX);
+        let desk = Arc::new(Desk { peers, totals, figures, figured, plan_bytes, tops, socket, port });
         let path = folder.path().to_owned();
         let here = Arc::clone(&desk);
         let listen = || {
@@ -121,29 +148,49 @@ fn serve(desk: &Arc<Desk>, accept: impl Fn() -> std::io::Result<Stream>) {
             std::thread::sleep(ACCEPT_AGAIN);
             continue;
         };
-        if desk.requests.fetch_add(1, Ordering::Relaxed) >= REQUESTS_MAX {
-            desk.requests.fetch_sub(1, Ordering::Relaxed);
-            stream.answer(&Answer::busy());
+        let Some(seat) = desk.way(&stream).seats.enter() else {
+            desk.tell(&mut stream, &Answer::busy());
+            stream.close(LINGER_BUSY);
             continue;
-        }
+        };
         let here = Arc::clone(desk);
         let one = move || {
-            here.converse(&mut stream);
-            here.requests.fetch_sub(1, Ordering::Relaxed);
+            let _seat = seat;
+            here.converse(stream);
         };
-        if spawn("admin-request", one).is_err() {
-            desk.requests.fetch_sub(1, Ordering::Relaxed);
+        if let Err(error) = spawn("admin-request", one) {
+            tracing::warn!(%error, "no thread for a request on the admin edge");
         }
     }
 }
 
 impl Desk {
-    fn converse(&self, stream: &mut Stream) {
-        let answer = match stream.read() {
-            Err(answer) => answer,
-            Ok(asked) => self.reply(&asked),
-        };
-        stream.answer(&answer);
+    fn way(&self, stream: &Stream) -> &Way {
+        match stream {
+            Stream::Unix(_) => &self.socket,
+            Stream::Tcp(_) => &self.port,
+        }
+    }
+
+    fn converse(&self, mut stream: Stream) {
+        let answer = stream.read().map_or_else(|refused| refused, |asked| self.reply(&asked));
+        self.tell(&mut stream, &answer);
+        stream.close(LINGER);
+    }
+
+    /// Counts the answer, then gives it.
+    fn tell(&self, stream: &mut Stream, answer: &Answer) {
+        self.way(stream).answers[answer.status as usize].fetch_add(1, Ordering::Relaxed);
+        stream.answer(answer);
+    }
+
+    /// Way, status and number of the answers so far.
+    fn answers(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let each = [&self.socket, &self.port].into_iter().flat_map(|way| {
+            let counts = Status::ALL.iter().zip(&way.answers);
+            counts.map(|(status, count)| (way.name, status.code(), count.load(Ordering::Relaxed)))
+        });
+        each.collect()
     }
 
     fn reply(&self, asked: &Asked) -> Answer {
@@ -153,14 +200,15 @@ impl Desk {
             ("GET", "/v1/why") => self.why(asked),
             #[cfg(feature = "stall")]
             ("POST", "/stall") => stall(asked),
-            (_, "/metrics" | "/v1/top" | "/v1/why") => Answer::refused("405 Method Not Allowed", "use GET"),
-            _ => Answer::refused("404 Not Found", "there are /metrics, /v1/top and /v1/why"),
+            (_, "/metrics" | "/v1/top" | "/v1/why") => Answer::refused(Status::MethodNotAllowed, "use GET"),
+            _ => Answer::refused(Status::NotFound, "there are /metrics, /v1/top and /v1/why"),
         }
     }
 
-    /// The totals, with what every shard has recorded up to now, and the shards that did not answer in time.
-    fn collect(&self) -> (Totals, Vec<usize>) {
+    /// Shows the totals, with what every shard has recorded up to now, and the shards that did not answer in time.
+    fn collect<T>(&self, then: impl FnOnce(&Totals, &[usize]) -> T) -> T {
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.look();
         let mut silent: Vec<usize> = (0..self.peers.len()).collect();
         for peer in self.peers.iter() {
             let look = Look::Figures { empty: Box::default(), reply: self.figures.clone() };
@@ -176,7 +224,7 @@ impl Desk {
             totals.take(shard, &recorder, gauges);
             silent.retain(|number| *number != shard);
         }
-        (totals.clone(), silent)
+        then(&totals, &silent)
     }
 }
 
@@ -190,6 +238,6 @@ fn stall(asked: &Asked) -> Answer {
             fault::arm(stage, ms);
             Answer::json(&serde_json::json!({"stage": stage.name(), "ms": ms}))
         }
-        _ => Answer::refused("400 Bad Request", "give stage and ms"),
+        _ => Answer::refused(Status::BadRequest, "give stage and ms"),
     }
 }

@@ -1,12 +1,14 @@
 //! One request and its answer on the admin edge: blocking, with time-outs, a kilobyte or two.
 //!
 //! ```text
-//!   bytes ─► head, 8 KiB at most, within two seconds ─► Asked { method, path, query, accept } ─► Answer ─► close
+//!   bytes ─► head, 8 KiB at most, within two seconds ─► Asked { method, path, query, accept } ─► Answer ─► what still comes ─► close
 //! ```
+//! No request has a body that anybody reads. What is there unread when a socket is closed makes the kernel break the connection, and
+//! the answer may be lost with it: so what comes is thrown away for a moment, until the other side has read and closed.
 
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,11 @@ const HEAD_BYTES_MAX: usize = 8192;
 const HEADERS_MAX: usize = 64;
 /// From accept to the last byte of the request.
 const READ_WITHIN: Duration = Duration::from_secs(2);
+/// The whole answer.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
+/// What comes after the answer is thrown away for so long, and so many bytes.
+pub(super) const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// Who asks.
 pub(super) enum Stream {
@@ -31,17 +37,61 @@ pub(super) struct Asked {
     pub accept: String,
 }
 
+/// How an answer begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Status {
+    Ok,
+    BadRequest,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    Timeout,
+    HeadTooLarge,
+    Busy,
+}
+
+impl Status {
+    pub const ALL: [Status; 8] = [
+        Status::Ok,
+        Status::BadRequest,
+        Status::Forbidden,
+        Status::NotFound,
+        Status::MethodNotAllowed,
+        Status::Timeout,
+        Status::HeadTooLarge,
+        Status::Busy,
+    ];
+
+    /// Code and words.
+    const fn line(self) -> (&'static str, &'static str) {
+        match self {
+            Status::Ok => ("200", "OK"),
+            Status::BadRequest => ("400", "Bad Request"),
+            Status::Forbidden => ("403", "Forbidden"),
+            Status::NotFound => ("404", "Not Found"),
+            Status::MethodNotAllowed => ("405", "Method Not Allowed"),
+            Status::Timeout => ("408", "Request Timeout"),
+            Status::HeadTooLarge => ("431", "Request Header Fields Too Large"),
+            Status::Busy => ("503", "Service Unavailable"),
+        }
+    }
+
+    pub const fn code(self) -> &'static str {
+        self.line().0
+    }
+}
+
 /// What is answered.
 #[derive(Debug)]
 pub(super) struct Answer {
-    status: &'static str,
+    pub status: Status,
     content_type: &'static str,
     body: String,
 }
 
 impl Answer {
     pub fn of(content_type: &'static str, body: String) -> Self {
-        Self { status: "200 OK", content_type, body }
+        Self { status: Status::Ok, content_type, body }
     }
 
     pub fn json(value: &Value) -> Self {
@@ -49,12 +99,12 @@ impl Answer {
     }
 
     /// A no, with one line that names the cure.
-    pub fn refused(status: &'static str, cure: &str) -> Self {
+    pub fn refused(status: Status, cure: &str) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", body: format!("{cure}\n") }
     }
 
     pub fn busy() -> Self {
-        Self::refused("503 Service Unavailable", "too many requests at once on the admin edge: ask again")
+        Self::refused(Status::Busy, "too many requests at once on the admin edge: ask again")
     }
 }
 
@@ -86,9 +136,9 @@ impl Stream {
     pub fn read(&mut self) -> Result<Asked, Answer> {
         let began = Instant::now();
         let mut bytes = Vec::new();
-        let late = || Answer::refused("408 Request Timeout", "send the whole request within two seconds");
+        let late = || Answer::refused(Status::Timeout, "send the whole request within two seconds");
         loop {
-            let left = READ_WITHIN.checked_sub(began.elapsed()).filter(|left| !left.is_zero()).ok_or_else(late)?;
+            let left = left_of(READ_WITHIN, began).ok_or_else(late)?;
             let mut chunk = [0; 2048];
             let read = self.read_some(&mut chunk, left).map_err(|_| late())?;
             bytes.extend_from_slice(&chunk[..read]);
@@ -96,8 +146,43 @@ impl Stream {
                 return Ok(asked);
             }
             if read == 0 {
-                return Err(Answer::refused("400 Bad Request", "the request is not whole"));
+                return Err(Answer::refused(Status::BadRequest, "the request is not whole"));
             }
+        }
+    }
+
+    /// Answers, and is done. Whoever has gone away, or does not read, misses it.
+    pub fn answer(&mut self, answer: &Answer) {
+        let Answer { status, content_type, body } = answer;
+        let ((code, words), length) = (status.line(), body.len());
+        let text = format!(
+            "HTTP/1.1 {code} {words}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        let began = Instant::now();
+        let mut rest = text.as_bytes();
+        while !rest.is_empty()
+            && let Some(left) = left_of(WRITE_WITHIN, began)
+            && let Ok(written @ 1..) = self.write_some(rest, left)
+        {
+            rest = &rest[written..];
+        }
+    }
+
+    /// Ends the answer, and throws away what still comes for so long at most. Says nothing of whether the other side got it.
+    pub fn close(mut self, at_most: Duration) {
+        let began = Instant::now();
+        let mut bytes = 0;
+        let mut chunk = [0; 8192];
+        let ended = match &self {
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+        };
+        while ended.is_ok()
+            && bytes < LINGER_BYTES_MAX
+            && let Some(left) = left_of(at_most, began)
+            && let Ok(read @ 1..) = self.read_some(&mut chunk, left)
+        {
+            bytes += read;
         }
     }
 
@@ -108,34 +193,29 @@ impl Stream {
         }
     }
 
-    /// Answers, and is done. Whoever has gone away misses it.
-    pub fn answer(&mut self, answer: &Answer) {
-        let Answer { status, content_type, body } = answer;
-        let length = body.len();
-        let text = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-        );
-        let _gone = match self {
-            Stream::Unix(stream) => {
-                stream.set_write_timeout(Some(WRITE_WITHIN)).and_then(|()| stream.write_all(text.as_bytes()))
-            }
-            Stream::Tcp(stream) => {
-                stream.set_write_timeout(Some(WRITE_WITHIN)).and_then(|()| stream.write_all(text.as_bytes()))
-            }
-        };
+    fn write_some(&mut self, bytes: &[u8], left: Duration) -> std::io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.set_write_timeout(Some(left)).and_then(|()| stream.write(bytes)),
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(left)).and_then(|()| stream.write(bytes)),
+        }
     }
+}
+
+/// `None`: nothing is left.
+fn left_of(time: Duration, began: Instant) -> Option<Duration> {
+    time.checked_sub(began.elapsed()).filter(|left| !left.is_zero())
 }
 
 /// `None`: more is to come. `by_tcp`: the host must be this one, or a page in a browser could ask under a name of its own.
 fn parse(bytes: &[u8], by_tcp: bool) -> Result<Option<Asked>, Answer> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
-    let malformed = || Answer::refused("400 Bad Request", "this is no HTTP/1.1 request");
+    let malformed = || Answer::refused(Status::BadRequest, "this is no HTTP/1.1 request");
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-            return Err(Answer::refused("431 Request Header Fields Too Large", "send fewer and shorter headers"));
+            return Err(Answer::refused(Status::HeadTooLarge, "send fewer and shorter headers"));
         }
         Err(_) => return Err(malformed()),
     }
@@ -145,7 +225,7 @@ fn parse(bytes: &[u8], by_tcp: bool) -> Result<Option<Asked>, Answer> {
         found.and_then(|header| std::str::from_utf8(header.value).ok()).unwrap_or_default().trim()
     };
     if by_tcp && !is_this_host(header("host")) {
-        return Err(Answer::refused("403 Forbidden", "ask for localhost, 127.0.0.1 or [::1]"));
+        return Err(Answer::refused(Status::Forbidden, "ask for localhost, 127.0.0.1 or [::1]"));
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let (method, path, query) = (method.to_owned(), path.to_owned(), query.to_owned());
@@ -166,9 +246,9 @@ mod tests {
 
     fn status(text: &str, by_tcp: bool) -> &'static str {
         match parse(text.as_bytes(), by_tcp) {
-            Ok(Some(_)) => "200 OK",
+            Ok(Some(_)) => "200",
             Ok(None) => "more",
-            Err(answer) => answer.status,
+            Err(answer) => answer.status.code(),
         }
     }
 
@@ -190,18 +270,18 @@ mod tests {
     #[test]
     fn foreign_names_and_endless_heads_are_refused() {
         for (host, want) in [
-            ("127.0.0.1:7778", "200 OK"),
-            ("[::1]:7778", "200 OK"),
-            ("localhost", "200 OK"),
-            ("evil.example:7778", "403 Forbidden"),
-            ("10.0.0.1", "403 Forbidden"),
-            ("", "403 Forbidden"),
+            ("127.0.0.1:7778", "200"),
+            ("[::1]:7778", "200"),
+            ("localhost", "200"),
+            ("evil.example:7778", "403"),
+            ("10.0.0.1", "403"),
+            ("", "403"),
         ] {
             assert_eq!(status(&format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n"), true), want, "{host}");
         }
-        assert_eq!(status("GET /metrics HTTP/1.1\r\n\r\n", false), "200 OK", "the socket needs no name");
+        assert_eq!(status("GET /metrics HTTP/1.1\r\n\r\n", false), "200", "the socket needs no name");
         let long = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(HEAD_BYTES_MAX));
-        assert_eq!(status(&long, false), "431 Request Header Fields Too Large");
-        assert_eq!(status("\x16\x03\x01\r\n\r\n", false), "400 Bad Request");
+        assert_eq!(status(&long, false), "431");
+        assert_eq!(status("\x16\x03\x01\r\n\r\n", false), "400");
     }
 }

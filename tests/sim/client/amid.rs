@@ -8,6 +8,11 @@ use super::*;
 use crate::counts::{AMID, Amid};
 
 impl Client {
+    /// What open streams said before is on its way to it.
+    pub fn joins(&self) -> bool {
+        self.tells.joins()
+    }
+
     /// What goes on now.
     pub fn amid(&self) -> impl Iterator<Item = Amid> {
         let is = [

@@ -2,7 +2,6 @@
 
 use super::say::put_frame;
 use super::*;
-use shards::refusal::Refusal;
 
 impl Client {
     /// Bytes from the server. Each whole frame is checked.
@@ -105,6 +104,7 @@ impl Client {
         }
         if self.role.credit.is_some() || self.role.credit_bytes.is_some() || self.role.resumes {
             self.event_bytes.push_back(bytes);
+            self.event_places.push_back(std::mem::take(&mut self.gap_places));
         }
         if let Some(credit) = self.role.credit
             && self.event_frames > self.event_frames_acknowledged + credit
@@ -155,7 +155,12 @@ impl Client {
             }
             follow.next = Some(offset + 1);
             follow.events.push((offset, key));
-            oracle.board.receives(session, &self.name(), offset + 1);
+            if follow.is_leaving() {
+                self.either(at);
+            }
+            if let Some(places) = self.event_places.back_mut() {
+                places.push((session.to_owned(), offset + 1));
+            }
             return Ok(());
         }
         self.fed(frame, oracle, offset, at)
@@ -220,6 +225,7 @@ impl Client {
             return Err(format!("{session}: {:?} was next", follow.next));
         }
         follow.next = Some(to);
+        self.gap_places.push((session.to_owned(), to));
         follow.gaps.push((from, to));
         if reason == "damaged" {
             follow.damaged.push((from, to));
@@ -236,7 +242,6 @@ impl Client {
             return match self.nameless.get_mut(refusal).filter(|due| **due > 0) {
                 Some(due) => {
                     *due -= 1;
-                    self.count_refusal(refusal);
                     Ok(())
                 }
                 None => Err("an answer without an id".to_owned()),
@@ -456,15 +461,9 @@ impl Client {
         oracle.gone(session, from, to, "expired", wall_ms)
     }
 
-    fn count_refusal(&mut self, refusal: &str) {
-        let known = Refusal::ALL.iter().find(|known| known.name() == refusal);
-        self.counts.add(REFUSAL, known.map_or("of no known name", |known| known.name()));
-    }
-
     fn refused(&mut self, pending: Pending, frame: &Frame<'_>, oracle: &mut Oracle) -> Checked {
         let code = frame.code.ok_or("a refusal without a code")?;
         let refusal = Frame::text(&frame.refusal, "refusal")?;
-        self.count_refusal(refusal);
         let retry = code < 4200;
         match pending {
             Pending::Work(first) => {

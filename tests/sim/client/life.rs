@@ -21,6 +21,8 @@ pub(super) struct Life {
     attempt: u64,
     /// Tokens that later ones have replaced.
     old: Vec<String>,
+    /// Tokens that it has lost, good until a later one replaces them.
+    lost: Vec<String>,
     /// The newest it was told of.
     generation: u64,
     stage: Stage,
@@ -61,6 +63,12 @@ impl Life {
     pub(super) fn cut_off(&mut self) {
         self.stage = Stage::None;
         self.named.clear();
+    }
+
+    /// Its client has lost the token, and begins another.
+    fn forget_token(&mut self) {
+        self.lost.extend(self.token.take());
+        self.attempt = 0;
     }
 
     /// Subscriptions are being restored: what is missing is not known yet.
@@ -149,7 +157,7 @@ impl Client {
     }
 
     /// On a new connection: takes its life again, or begins one. Returns whether it did.
-    pub(super) fn resume(&mut self, workload: &mut Random, net: &mut Random) -> bool {
+    pub(super) fn resume(&mut self, workload: &mut Random, net: &mut Random, oracle: &mut Oracle) -> bool {
         if !self.role.resumes || workload.chance(120) {
             return false;
         }
@@ -163,6 +171,9 @@ impl Client {
             forged.insert(forged.len() / 2, 'A');
             self.send(net, &format!("{{\"type\":\"resume\",\"id\":{id},\"token\":\"{forged}\"}}"));
         }
+        if self.role.bold && workload.chance(150) {
+            self.life.forget_token();
+        }
         self.life.stage = Stage::Asked;
         self.life.exact = workload.chance(400);
         let Some(token) = self.life.token.clone() else {
@@ -172,6 +183,11 @@ impl Client {
         };
         self.life.attempt += 1;
         let own = if self.life.exact { self.own_positions() } else { String::new() };
+        for (session, next) in self.follows.iter().filter_map(|(session, follow)| Some((session, follow.next?))) {
+            if self.life.exact {
+                oracle.board.confirms(session, &self.name(), next);
+            }
+        }
         let (id, attempt) = (self.command(Pending::Resume(Claim::Token)), self.life.attempt);
         let text = format!("{{\"type\":\"resume\",\"id\":{id},\"token\":\"{token}\",\"attempt\":{attempt}{own}}}");
         self.send(net, &text);
@@ -225,6 +241,7 @@ impl Client {
             return Err(format!("{sessions} sessions, follows {}", self.follows.len()));
         }
         let token = Frame::text(&frame.token, "token")?.to_owned();
+        self.life.old.append(&mut self.life.lost);
         self.life.old.extend(self.life.token.replace(token));
         self.life.attempt = 0;
         self.life.generation = generation;
@@ -301,11 +318,12 @@ impl Client {
         }
         for (slice, seq) in &given {
             let stood = feed.position.get(slice).copied().unwrap_or(0);
-            if *seq > stood {
+            if *seq > stood && !feed.either.contains(&(*slice, *seq)) {
                 return Err(format!("slice {slice} resumes at {seq}, stood at {stood}"));
             }
         }
         feed.position = given;
+        feed.either.clear();
         let position = &feed.position;
         feed.events.retain(|(slice, seq), _| *seq <= position.get(slice).copied().unwrap_or(0));
         let position = position.clone();

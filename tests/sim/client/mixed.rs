@@ -7,6 +7,9 @@
 //!   unsubscribe ─► the feed goes on where the subscription stood; a gap says what was left to it and not delivered
 //!   subscribe from the latest ─► begins behind all that the feed brought
 //! ```
+//! What comes between an `unsubscribe` and its answer may be of either: it counts as the subscription's, and a feed that its life
+//! resumes may stand there.
+//!
 //! A reconnect resumes the feed by places, which events of a subscription do not move: what they brought may come once more
 //! then, so all of this holds for one connection. Completeness holds over all of them.
 
@@ -45,6 +48,11 @@ impl Follow {
             State::Leaving => Some(offset) == self.next,
             State::Idle | State::Asked | State::Left => false,
         }
+    }
+
+    /// Its end is asked for and not answered: what comes may be the feed's already.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.state == State::Leaving
     }
 
     /// The feed brought an event of this session.
@@ -147,6 +155,13 @@ impl Client {
             net,
             &format!("{{\"type\":\"subscribe\",\"id\":{id},\"session\":\"{session}\",\"from\":\"latest\"}}"),
         );
+    }
+
+    /// An event came that the subscription may have brought, or the feed after it: nobody can tell until the feed is resumed.
+    pub(super) fn either(&mut self, at: (u64, u64)) {
+        if let Some(feed) = self.feed.as_mut().filter(|feed| feed.state == State::Live) {
+            feed.either.insert(at);
+        }
     }
 
     /// Notes where a subscription stands whose end is asked for.

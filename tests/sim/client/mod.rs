@@ -9,6 +9,7 @@
 //! ```
 
 mod amid;
+mod bold;
 mod hear;
 mod keep;
 mod labour;
@@ -20,7 +21,7 @@ mod receipts;
 mod say;
 mod tell;
 
-use crate::counts::{CLOSE, Counts, REFUSAL};
+use crate::counts::{CLOSE, Counts};
 use crate::oracle::{Checked, Key, Oracle, Seen, Submission, parse_place};
 use crate::random::Random;
 use serde::Deserialize;
@@ -67,6 +68,10 @@ pub struct Role {
     pub crowd: bool,
     /// Its subscriptions outlive its connections.
     pub resumes: bool,
+    /// It does now and then what no careful client does.
+    pub bold: bool,
+    /// Sessions among its rooms whose comings and goings it wants in the log.
+    pub logs: Vec<String>,
     /// Sessions it tells streams into.
     pub tells: Vec<String>,
     /// Sessions whose streams it listens to.
@@ -99,6 +104,14 @@ pub enum Start {
     Latest,
     /// Where the client's own marker stands, once it has set one.
     Marker,
+}
+
+impl Role {
+    /// It takes no events.
+    pub fn listens_to_none(&self) -> bool {
+        let none = self.follows.is_empty() && self.patterns.is_empty();
+        none && self.tells.is_empty() && self.listens.is_empty() && !self.crowd && !self.rude
+    }
 }
 
 /// A client of the world. Lives through crashes of the server and knows what it was promised.
@@ -143,6 +156,10 @@ pub struct Client {
     /// Payload bytes of event frames: acknowledged, and of each frame that is not.
     event_bytes_acknowledged: u64,
     event_bytes: VecDeque<u64>,
+    /// Of each of these: session and next offset of what a subscription brought, and of gaps said before it.
+    event_places: VecDeque<Vec<(String, u64)>>,
+    /// Gaps that were said and have arrived for sure with the next of these.
+    gap_places: Vec<(String, u64)>,
     /// Refusals due that cannot name their command.
     nameless: BTreeMap<&'static str, u64>,
     /// What it sent ends the connection with this code.
@@ -200,6 +217,8 @@ pub struct Feed {
     /// Position it began at.
     pub start: Option<BTreeMap<u64, u64>>,
     position: BTreeMap<u64, u64>,
+    /// Places that it may have reached, and a subscription that was about to end may have: its life knows which.
+    either: BTreeSet<(u64, u64)>,
     /// Events by place.
     pub events: BTreeMap<(u64, u64), (String, u64)>,
     last: BTreeMap<String, u64>,
@@ -408,6 +427,8 @@ impl Client {
             event_frames_acknowledged: 0,
             event_bytes_acknowledged: 0,
             event_bytes: VecDeque::new(),
+            event_places: VecDeque::new(),
+            gap_places: Vec::new(),
             nameless: BTreeMap::new(),
             doomed: None,
             counts: Counts::default(),
@@ -436,7 +457,7 @@ impl Client {
     }
 
     /// The upgrade is through.
-    pub fn connected(&mut self, workload: &mut Random, net: &mut Random, oracle: &Oracle) {
+    pub fn connected(&mut self, workload: &mut Random, net: &mut Random, oracle: &mut Oracle) {
         self.connected = true;
         self.closed_with = None;
         let credit: Vec<String> = [("events", self.role.credit), ("bytes", self.role.credit_bytes)]
@@ -448,7 +469,7 @@ impl Client {
             let credit = credit.join(",");
             self.send(net, &format!("{{\"type\":\"hello\",\"id\":{id},\"credit\":{{{credit}}}}}"));
         }
-        if self.resume(workload, net) {
+        if self.resume(workload, net, oracle) {
             self.resend(net);
             return;
         }
@@ -479,10 +500,12 @@ impl Client {
         self.event_frames_acknowledged = 0;
         self.event_bytes_acknowledged = 0;
         self.event_bytes.clear();
+        self.event_places.clear();
+        self.gap_places.clear();
         self.nameless.clear();
         self.doomed = None;
         self.life.cut_off();
-        self.tells.cut_off();
+        self.tells.cut_off(self.role.bold && self.role.from == Start::Latest);
         self.keeps.cut_off();
         self.labour.cut_off();
         self.follows.values_mut().for_each(Follow::cut_off);
@@ -565,6 +588,10 @@ impl Client {
                 let worked_off = if calm { fresh } else { workload.between(1, fresh) };
                 self.event_frames_acknowledged += worked_off;
                 self.event_bytes_acknowledged += self.event_bytes.drain(..worked_off as usize).sum::<u64>();
+                let name = self.name();
+                for (session, next) in self.event_places.drain(..worked_off as usize).flatten() {
+                    oracle.board.confirms(&session, &name, next);
+                }
                 let (events, bytes) = (self.event_frames_acknowledged, self.event_bytes_acknowledged);
                 self.counts.add("ack", "sent");
                 // Who lent events alone counts events alone.
@@ -613,6 +640,7 @@ impl Client {
             95..=99 if !self.receipts.is_empty() && workload.chance(500) => self.receipts_act(workload, net, oracle),
             95..=99 => self.presence_acts(workload, net, &mut oracle.board),
             94 if self.role.resumes => self.resume_again(net),
+            94 if self.role.bold => self.resume_as_another(net, wall_ms),
             88..=90 => {
                 let id = self.command(Pending::Ping);
                 self.send(net, &format!("{{\"type\":\"ping\",\"id\":{id}}}"));

@@ -310,8 +310,13 @@ impl Client {
                 None => board.leaves(session, &name),
             }
         }
+        let logs = ask == Ask::Enter && self.role.logs.iter().any(|logs| logs == session);
+        let logs = if logs { ",\"log\":true" } else { "" };
         let id = self.command(Pending::Presence(session.to_owned(), ask));
-        self.send(net, &format!("{{\"type\":\"presence.{kind}\",\"id\":{id},\"session\":\"{session}\"{fields}}}"));
+        self.send(
+            net,
+            &format!("{{\"type\":\"presence.{kind}\",\"id\":{id},\"session\":\"{session}\"{fields}{logs}}}"),
+        );
     }
 
     /// The answer to one of these; `refusal` where it was refused, and whether it may be tried again.

@@ -19,12 +19,12 @@ pub(super) struct Expected {
     pub sure: bool,
 }
 
-const fn sure(refusal: &'static str) -> Expected {
+pub(super) const fn sure(refusal: &'static str) -> Expected {
     Expected { refusal, sure: true }
 }
 
 /// Depends on what went before, which a full disk may have refused.
-const fn perhaps(refusal: &'static str) -> Expected {
+pub(super) const fn perhaps(refusal: &'static str) -> Expected {
     Expected { refusal, sure: false }
 }
 
@@ -184,6 +184,7 @@ impl Client {
                     self.provoke_with(net, "subscribe", &fields, perhaps("too_many_subscriptions"));
                 }
             }
+            95 if self.role.bold => self.read_backwards(net, &own),
             91..=95 => {
                 let fields = format!("\"session\":\"{own}\",\"name\":\"back\",\"offset\":");
                 let id = self.command(Pending::Other);
@@ -205,7 +206,7 @@ impl Client {
         }
     }
 
-    fn provoke_with(&mut self, net: &mut Random, kind: &str, fields: &str, expected: Expected) {
+    pub(super) fn provoke_with(&mut self, net: &mut Random, kind: &str, fields: &str, expected: Expected) {
         let id = self.command(Pending::Provoked(expected));
         let comma = if fields.is_empty() { "" } else { "," };
         self.send(net, &format!("{{\"type\":\"{kind}\",\"id\":{id}{comma}{fields}}}"));

@@ -4,8 +4,8 @@
 //!   reads   Unknown ─ read ─► Asked ─ read ─► Told        a lost connection: Unknown; it says again what it said last, or more
 //!   views   as those of presence
 //! ```
-//! A receipt never claims more than the client had: `read` is something it said, `delivered` no further than what came to it. At rest
-//! both are exact.
+//! A receipt never claims more than the client did: `read` is something it said, `delivered` no further than what it acknowledged, or
+//! where it went on by its own word. At rest both are exact.
 
 use super::presence::{All, Member, RosterText, View};
 use super::*;
@@ -157,7 +157,7 @@ impl Client {
         if !view.live {
             return if view.asked > 0 { Ok(()) } else { Err("a session that is watched no longer".to_owned()) };
         }
-        let exact = !oracle.retention && !oracle.damage && !oracle.expires(frame.session);
+        let exact = !oracle.retention && !oracle.damage;
         let said = |member: &Member<'_>, _: &str| {
             let (Some(delivered), Some(read)) = (member.delivered, member.read) else {
                 return Err("a receipt without offsets".to_owned());
@@ -166,10 +166,10 @@ impl Client {
             if !oracle.board.was_read(frame.session, name, read) {
                 return Err(format!("{name} never said that it has read {read}"));
             }
-            match oracle.board.received(frame.session, name) {
+            match oracle.board.confirmed(frame.session, name) {
                 _ if delivered < read => Err(format!("{name} has read {read} and got {delivered}")),
                 Some(most) if exact && delivered > most.max(read) => {
-                    Err(format!("{name} is said to have {delivered}, and {most} came to it"))
+                    Err(format!("{name} is said to have {delivered}, and confirmed {most}"))
                 }
                 _ => Ok(()),
             }

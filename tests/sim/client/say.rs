@@ -236,7 +236,7 @@ impl Client {
     }
 
     /// Subscribes where it should and does not.
-    pub fn subscribe_all(&mut self, net: &mut Random, oracle: &Oracle) {
+    pub fn subscribe_all(&mut self, net: &mut Random, oracle: &mut Oracle) {
         if self.life.settles() {
             return;
         }
@@ -258,6 +258,7 @@ impl Client {
                     None => "\"earliest\"".to_owned(),
                 },
             };
+            oracle.board.confirms(&session, &self.name(), self.follows[&session].next.unwrap_or(0));
             let id = self.command(Pending::Subscribe(session.clone()));
             let text = format!("{{\"type\":\"subscribe\",\"id\":{id},\"session\":\"{session}\",\"from\":{from}}}");
             self.send(net, &text);

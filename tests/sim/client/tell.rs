@@ -73,8 +73,8 @@ impl Tells {
         self.heard.contains_key(session)
     }
 
-    /// The connection is gone.
-    pub fn cut_off(&mut self) {
+    /// The connection is gone. `forgets`: where it was in what it heard, too.
+    pub fn cut_off(&mut self, forgets: bool) {
         for tale in &mut self.tales {
             tale.sent = tale.acknowledged;
             if let Some((_, sent)) = &mut tale.closing {
@@ -83,10 +83,16 @@ impl Tells {
         }
         for heard in self.heard.values_mut() {
             heard.state = State::Idle;
-            if heard.joins {
+            if heard.joins || forgets {
                 *heard = Heard::default();
             }
         }
+    }
+
+    /// Session, stream and number of the newest delta of an open stream that is acknowledged.
+    pub fn newest(&self) -> Option<(&str, &str, u64)> {
+        let tale = self.tales.iter().rev().find(|tale| !tale.over && tale.acknowledged > 0)?;
+        Some((&tale.session, &tale.stream, tale.acknowledged - 1))
     }
 
     /// Some stream is told in part.
@@ -178,6 +184,9 @@ impl Client {
             }
         }
         self.tell_on(net);
+        if !calm && self.role.bold {
+            self.tell_wrongly(workload, net);
+        }
         true
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::client::Role;
 use crate::disk::Faults;
 use crate::jobs::End;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps of the liveness phase in which nothing is delivered before the world counts as stuck: a reader with a credit of one
 /// event takes its time.
@@ -58,7 +58,30 @@ impl World {
                 return Some(format!("{} has bytes in its connection", client.name()));
             }
         }
-        self.disagreement()
+        self.disagreement().or_else(|| self.untold_comings())
+    }
+
+    /// Once an auditor has read everything: a session's comings and goings that are not those of its log, where a member wants them.
+    fn untold_comings(&self) -> Option<String> {
+        let auditor = self.clients.get(self.options.roles.len())?;
+        let torn = self.oracle.retention || self.oracle.damage;
+        for session in auditor.follows.keys() {
+            let told = match self.oracle.journals.tells(session, torn) {
+                Ok(told) => told,
+                Err(why) => return Some(why),
+            };
+            let present = self.oracle.board.present(session);
+            let wants = |name: &String| {
+                let role =
+                    name.strip_prefix('c').and_then(|index| self.options.roles.get(index.parse::<usize>().ok()?));
+                role.is_some_and(|role| role.logs.contains(session))
+            };
+            let is_in: BTreeSet<&str> = present.keys().map(String::as_str).collect();
+            if present.keys().any(wants) && told.as_ref() != Some(&is_in) {
+                return Some(format!("the log of {session} says that in it are {told:?}, there are {is_in:?}"));
+            }
+        }
+        None
     }
 
     /// Two who watch one session and believe different things, or a receipt that says less than was acknowledged.
@@ -87,7 +110,10 @@ impl World {
 
     /// A client that was never there reads everything; then each follower is compared with it.
     pub(super) fn audit(&mut self) -> Checked {
-        let sessions = self.oracle.names();
+        let mut sessions = self.oracle.names();
+        sessions.extend(self.options.roles.iter().flat_map(|role| role.logs.iter().cloned()));
+        sessions.sort_unstable();
+        sessions.dedup();
         let index = self.clients.len();
         // Of streams too: each must have ended, whoever told it, and be there as a whole.
         let role = Role {
@@ -123,6 +149,7 @@ impl World {
             self.counts.add_many(WORLD, name, self.oracle.jobs.count(end));
         }
         self.counts.add_many(WORLD, "streams ended", self.oracle.streams.ends());
+        self.counts.add_many(WORLD, "comings and goings in a log", self.oracle.journals.count());
         self.counts.add_many(WORLD, "events audited", follows.values().map(|f| f.events.len() as u64).sum());
         for client in &self.clients[..index] {
             for (session, follow) in &client.follows {

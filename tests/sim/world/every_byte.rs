@@ -69,7 +69,7 @@ impl World {
             }
             self.turn_all()?;
             self.hear(1, usize::MAX)?;
-            self.clients[1].subscribe_all(&mut self.net, &self.oracle);
+            self.clients[1].subscribe_all(&mut self.net, &mut self.oracle);
         }
         loop {
             self.break_link(1, "to come back");

@@ -52,6 +52,16 @@ impl World {
         Ok(())
     }
 
+    /// A late join is short: where it shall be met often, it is waited for.
+    pub(super) fn break_a_join(&mut self) -> Checked {
+        let every = self.options.break_joins_every;
+        let joining = |client: &usize| self.links[*client].is_some() && self.clients[*client].joins();
+        match (0..self.clients.len()).find(joining) {
+            Some(client) if every > 0 && self.faults.below(every) == 0 => self.break_by_chance(client),
+            _ => Ok(()),
+        }
+    }
+
     /// The server notices connections whose clients have left.
     pub(super) fn end_lingering(&mut self) {
         let Some(node) = &mut self.node else { return };
@@ -125,7 +135,7 @@ impl World {
         self.links[client] = Some(Link { shard: index, connection, refusals });
         self.trace.say(self.now_us, format_args!("{name} connects to shard {index} as {connection:?}"));
         self.counts.add(WORLD, "connections");
-        self.clients[client].connected(&mut self.workload, &mut self.net, &self.oracle);
+        self.clients[client].connected(&mut self.workload, &mut self.net, &mut self.oracle);
     }
 
     fn chunk_bytes_max(&self) -> u64 {

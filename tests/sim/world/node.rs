@@ -5,9 +5,10 @@ use super::*;
 use crate::edge::{Delivered, Door};
 use shards::Shard;
 use shards::command::{Claim, Command, Durability, EntryAsk, JobAsk, PresenceAct, QueueAsk};
-use shards::effect::Effect;
+use shards::effect::{Effect, Reply};
 use shards::ids::{ConnectionId, ShardId};
 use shards::input::{Handled, Input};
+use shards::refusal::Refusal;
 use std::collections::BTreeMap;
 use storage::disk::DiskDone;
 use tidegate::wire::decode::Scratch;
@@ -70,6 +71,8 @@ pub(super) struct Effects {
     pub poisoned: Option<storage::disk::DiskFault>,
     /// Connections that had to let go of a life.
     pub replaced: u64,
+    /// Refusals that were told, also to clients that have left.
+    pub refused: Vec<Refusal>,
 }
 
 impl Core {
@@ -143,6 +146,7 @@ impl Core {
                 None => self.work(connection, now, patience_us, counts),
             };
         }
+        assert!(!self.shard.idles_beside_line(), "the core is given to whoever wants it, however few they are");
         work
     }
 
@@ -175,7 +179,12 @@ impl Core {
         while let Some(effect) = self.shard.poll_effect() {
             work += 1;
             match effect {
-                Effect::Reply { connection, id, reply } => doors.reply(connection, &id, &reply),
+                Effect::Reply { connection, id, reply } => {
+                    if let Reply::Refused(refused) = &reply {
+                        effects.refused.push(refused.refusal);
+                    }
+                    doors.reply(connection, &id, &reply);
+                }
                 Effect::Replaced { connection } => {
                     effects.replaced += 1;
                     doors.replaced(connection);

@@ -14,6 +14,7 @@ use crate::websocket;
 use rustls::ClientConfig;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -53,6 +54,8 @@ struct Connection {
     path: String,
     /// A token to be shown with the upgrade; most have none.
     token: Option<Box<str>>,
+    /// Who it says it is.
+    bearer: Option<Rc<str>>,
     /// The beginning of a response or frame whose end has not come yet.
     partial: Vec<u8>,
     /// The same for a stream inside WebSocket messages.
@@ -69,6 +72,8 @@ pub struct Engine {
     address: SocketAddrV4,
     source: Option<Ipv4Addr>,
     tls: Option<Arc<ClientConfig>>,
+    bearers: Vec<Rc<str>>,
+    bearer: usize,
     transport: Transport,
     subprotocol: Option<&'static str>,
     accept: String,
@@ -90,6 +95,8 @@ impl Engine {
             address,
             source: None,
             tls: None,
+            bearers: Vec::new(),
+            bearer: 0,
             transport,
             subprotocol,
             accept: tungstenite::handshake::derive_accept_key(websocket::HANDSHAKE_KEY.as_bytes()),
@@ -122,6 +129,16 @@ impl Engine {
         self.tls = tls;
     }
 
+    /// Tokens of those in whose name connections are opened.
+    pub fn speak_for(&mut self, bearers: impl IntoIterator<Item = String>) {
+        self.bearers = bearers.into_iter().map(Rc::from).collect();
+    }
+
+    /// Connections opened from now on are of the `nth` of them, counted round.
+    pub fn in_the_name_of(&mut self, nth: usize) {
+        self.bearer = nth;
+    }
+
     /// Starts a connection to `path` and returns its number.
     pub fn open(&mut self, path: String) -> io::Result<usize> {
         self.open_with(path, None)
@@ -136,6 +153,7 @@ impl Engine {
             stage: Stage::Connecting,
             path,
             token,
+            bearer: self.bearers.get(self.bearer % self.bearers.len().max(1)).cloned(),
             partial: Vec::new(),
             stream: Vec::new(),
             out: Vec::new(),
@@ -153,6 +171,7 @@ impl Engine {
         c.line = None;
         c.path = String::new();
         c.token = None;
+        c.bearer = None;
         c.out = Vec::new();
         c.partial = Vec::new();
         c.stream = Vec::new();
@@ -240,8 +259,8 @@ impl Engine {
                 handler.opened(number, &mut c.out);
             } else {
                 c.stage = Stage::Upgrading;
-                let (host, token) = (self.address.to_string(), c.token.as_deref());
-                c.out = websocket::upgrade_request(&c.path, &host, self.subprotocol, token);
+                let (host, token, bearer) = (self.address.to_string(), c.token.as_deref(), c.bearer.as_deref());
+                c.out = websocket::upgrade_request(&c.path, &host, self.subprotocol, token, bearer);
             }
         }
         self.out(number);

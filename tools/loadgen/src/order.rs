@@ -46,6 +46,9 @@ pub struct Order {
     /// Address that connections come from: each has its own range of ports.
     #[arg(long, global = true)]
     source: Option<Ipv4Addr>,
+    /// Token to show with the upgrade; may be repeated: sessions take them in turn.
+    #[arg(long, global = true, value_name = "TOKEN")]
+    bearer: Vec<String>,
     /// Upgrades under way at once.
     #[arg(long, global = true, default_value_t = 256)]
     opening_max: usize,
@@ -250,6 +253,7 @@ pub fn run(order: Order) -> io::Result<Value> {
     let mut engine = Engine::new(order.address, peer.transport(), peer.subprotocol())?;
     engine.come_from(order.source);
     engine.encrypt(order.authority.as_deref().map(line::believing).transpose()?);
+    engine.speak_for(order.bearer.iter().cloned());
     let load = |lanes: u32, readers_per_lane: u32, spreading: Spreading, shape: Shape| Load {
         lanes,
         readers_per_lane,

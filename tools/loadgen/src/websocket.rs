@@ -89,13 +89,20 @@ pub fn decode(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 /// The upgrade request for `path`. `token`: shown beside the subprotocol, as a Tidegate server wants it.
-pub fn upgrade_request(path: &str, host: &str, subprotocol: Option<&str>, token: Option<&str>) -> Vec<u8> {
+pub fn upgrade_request(
+    path: &str,
+    host: &str,
+    subprotocol: Option<&str>,
+    token: Option<&str>,
+    bearer: Option<&str>,
+) -> Vec<u8> {
     let token = token.map(|token| format!(", tidegate.resume.{token}")).unwrap_or_default();
     let line = |name| format!("Sec-WebSocket-Protocol: {name}{token}\r\n");
     let subprotocol = subprotocol.map(line).unwrap_or_default();
+    let bearer = bearer.map(|bearer| format!("Authorization: Bearer {bearer}\r\n")).unwrap_or_default();
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {HANDSHAKE_KEY}\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n"
+         Sec-WebSocket-Key: {HANDSHAKE_KEY}\r\nSec-WebSocket-Version: 13\r\n{bearer}{subprotocol}\r\n"
     )
     .into_bytes()
 }

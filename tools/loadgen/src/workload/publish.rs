@@ -394,6 +394,7 @@ fn connect(engine: &mut Engine, load: &Load, places: &[String], run: &mut Run) -
             let (Role::Reader(lane) | Role::Publisher(lane)) = role else { continue };
             let link = Link::new(role, &run.sessions[lane as usize]);
             let place = if load.placed { places[lane as usize].as_str() } else { "" };
+            engine.in_the_name_of(lane as usize);
             let connection = engine.open(run.peer.path(&link, place))?;
             if matches!(role, Role::Publisher(_)) {
                 run.lanes[lane as usize].connection = connection;
