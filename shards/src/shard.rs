@@ -348,7 +348,11 @@ impl Shard {
         put_id(&mut w, asker.id);
         put_asker(&mut w, asker);
         put_command(&mut w, command);
-        match self.mail.ask(owner, self.scratch.len(), reply_bytes) {
+        let ask = match command {
+            Command::Open { .. } => self.mail.ask_patiently(owner, self.scratch.len(), reply_bytes),
+            _ => self.mail.ask(owner, self.scratch.len(), reply_bytes),
+        };
+        match ask {
             Some(ask) => {
                 self.mail.send_ask(owner, ask, &self.scratch);
                 self.wake(owner);
