@@ -67,10 +67,11 @@ impl World {
     fn untold_comings(&self) -> Option<String> {
         let auditor = self.clients.get(self.options.roles.len())?;
         let torn = self.oracle.retention || self.oracle.damage;
+        let in_parts = self.options.limits.event_bytes_max <= 256;
         // It is told once a second; where steps are shorter the world counts as stuck before that is over.
         let waits = self.options.step_us >= TELLING_STEP_US_MIN;
         for session in auditor.follows.keys() {
-            let told = match self.oracle.journals.tells(session, torn) {
+            let told = match self.oracle.journals.tells(session, torn, in_parts) {
                 Ok(told) => told,
                 Err(why) => return Some(why),
             };
