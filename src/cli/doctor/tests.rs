@@ -97,7 +97,7 @@ const PLANTED: &[Planted] = &[
         &[("proc/self/limits", "Max open files  64  64  files\nMax locked memory  8388608  8388608  bytes\n")],
         "open files",
         Level::Wrong,
-        "LimitNOFILE=",
+        "limits.conf",
     ),
     (
         &[
