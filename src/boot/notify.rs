@@ -186,7 +186,8 @@ mod tests {
                 let mut kept = Vec::new();
                 for order in orders {
                     match order {
-                        Control::Ask { answer } if answers => answer.send(()).unwrap(),
+                        // Whoever asked may have heard that another one is gone.
+                        Control::Ask { answer } if answers => drop(answer.send(())),
                         order => kept.push(order),
                     }
                 }
