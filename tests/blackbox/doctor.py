@@ -21,6 +21,7 @@ from disk_mount import Disk, Impossible
 from tide import binary, environment, free_port
 
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+CAP_SYS_RESOURCE = 1 << 24
 FLAGS = ["--set", "connections_per_shard_max=1000", "--set", "memory_budget_bytes=64GiB"]
 
 
@@ -58,7 +59,8 @@ class Doctor:
 
 def limits(doctor):
     doctor.names("open files", "wrong", "LimitNOFILE=", before=["prlimit", "--nofile=64:64"])
-    by_hand = "ulimit -Hn" if os.geteuid() == 0 else "limits.conf"
+    capabilities = re.search(r"^CapEff:\s*(\w+)$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)[1]
+    by_hand = "ulimit -Hn" if int(capabilities, 16) & CAP_SYS_RESOURCE else "limits.conf"
     doctor.names("open files", "wrong", by_hand, before=["prlimit", "--nofile=1000:1000"])
     doctor.names("open files", "ok", "", before=["prlimit", "--nofile=1300:1300"])
     if os.geteuid() == 0:
