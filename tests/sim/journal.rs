@@ -54,8 +54,9 @@ impl Journals {
         Ok(())
     }
 
-    /// Who is in at the end of a story that was read to its end; `None` where nobody tells it any more. `torn`: it may begin anywhere;
-    /// `in_parts`: one event does not hold all names, and who is at something else and leaves before its part is in `left` alone.
+    /// Who is in at the end of a story that was read to its end; `None` where nobody tells it any more. `torn`: it may begin
+    /// anywhere; `in_parts`: one event does not hold all names, and who is at something else and leaves before its part is in
+    /// `left` alone.
     pub fn tells(&self, session: &str, torn: bool, in_parts: bool) -> Checked<Option<BTreeSet<&str>>> {
         let mut known: Option<BTreeSet<&str>> = None;
         for (offset, news) in self.0.get(session).into_iter().flatten() {

@@ -7,7 +7,8 @@
 //!                 │        └─ without: at or before what was seen, never behind it; what comes again is the same
 //!                 └─ now and then an old token before it: refused, whatever else
 //! ```
-//! What the server has an acknowledgement of is not told again: a connection's last words bring it home before the life is handed over.
+//! What the server has an acknowledgement of is not told again: a connection's last words bring it home before the life is
+//! handed over.
 //! A life is lost only where its home's newest event is: by retention, or by damage. Otherwise the newest token is always good,
 //! and one whose answer was lost is good once more.
 
@@ -264,7 +265,9 @@ impl Client {
         if named != self.name() {
             return Err(format!("resumed as {named}"));
         }
-        if generation <= self.life.generation {
+        // Where its home's session is gone, with all that was, a new life begins to count anew.
+        let lost = claim == Claim::New && (oracle.retention || oracle.damage);
+        if generation <= self.life.generation && !lost {
             return Err(format!("generation {generation} after {}", self.life.generation));
         }
         if claim == Claim::New && (sessions > 0 || frame.patterns == Some(true)) {

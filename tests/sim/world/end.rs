@@ -63,7 +63,8 @@ impl World {
         self.disagreement().or_else(|| self.untold_comings())
     }
 
-    /// Once an auditor has read everything: a session's comings and goings that are not those of its log, where a member wants them.
+    /// Once an auditor has read everything: a session's comings and goings that are not those of its log, where a member wants
+    /// them.
     fn untold_comings(&self) -> Option<String> {
         let auditor = self.clients.get(self.options.roles.len())?;
         let torn = self.oracle.retention || self.oracle.damage;
