@@ -42,10 +42,13 @@ pub(super) struct Life {
     /// Event frames of this connection that came before its life began.
     frames_before: u64,
     /// Acknowledgements that the server has when it answers a command: its id, frames, sessions with their next offsets.
-    acks: VecDeque<(u64, u64, Vec<(String, u64)>)>,
+    acks: VecDeque<Ack>,
     /// So far the server has acknowledgements of a session: no life goes on before.
     acknowledged: BTreeMap<String, u64>,
 }
+
+/// The first command behind it, frames acknowledged, sessions with their next offsets.
+type Ack = (u64, u64, Vec<(String, u64)>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
@@ -124,7 +127,8 @@ impl Life {
 
     /// A command was answered, when so many frames had come: all that was sent before it has been worked off.
     pub(super) fn answered(&mut self, id: u64, frames: u64) {
-        while let Some((_, acknowledged, places)) = self.acks.pop_front_if(|ack| ack.0 <= id) {
+        while self.acks.front().is_some_and(|ack| ack.0 <= id) {
+            let Some((_, acknowledged, places)) = self.acks.pop_front() else { break };
             // Of more the server may remember only where they begin.
             if frames - acknowledged >= FRAMES_KNOWN_ONE_BY_ONE {
                 continue;
