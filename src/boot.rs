@@ -16,16 +16,16 @@ use crate::disk::background::BackgroundThread;
 use crate::disk::folder::DataFolder;
 use crate::disk::keys;
 use crate::disk::words_of;
-use crate::net::{GateConfig, NetConfig, SendLimits};
+use crate::net::{GateConfig, HANDSHAKE_BYTES_MAX, NetConfig, SendLimits};
 use crate::plan::{self, Parts, Plan, Room};
 use crate::reactor::clock::Clock;
-use crate::reactor::control::{Control, Peer, Report};
+use crate::reactor::control::{Control, ERRANDS_MAX, Peer, Report};
 use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64};
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown::{self, Bounds, Cause, Outcome};
 use crate::wire::token::{Key, Tokens};
 use keeper::Keeper;
-pub use keeper::REVOKED_FILE;
+pub use revocations::{revoke, too_many};
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
 use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
@@ -45,6 +45,7 @@ mod certificates;
 mod keeper;
 mod listener;
 pub(crate) mod process;
+mod revocations;
 mod seat;
 mod takeover;
 
@@ -137,6 +138,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let logs = recover(&folder, shards)?;
     let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
     let keys: Vec<Key> = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
+    let (errand, errands) = flume::bounded(ERRANDS_MAX);
     let background = BackgroundThread::start(Arc::clone(&folder)).map_err(refused)?;
     for (number, (recovered, mail)) in logs.into_iter().zip(mails).enumerate() {
         let bell = peers[number].waker.clone();
@@ -150,6 +152,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
             tokens: Tokens::new(keys.clone(), config.resume_token_life_ms),
             rules: Arc::clone(&rules),
             tls: tls.clone(),
+            keeper: errand.clone(),
         };
         seats[number].belongings.send(belongings).map_err(|_| failed("a shard's thread died while starting"))?;
     }
@@ -162,9 +165,8 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     introduce(&peers, listeners)?;
     let gate = Gate::open(&folder, Offer { listeners: copies, address, within: bounds.sum() }, reports_in.clone());
     announce(config, address, shards, &folder, &plan);
-    let (reload, reloads) = flume::bounded(1);
-    shutdown::forward_signals(reports_in, reload);
-    keeper.watch(rules, Arc::clone(&peers), reloads);
+    shutdown::forward_signals(reports_in, errand);
+    keeper.watch(rules, Arc::clone(&peers), errands);
     let ended = serve_until_the_end(&reports, &peers, bounds, &gate);
     if matches!(ended, Ok(_) | Err(Failure { closed: true, .. })) {
         for seat in seats {
@@ -280,6 +282,7 @@ pub fn memory_plan(config: &Config) -> Plan {
         frame_cache_bytes: Frames::memory_bytes_max() as u64,
         page_bytes: shard.limits.pages_bytes_max() as u64,
         echo_bytes: echo_bytes(config) as u64,
+        client_chain_bytes: config.tls_client_authorities_file.as_ref().map_or(0, |_| HANDSHAKE_BYTES_MAX as u64),
     };
     let room = room(config, config.shard_count(), process::raise_open_files());
     Plan { room: Some(room), ..Plan::of(config, &parts, plan::memory_bytes()) }

@@ -140,7 +140,7 @@ fn a_life_goes_on_as_far_as_the_token_reaches() {
     }
     let patterns = Command::SubscribePatterns { patterns: &["chat.>"], from: PatternFrom::Latest };
     assert!(answer(&mut world, 1, patterns).starts_with("SubscribedPatterns"));
-    let enter = PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None };
+    let enter = PresenceAct::Enter { state: PresenceState::Idle, data: None, lease_ms: None, log: false };
     assert!(!answer(&mut world, 1, Command::Presence { session: "a", act: enter }).starts_with("refused"));
     world.disconnect(0, 1);
     world.settle();

@@ -1,6 +1,6 @@
 //! What stands behind the sockets of a shard: requests are answered, clients admitted, commands handed to the core.
 
-use super::control::{Control, Peer};
+use super::control::{Control, Errand, Peer, Revoke};
 use super::echo::{ECHO_BYTES_MAX, echo};
 use super::guard::{Entry, Guard, TENANT, words};
 use super::identity::Identities;
@@ -16,6 +16,7 @@ use shards::command::Command;
 use shards::ids::{ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
+use shards::refusal::{Refusal, Refused};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -27,6 +28,8 @@ use std::sync::Arc;
 const BUSY: &str = "too many clients connect at once: connect again after Retry-After";
 const FULL: &str = "this shard holds as many connections as it may (connections_per_shard_max, `ulimit -n`): connect again after Retry-After";
 const FULL_WAIT_MS: u64 = 2000;
+/// Revocations come faster than they are written down: again after so long.
+const REVOKE_AGAIN_MS: u32 = 200;
 
 /// One per shard, touched only by its thread.
 pub struct Doors {
@@ -40,6 +43,8 @@ pub struct Doors {
     pub tokens: Tokens,
     /// Knows who the connections are.
     pub guard: Guard,
+    /// Carries out what waits for a disk.
+    keeper: flume::Sender<Errand>,
     /// Clients that spoke TLS where none is spoken.
     pub tls_on_plain: u64,
     hint: Vec<u8>,
@@ -61,13 +66,21 @@ pub struct Doors {
 
 impl Doors {
     /// Doors of shard `own` with this core behind them.
-    pub fn new(own: ShardId, shard: Shard, limits: Limits, echo_open: bool, tokens: Tokens, guard: Guard) -> Self {
+    pub fn new(
+        own: ShardId,
+        shard: Shard,
+        limits: Limits,
+        echo_open: bool,
+        tokens: Tokens,
+        (guard, keeper): (Guard, flume::Sender<Errand>),
+    ) -> Self {
         Self {
             shard,
             now: Now::default(),
             retry_after_s: None,
             tokens,
             guard,
+            keeper,
             tls_on_plain: 0,
             hint: Vec::new(),
             own,
@@ -335,7 +348,7 @@ impl Service for Doors {
             return self.introduce(id, text, sends);
         }
         let (shard, now, tokens, guard) = (&mut self.shard, self.now, &self.tokens, &mut self.guard);
-        let hint = &mut self.hint;
+        let (hint, keeper, by) = (&mut self.hint, &self.keeper, self.own);
         let resume = decode::Resume::unpack(place);
         let stopped_at = decode::decode(text, resume, &mut self.scratch, |command_id, decoded| {
             let mut token = None;
@@ -355,6 +368,14 @@ impl Service for Doors {
                     }
                     Err(refused) => Err(refused),
                 },
+                Ok(command @ Command::Revoke { .. }) if guard.is_strict() => {
+                    let errand = |revocation| Errand::Revoke(Revoke { by, connection: id, id: command_id, revocation });
+                    let full = Refused::later(Refusal::Unavailable, REVOKE_AGAIN_MS);
+                    match guard.revocation(id, &command).map(|all| keeper.try_send(errand(all)).map_err(|_| full)) {
+                        Ok(Ok(())) => return ControlFlow::Continue(()),
+                        Ok(Err(refused)) | Err(refused) => Err(refused),
+                    }
+                }
                 Ok(command @ Command::Resume { .. }) => {
                     tokens.admit(guard.tenant_of(id), command, now.wall_ms, &mut token)
                 }
