@@ -283,6 +283,7 @@ impl Shard {
             Command::Auth { .. } => {
                 self.refuse_local(connection, id, Refused::field(Refusal::BadCredential, "token"));
             }
+            Command::Revoke { .. } => self.refuse_local(connection, id, Refused::field(Refusal::NoKeys, "type")),
             Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
             Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),
             Command::Subscribe { session, from, policy } => {

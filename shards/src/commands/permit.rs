@@ -5,6 +5,7 @@
 //!   says something     publish      its topic in the session; presence has the topic `presence`
 //!   hears something    subscribe    the whole session, or the pattern in all sessions
 //!   streams            publish      something in the session here; the stream's topic on the session's owner, who knows it
+//!   ends tokens        admin        `revoke`
 //! ```
 //! A new command does not compile until it stands here.
 
@@ -17,6 +18,19 @@ use storage::catalog::PartitionSlot;
 
 /// Topic of being present, and of saying what one is at.
 pub(crate) const PRESENCE_TOPIC: &str = "presence";
+
+/// What of running a tenant it is to revoke tokens.
+const REVOKE: &str = "revoke";
+
+impl Rights {
+    /// Refuses a command that they do not cover: for what the edge carries out by itself.
+    ///
+    /// # Errors
+    /// The capability that is missing.
+    pub fn check(&self, command: &Command<'_>) -> Result<(), Refused> {
+        check(self, command)
+    }
+}
 
 /// Refuses a command that the rights do not cover.
 pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refused> {
@@ -58,6 +72,7 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
             }
             PresenceAct::Leave | PresenceAct::Unwatch(_) => return Ok(()),
         },
+        Command::Revoke { .. } => (Capability::Admin, rights.covers_name(Capability::Admin, None, REVOKE)),
     };
     if covered { Ok(()) } else { Err(capability.refused()) }
 }
@@ -84,8 +99,8 @@ pub(crate) fn stream(
 mod tests {
     use super::*;
     use crate::command::{
-        DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceState, RosterKind,
-        StreamStatus,
+        DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceState, Revocable,
+        RosterKind, StreamStatus,
     };
     use crate::refusal::Refusal;
 
@@ -143,6 +158,8 @@ mod tests {
             (presence(PresenceAct::Update { state: None, data: None }), Some((Capability::Publish, "s/>"))),
             (presence(PresenceAct::Read { offset: 0 }), Some((Capability::Subscribe, "s/>"))),
             (presence(PresenceAct::Watch(RosterKind::Receipts)), Some((Capability::Subscribe, "s/>"))),
+            (Command::Revoke { what: Revocable::Client, name: "ann" }, Some((Capability::Admin, "rev*"))),
+            (Command::Revoke { what: Revocable::Token, name: "t-1" }, Some((Capability::Admin, "revoke"))),
         ];
         for (command, needs) in cases {
             let none = check(&Rights::none(true), command);

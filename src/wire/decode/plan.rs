@@ -4,8 +4,8 @@ use super::presence::ActPlan;
 use super::{Reader, Scratch};
 use crate::wire::json::Span;
 use shards::command::{
-    Claim, Command, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, SeenEvent,
-    StreamStatus,
+    Claim, Command, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, Revocable,
+    SeenEvent, StreamStatus,
 };
 use std::ops::ControlFlow;
 
@@ -81,6 +81,7 @@ pub(super) enum Plan {
     History { session: Place, from: Option<u64>, limit: u32 },
     Presence { session: Place, act: ActPlan },
     Auth { token: Place },
+    Revoke { what: Revocable, name: Place },
     Resume { token: Option<Place>, position: Option<Place>, attempt: u64 },
 }
 
@@ -119,6 +120,7 @@ impl Reader<'_, '_> {
             Plan::Acknowledge { events, bytes } => each(Command::Acknowledge { events, bytes }),
             Plan::Ping => each(Command::Ping),
             Plan::Auth { token } => each(Command::Auth { token: text(token) }),
+            Plan::Revoke { what, name } => each(Command::Revoke { what, name: text(name) }),
             Plan::Presence { session, act } => {
                 each(Command::Presence { session: text(session), act: act.act(frame, bytes) })
             }

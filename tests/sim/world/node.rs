@@ -255,6 +255,7 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::StreamClose { .. } => "close a stream",
         Command::Ping => "ping",
         Command::Auth { .. } => "auth",
+        Command::Revoke { .. } => "revoke",
         Command::Presence { act, .. } => match act {
             PresenceAct::Enter { .. } => "presence.enter",
             PresenceAct::Update { .. } => "presence.update",
