@@ -80,8 +80,9 @@ def locked_memory_is_as_it_says(doctor):
         little = ["prlimit", "--memlock=4096:4096", *NOBODY]
         finding = doctor.names("locked memory", "wrong", "LimitMEMLOCK=", shards=shards, before=little)
         need = int(re.search(r"shards need (\d+) KiB", finding["what"])[1]) << 10
-        for limit, starts in ((need, True), (need // 2 - 65536, False)):
-            assert serves(doctor, shards, limit) == starts, (shards, limit, starts)
+        # The kernel takes the rings of a server that has ended off its user's account some time after.
+        assert any(serves(doctor, shards, need) or time.sleep(0.2) for _ in range(50)), (shards, need)
+        assert not serves(doctor, shards, need // 2 - 65536), (shards, need)
 
 
 def serves(doctor, shards, limit):
