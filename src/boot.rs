@@ -16,11 +16,11 @@ use crate::disk::background::BackgroundThread;
 use crate::disk::folder::DataFolder;
 use crate::disk::keys;
 use crate::disk::words_of;
-use crate::net::{GateConfig, NetConfig, SendLimits};
+use crate::net::{GateConfig, HANDSHAKE_BYTES_MAX, NetConfig, SendLimits};
 use crate::observe;
 use crate::plan::{self, Parts, Plan, Room};
 use crate::reactor::clock::Clock;
-use crate::reactor::control::{Control, Peer, Report};
+use crate::reactor::control::{Control, ERRANDS_MAX, Peer, Report};
 use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64};
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown::{self, Bounds, Cause, Outcome};
@@ -28,10 +28,10 @@ use crate::wire::token::{Key, Tokens};
 use activation::Activated;
 use admin::Admin;
 use keeper::Keeper;
-pub use keeper::REVOKED_FILE;
 use notify::Notify;
 pub use quotas::QUOTAS_FILE;
 use quotas::QuotaKeeper;
+pub use revocations::{revoke, too_many};
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
 use shards::limits::{Limits, POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
@@ -58,6 +58,7 @@ pub mod notify;
 mod place;
 pub(crate) mod process;
 mod quotas;
+mod revocations;
 mod seat;
 mod takeover;
 
@@ -161,6 +162,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let (logs, queues) = recover(&folder, shards)?;
     let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
     let keys: Vec<Key> = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
+    let (errand, errands) = flume::bounded(ERRANDS_MAX);
     let background = BackgroundThread::start(Arc::clone(&folder)).map_err(refused)?;
     for (number, (recovered, mail)) in logs.into_iter().zip(mails).enumerate() {
         let bell = peers[number].waker.clone();
@@ -175,6 +177,7 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
             tokens: Tokens::new(keys.clone(), config.resume_token_life_ms),
             rules: Arc::clone(&rules),
             tls: tls.clone(),
+            keeper: errand.clone(),
         };
         seats[number].belongings.send(belongings).map_err(|_| failed("a shard's thread died while starting"))?;
     }
@@ -189,9 +192,8 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let gate = Gate::open(&folder, Offer { listeners: copies, address, within: bounds.sum() }, reports_in.clone());
     let admin = Admin::open(config, &folder, Arc::clone(&peers), plan.total_bytes());
     announce(config, address, shards, &folder, &plan);
-    let (reload, reloads) = flume::bounded(1);
-    shutdown::forward_signals(reports_in, reload);
-    keeper.watch(rules, Arc::clone(&peers), reloads);
+    shutdown::forward_signals(reports_in, errand);
+    keeper.watch(rules, Arc::clone(&peers), errands);
     let (_serving, end) = flume::bounded(0);
     quota_keeper.watch(quotas, Arc::clone(&peers), end);
     notify.watch(&peers);
@@ -320,6 +322,7 @@ pub fn memory_plan(config: &Config) -> Plan {
         page_bytes: shard.limits.pages_bytes_max() as u64,
         echo_bytes: echo_bytes(config) as u64,
         tail_bytes: (observe::memory_bytes_max(admin::TOTALS_MAX) + shards::traces::memory_bytes_max()) as u64,
+        client_chain_bytes: config.tls_client_authorities_file.as_ref().map_or(0, |_| HANDSHAKE_BYTES_MAX as u64),
     };
     let room = room(config, config.shard_count(), process::raise_open_files());
     Plan { room: Some(room), ..Plan::of(config, &parts, plan::memory_bytes()) }

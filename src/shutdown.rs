@@ -12,7 +12,7 @@
 //! Shards drain together and stop together: until the last one is drained, any of them may still owe a peer an answer.
 
 use crate::disk::words_of;
-use crate::reactor::control::{Control, Peer, Report};
+use crate::reactor::control::{Control, Errand, Peer, Report};
 use std::time::{Duration, Instant};
 
 /// Signals that ask the server to stop, and last the one that asks it to read its files again.
@@ -33,9 +33,9 @@ pub fn hold_signals() {
     }
 }
 
-/// Reports each stop signal, and tells `reload` of the other, from a thread of its own. Call [`hold_signals`] first, before any thread
+/// Reports each stop signal, and tells the keeper of the other, from a thread of its own. Call [`hold_signals`] first, before any thread
 /// is started.
-pub fn forward_signals(reports: flume::Sender<Report>, reload: flume::Sender<()>) {
+pub fn forward_signals(reports: flume::Sender<Report>, keeper: flume::Sender<Errand>) {
     let wait = move || {
         loop {
             let mut signal = 0;
@@ -49,8 +49,8 @@ pub fn forward_signals(reports: flume::Sender<Report>, reload: flume::Sender<()>
                 libc::sigwait(&raw const set, &raw mut signal)
             };
             if failed == 0 && signal == RELOAD {
-                // One that waits already reads what there is by then.
-                let _ = reload.try_send(());
+                // What waits before it is written in no time.
+                let _ = keeper.send(Errand::Reload);
                 continue;
             }
             if failed == 0 && reports.send(Report::Signal(signal)).is_err() {

@@ -304,6 +304,22 @@ pub enum Command<'a> {
         /// Token, as it was sent.
         token: &'a str,
     },
+    /// Ends what tokens of the tenant let in. The edge carries it out; where no key is configured it comes here and is refused.
+    Revoke {
+        /// What the name is of.
+        what: Revocable,
+        /// Name.
+        name: &'a str,
+    },
+}
+
+/// Whom a revocation names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Revocable {
+    /// A client: all tokens of it that were issued until now.
+    Client,
+    /// One token.
+    Token,
 }
 
 /// Whose life a connection wants.

@@ -144,6 +144,8 @@ refusals! {
     Forbidden = 4290 "forbidden" "the client's token does not grant this: ask its issuer for the capability named in field";
     BadCredential = 4291 "bad_credential" "the client's token is not accepted here: get a new one from its issuer";
     NarrowerRights = 4292 "narrower_rights" "a connection keeps what it may read: connect again with this token";
+    NoKeys = 4293 "no_keys" "this server has no keys, so there is nobody to revoke: configure auth_keys_file";
+    TooManyRevocations = 4294 "too_many_revocations" "as many revocations of this tenant are kept as may be: change the key that its tokens are signed with";
     RepeatedField = 4230 "repeated_field" "this field is given twice: give it once";
 }
 

@@ -304,6 +304,7 @@ impl Shard {
             Command::Auth { .. } => {
                 self.refuse_local(connection, id, Refused::field(Refusal::BadCredential, "token"));
             }
+            Command::Revoke { .. } => self.refuse_local(connection, id, Refused::field(Refusal::NoKeys, "type")),
             Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
             Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),
             Command::Subscribe { session, from, policy } => {
@@ -380,7 +381,11 @@ impl Shard {
         put_id(&mut w, asker.id);
         put_asker(&mut w, asker);
         put_command(&mut w, command);
-        match self.mail.ask(owner, self.scratch.len(), reply_bytes) {
+        let ask = match command {
+            Command::Open { .. } => self.mail.ask_patiently(owner, self.scratch.len(), reply_bytes),
+            _ => self.mail.ask(owner, self.scratch.len(), reply_bytes),
+        };
+        match ask {
             Some(ask) => {
                 self.mail.send_ask(owner, ask, &self.scratch);
                 self.wake(owner);

@@ -2,7 +2,11 @@
 
 mod world;
 
-use shards::command::{Claim, Command, DataKind, Durability, From, NewEvent, PatternFrom, Policy, SeenEvent};
+use shards::command::{
+    Claim, Command, DataKind, Durability, From, NewEvent, PatternFrom, Policy, PresenceAct, PresenceState, RosterKind,
+    SeenEvent,
+};
+use shards::ids::ShardId;
 use shards::limits::Limits;
 use storage::log::LogConfig;
 use world::{Got, World};
@@ -48,16 +52,20 @@ fn publish<'a>(session: &'a str, message_id: &'a str) -> Command<'a> {
     Command::Publish { session, event, durability: Durability::Disk }
 }
 
+/// The generation that a reply to `resume` names.
+fn generation_in(got: &Got) -> Option<u64> {
+    match got {
+        Got::Reply(_, text) => text.split_once("generation: ")?.1.split(',').next()?.parse().ok(),
+        _ => None,
+    }
+}
+
 /// Resumes; its new generation.
 fn resume(world: &mut World, shard: usize, slot: u32, generation: Option<u64>, seen: &[SeenEvent<'_>]) -> u64 {
     let claim = generation.map_or(Claim::New, |generation| Claim::Life { client_id: "c", generation });
     world.send(shard, slot, Command::Resume { claim, seen, position: None, attempt: 0 }).expect("taken");
     world.settle();
-    let resumed = |got: &Got| match got {
-        Got::Reply(_, text) => text.split_once("generation: ")?.1.split(',').next()?.parse().ok(),
-        _ => None,
-    };
-    world.queues[shard].got[&slot].iter().find_map(resumed).expect("resumed")
+    world.queues[shard].got[&slot].iter().find_map(generation_in).expect("resumed")
 }
 
 #[test]
@@ -177,13 +185,135 @@ fn a_feed_that_does_not_stand_again_yet_is_not_forgotten() {
             world.turn(0);
         }
         let got = world.queues[0].got.get(&slot).cloned().unwrap_or_default();
-        let resumed = |got: &Got| match got {
-            Got::Reply(_, text) => text.split_once("generation: ")?.1.split(',').next()?.parse().ok(),
-            _ => None,
-        };
-        generation = got.iter().find_map(resumed).expect("resumed");
+        generation = got.iter().find_map(generation_in).expect("resumed");
         assert!(got.iter().any(|got| format!("{got:?}").contains("patterns: true")), "after {turns} turns: {got:?}");
         world.disconnect(0, slot);
         pass(&mut world, LATER_MS);
+    }
+}
+
+/// Many come back whose states are no longer in memory, more than there are read buffers, and their home's disk takes its time.
+#[test]
+fn who_waits_for_a_state_from_disk_holds_up_nobody_elses_mail() {
+    let mut world = world(2);
+    let is_far = |world: &World, session: &str| world.shards[0].owner("default", session) == ShardId(1);
+    let clients: Vec<String> =
+        (0..).map(|n| format!("c{n}")).filter(|c| is_far(&world, &format!("$client.{c}"))).take(24).collect();
+    let session = (0..).map(|n| format!("s{n}")).find(|s| is_far(&world, s)).expect("one of them");
+    let come = |world: &mut World, slot: u32, client: &str, generation: Option<u64>| {
+        world.connect(0, slot, client);
+        let claim = generation.map_or(Claim::New, |generation| Claim::Life { client_id: client, generation });
+        world.send(0, slot, Command::Resume { claim, seen: &[], position: None, attempt: 0 }).expect("taken");
+    };
+    let mut generations = vec![];
+    for (slot, client) in (0..).zip(&clients) {
+        come(&mut world, slot, client, None);
+        world.settle();
+        generations.push(world.queues[0].got[&slot].iter().find_map(generation_in));
+        world.disconnect(0, slot);
+        world.settle();
+    }
+    world.connect(0, 99, "reader");
+    for number in 0..100 {
+        world.send(0, 99, publish(&session, &format!("m{number}"))).expect("taken");
+        world.settle();
+    }
+    texts(&mut world, 0, 99);
+    world.still = true;
+    for ((slot, client), generation) in (100..).zip(&clients).zip(generations) {
+        come(&mut world, slot, client, generation);
+    }
+    let subscribe = Command::Subscribe { session: &session, from: From::Latest, policy: Policy::Lossless };
+    world.send(0, 99, subscribe).expect("taken");
+    for turn in 0..100 {
+        world.turn(turn % 2);
+    }
+    assert!(texts(&mut world, 0, 99).iter().any(|got| got.contains("subscribed")), "it waits behind them");
+    assert!((100..124).all(|slot| !world.queues[0].got.contains_key(&slot)), "their states are in memory");
+    world.still = false;
+    world.settle();
+    let back = |slot: &u32| world.queues[0].got[slot].iter().any(|got| generation_in(got).is_some());
+    assert_eq!((100..124).filter(back).count(), 24);
+}
+
+/// A gap is told, and the connection is lost before anything behind it is worked off.
+#[test]
+fn a_gap_that_nothing_acknowledged_is_told_again() {
+    for shards in [1, 3] {
+        let mut world = world(shards);
+        world.connect(0, 1, "c");
+        let generation = resume(&mut world, 0, 1, None, &[]);
+        world.send(0, 1, Command::Hello { credit_events: Some(1), credit_bytes: None }).expect("taken");
+        world.send(0, 1, Command::Subscribe { session: "s", from: From::Earliest, policy: Policy::Latest });
+        world.settle();
+        for number in 0..6 {
+            world.send(0, 1, publish("s", &format!("m{number}"))).expect("taken");
+            world.settle();
+        }
+        world.send(0, 1, Command::Acknowledge { events: 1, bytes: None }).expect("taken");
+        pass(&mut world, LATER_MS);
+        let heard = texts(&mut world, 0, 1);
+        assert!(heard.iter().any(|got| got.starts_with("Gap")), "{shards} shards: {heard:?}");
+        world.disconnect(0, 1);
+        pass(&mut world, LATER_MS);
+        world.connect(0, 2, "c");
+        resume(&mut world, 0, 2, Some(generation), &[]);
+        pass(&mut world, LATER_MS);
+        let heard = texts(&mut world, 0, 2);
+        let whole = heard.iter().filter(|got| got.starts_with("Event")).count() == 5;
+        assert!(whole || heard.iter().any(|got| got.starts_with("Gap")), "{shards} shards: {heard:?}");
+    }
+}
+
+/// The client comes on another connection while the one before it still stands: what that one did last is known.
+#[test]
+fn a_life_is_handed_over_with_its_last_words() {
+    for (shards, other) in [(2, 1), (3, 1), (3, 2)] {
+        let mut world = world(shards);
+        world.connect(0, 1, "c");
+        let generation = resume(&mut world, 0, 1, None, &[]);
+        pass(&mut world, LATER_MS);
+        world.send(0, 1, Command::Subscribe { session: "s", from: From::Earliest, policy: Policy::Lossless });
+        world.settle();
+        for message_id in ["m0", "m1"] {
+            world.send(0, 1, publish("s", message_id)).expect("taken");
+            world.settle();
+        }
+        world.send(0, 1, Command::Acknowledge { events: 2, bytes: None }).expect("taken");
+        world.now.mono_us += 1000;
+        world.connect(other, 2, "c");
+        resume(&mut world, other, 2, Some(generation), &[]);
+        pass(&mut world, LATER_MS);
+        let heard = texts(&mut world, other, 2);
+        assert!(heard.iter().any(|got| got.contains("sessions: 1")), "{shards} shards: {heard:?}");
+        assert!(!heard.iter().any(|got| got.starts_with("Event")), "both were worked off: {heard:?}");
+    }
+}
+
+/// Who was in a session when its connection was lost is in it again, without a word of its own.
+#[test]
+fn a_life_brings_back_the_sessions_that_it_is_in() {
+    for shards in [1, 3] {
+        let mut world = world(shards);
+        world.connect(0, 1, "c");
+        let generation = resume(&mut world, 0, 1, None, &[]);
+        let act = PresenceAct::Enter { state: PresenceState::Tool, data: None, lease_ms: None, log: false };
+        world.send(0, 1, Command::Presence { session: "room", act }).expect("taken");
+        pass(&mut world, LATER_MS);
+        world.disconnect(0, 1);
+        pass(&mut world, 1000);
+        world.connect(0, 2, "c");
+        resume(&mut world, 0, 2, Some(generation), &[]);
+        // Longer than a lease that nobody renews.
+        pass(&mut world, 4 * Limits::default().presence.lease_ms);
+        world.connect(0, 9, "watcher");
+        let act = PresenceAct::Watch(RosterKind::Presence);
+        world.send(0, 9, Command::Presence { session: "room", act }).expect("taken");
+        pass(&mut world, 1000);
+        let heard = texts(&mut world, 0, 9);
+        assert!(
+            heard.iter().any(|got| got.starts_with("Roster") && got.contains("\"c\"")),
+            "{shards} shards: {heard:?}"
+        );
     }
 }

@@ -22,7 +22,7 @@ pub use jwt::{TOKEN_BYTES_MAX, claimed_tenant};
 pub use keys::{Algorithm, BadKeys, Key, Keys};
 pub use mint::{Grants, PrivateKey, Wish};
 pub use origin::Origins;
-pub use revoked::{REVOCATIONS_MAX, Revocation, Revocations};
+pub use revoked::{REVOCATIONS_MAX, Revocation, Revocations, TENANT_REVOCATIONS_MAX};
 
 /// All that decides who comes in. Made by the control plane, replaced whole, shared by all shards.
 #[derive(Clone, Debug, Default)]

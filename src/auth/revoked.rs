@@ -15,6 +15,8 @@ use std::fmt::Write as _;
 
 /// Revocations that are kept at once. Whoever has to revoke more changes the key.
 pub const REVOCATIONS_MAX: usize = 65_536;
+/// Of them those that a tenant makes by itself, so that it takes no other's room.
+pub const TENANT_REVOCATIONS_MAX: usize = 4096;
 
 /// One revocation.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +35,14 @@ pub enum Revocation {
         /// Its `jti`.
         token: String,
     },
+}
+
+impl Revocation {
+    /// Whose it is.
+    pub fn tenant(&self) -> &str {
+        let (Revocation::Client { tenant, .. } | Revocation::Token { tenant, .. }) = self;
+        tenant
+    }
 }
 
 /// All that are kept.
@@ -106,6 +116,11 @@ impl Revocations {
     /// How many.
     pub fn len(&self) -> usize {
         self.clients.len() + self.tokens.len()
+    }
+
+    /// How many of a tenant.
+    pub fn count(&self, tenant: &str) -> usize {
+        self.clients.keys().chain(self.tokens.keys()).filter(|(of, _)| **of == *tenant).count()
     }
 
     /// None?

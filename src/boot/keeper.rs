@@ -4,23 +4,27 @@
 //!   SIGHUP ─────────────────► keys, revocations ─► Rules ─► every shard      what cannot be read leaves the old in place
 //!                           ► certificates ───────────────► every shard      for sockets accepted from then on
 //!   `revoked` is another ───► revocations ───────► Rules ─► every shard      within REVOKED_WITHIN
+//!   revoke.client, .token ──► `revoked` ► the same, then the answers          at most once in REVOKING_EVERY, all that wait at once
 //! ```
 //! `tidegate revoke` writes the file, whether a server runs or not.
 
 use super::certificates::Certificates;
-use crate::auth::{Keys, Origins, Revocations, Rules};
+use super::revocations;
+use crate::auth::{Keys, Origins, Revocation, Rules, TENANT_REVOCATIONS_MAX};
 use crate::config::Config;
-use crate::disk::small;
-use crate::reactor::control::{Control, Peer};
+use crate::reactor::control::{Control, Errand, Peer, Revoke};
 use rustls::ServerConfig;
+use shards::refusal::{Refusal, Refused};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-/// Revocations, in the data folder.
-pub const REVOKED_FILE: &str = "revoked";
 /// The file is looked at this often: a look is one `stat`.
 const REVOKED_WITHIN: Duration = Duration::from_millis(200);
+/// What clients revoke is carried out this often: each time all connections are looked at.
+const REVOKING_EVERY: Duration = Duration::from_millis(50);
+/// A client whose revocation could not be written tries again after so long.
+const RETRY_MS: u32 = 1000;
 
 /// One per process.
 pub(super) struct Keeper {
@@ -31,9 +35,6 @@ pub(super) struct Keeper {
     origins: String,
     certificates: Option<Certificates>,
 }
-
-/// By which a file that was replaced is told from the one before.
-type Mark = Option<(u64, u64, SystemTime)>;
 
 impl Keeper {
     pub fn new(config: &Config) -> Self {
@@ -55,7 +56,8 @@ impl Keeper {
         let keys = self.keys.as_deref().map(read_keys).transpose()?;
         let origins = Origins::read(&self.origins, keys.is_some());
         let (audience, token_life_ms_max) = (self.audience.clone(), self.token_life_ms_max);
-        Ok(Arc::new(Rules { keys, audience, token_life_ms_max, revocations: self.revocations()?, origins }))
+        let revocations = revocations::read(&self.folder)?;
+        Ok(Arc::new(Rules { keys, audience, token_life_ms_max, revocations, origins }))
     }
 
     /// What TLS is spoken with; `None`: none.
@@ -66,66 +68,105 @@ impl Keeper {
         self.certificates.as_ref().map(Certificates::load).transpose()
     }
 
-    fn revocations(&self) -> Result<Revocations, String> {
-        let path = self.folder.join(REVOKED_FILE);
-        let text = small::read(&self.folder, REVOKED_FILE).map_err(|why| format!("{}: {why}", path.display()))?;
-        Revocations::read(&text, unix_s()).map_err(|line| {
-            format!("{}: line {line} is no revocation: mend or remove it, or who was revoked comes in", path.display())
-        })
-    }
-
-    fn mark(&self) -> Mark {
-        use std::os::unix::fs::MetadataExt as _;
-        let meta = std::fs::metadata(self.folder.join(REVOKED_FILE)).ok()?;
-        Some((meta.ino(), meta.len(), meta.modified().ok()?))
-    }
-
-    /// Goes on from a thread of its own, as long as `reloads` has a sender.
-    pub fn watch(self, rules: Arc<Rules>, peers: Arc<[Peer]>, reloads: flume::Receiver<()>) {
-        let watch = move || self.run(rules, &peers, &reloads);
+    /// Goes on from a thread of its own, as long as `errands` has a sender.
+    pub fn watch(self, rules: Arc<Rules>, peers: Arc<[Peer]>, errands: flume::Receiver<Errand>) {
+        let watch = move || self.run(rules, &peers, &errands);
         if let Err(error) = std::thread::Builder::new().name("keeper".into()).spawn(watch) {
             tracing::error!(%error, "no thread to read keys and revocations again: restart the server after a change");
         }
     }
 
-    fn run(self, mut rules: Arc<Rules>, peers: &[Peer], reloads: &flume::Receiver<()>) {
+    fn run(self, mut rules: Arc<Rules>, peers: &[Peer], errands: &flume::Receiver<Errand>) {
         // The file may have changed since the rules were made: read it once more.
         let mut mark = None;
         loop {
-            let changed = match reloads.recv_timeout(REVOKED_WITHIN) {
-                Ok(()) => {
-                    match self.tls() {
-                        Ok(None) => {}
-                        Ok(Some(config)) => {
-                            tracing::info!("certificates were read again: connections that are open keep theirs");
-                            tell(peers, || Control::Secure(Arc::clone(&config)));
-                        }
-                        Err(why) => tracing::error!("{why}; the certificate from before stays"),
-                    }
-                    mark = self.mark();
-                    self.rules().inspect(|_| tracing::info!("keys and revocations were read again"))
-                }
-                Err(flume::RecvTimeoutError::Timeout) => {
-                    let now = self.mark();
-                    if std::mem::replace(&mut mark, now) == now {
-                        continue;
-                    }
-                    self.revocations().map(|revocations| {
-                        tracing::info!(count = revocations.len(), "revocations were read again");
-                        Arc::new(Rules { revocations, ..(*rules).clone() })
-                    })
-                }
+            let first = match errands.recv_timeout(REVOKED_WITHIN) {
+                Ok(errand) => Some(errand),
+                Err(flume::RecvTimeoutError::Timeout) => None,
                 Err(flume::RecvTimeoutError::Disconnected) => return,
             };
-            match changed {
-                Ok(new) => {
-                    rules = new;
-                    tell(peers, || Control::Rules(Arc::clone(&rules)));
+            let (mut reload, mut revokes) = (false, Vec::new());
+            for errand in first.into_iter().chain(errands.try_iter()) {
+                match errand {
+                    Errand::Reload => reload = true,
+                    Errand::Revoke(revoke) => revokes.push(revoke),
                 }
-                Err(why) => tracing::error!("{why}; what was read before stays in force"),
+            }
+            let mut answers = self.revoke(&revokes);
+            let now = revocations::mark(&self.folder);
+            let changed = if std::mem::replace(&mut mark, now) != now || reload {
+                let changed = if reload { self.reload(peers) } else { self.revoked_anew(&rules) };
+                match changed {
+                    Ok(new) => {
+                        rules = new;
+                        tell(peers, || Control::Rules(Arc::clone(&rules)));
+                        true
+                    }
+                    Err(why) => {
+                        tracing::error!("{why}; what was read before stays in force");
+                        false
+                    }
+                }
+            } else {
+                // Nobody was added to the file.
+                true
+            };
+            if !changed {
+                answers.iter_mut().for_each(|answer| *answer = Some(not_now()));
+            }
+            for (Revoke { by, connection, id, .. }, refused) in revokes.iter().zip(answers) {
+                if let Some(peer) = peers.get(usize::from(by.0)) {
+                    // As in `tell`.
+                    let _ = peer.control.send(Control::Revoked { connection: *connection, id: *id, refused });
+                    peer.waker.wake();
+                }
+            }
+            if !revokes.is_empty() {
+                std::thread::sleep(REVOKING_EVERY);
             }
         }
     }
+
+    /// Writes down what clients revoke. What each is answered when every shard has heard of it.
+    fn revoke(&self, revokes: &[Revoke]) -> Vec<Option<Refused>> {
+        if revokes.is_empty() {
+            return Vec::new();
+        }
+        let all: Vec<Revocation> = revokes.iter().map(|revoke| revoke.revocation.clone()).collect();
+        let keep_s = self.token_life_ms_max.div_ceil(1000);
+        match revocations::revoke(&self.folder, &all, keep_s, TENANT_REVOCATIONS_MAX) {
+            Ok(added) => {
+                let full = Refused::field(Refusal::TooManyRevocations, "name");
+                added.into_iter().map(|added| if added { None } else { Some(full) }).collect()
+            }
+            Err(why) => {
+                tracing::error!("a revocation cannot be written: {why}");
+                vec![Some(not_now()); revokes.len()]
+            }
+        }
+    }
+
+    fn reload(&self, peers: &[Peer]) -> Result<Arc<Rules>, String> {
+        match self.tls() {
+            Ok(None) => {}
+            Ok(Some(config)) => {
+                tracing::info!("certificates were read again: connections that are open keep theirs");
+                tell(peers, || Control::Secure(Arc::clone(&config)));
+            }
+            Err(why) => tracing::error!("{why}; the certificate from before stays"),
+        }
+        self.rules().inspect(|_| tracing::info!("keys and revocations were read again"))
+    }
+
+    fn revoked_anew(&self, rules: &Rules) -> Result<Arc<Rules>, String> {
+        let revocations = revocations::read(&self.folder)?;
+        tracing::info!(count = revocations.len(), "revocations were read again");
+        Ok(Arc::new(Rules { revocations, ..rules.clone() }))
+    }
+}
+
+fn not_now() -> Refused {
+    Refused::later(Refusal::Unavailable, RETRY_MS)
 }
 
 fn tell(peers: &[Peer], order: impl Fn() -> Control) {
@@ -139,10 +180,6 @@ fn tell(peers: &[Peer], order: impl Fn() -> Control) {
 fn read_keys(path: &Path) -> Result<Keys, String> {
     let text = std::fs::read_to_string(path).map_err(|why| format!("auth_keys_file {}: {why}", path.display()))?;
     Keys::read(&text).map_err(|why| format!("auth_keys_file {}: it {why}", path.display()))
-}
-
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Who may come in, in words for whoever starts the server.

@@ -4,8 +4,8 @@
 //!   READY=1      accepts                        RELOADING=1  reads its configuration again
 //!   STOPPING=1   drains, then closes its logs   WATCHDOG=1   every shard has taken a turn since the last one
 //! ```
-//! The watchdog asks the shards, so that one that hangs is restarted: a thread that only says that it lives itself proves nothing.
-//! A process that nobody listens to says nothing.
+//! The watchdog asks the shards, so that one that hangs is restarted: a thread that only says that it lives itself proves
+//! nothing. A process that nobody listens to says nothing.
 
 use crate::reactor::control::{Control, Peer};
 use std::os::linux::net::SocketAddrExt as _;

@@ -10,7 +10,7 @@ use crate::disk::background::Desk;
 use crate::disk::executor::Executor;
 use crate::disk::folder::DataFolder;
 use crate::reactor::clock::Clock;
-use crate::reactor::control::{CONTROL_MESSAGES_MAX, Report};
+use crate::reactor::control::{CONTROL_MESSAGES_MAX, Errand, Report};
 use crate::reactor::{Ended, ReactorConfig, Station};
 use crate::ring::Waker;
 use crate::wire::token::Tokens;
@@ -45,6 +45,7 @@ pub(super) struct Belongings {
     pub tokens: Tokens,
     pub rules: Arc<Rules>,
     pub tls: Option<Arc<ServerConfig>>,
+    pub keeper: flume::Sender<Errand>,
 }
 
 /// A started thread, and where its belongings go. Without them it ends when this is dropped.
@@ -80,14 +81,14 @@ impl Seat {
         report(Report::Ready { shard: own, peer, direct_slots });
 
         // Nothing comes where boot ends before: then there is nothing to serve.
-        let Ok(Belongings { shard, log, recovered, queues, mail, folder, desk, tokens, rules, tls }) = given.recv()
+        let Ok(Belongings { shard, log, recovered, queues, mail, folder, desk, tokens, rules, tls, keeper }) = given.recv()
         else {
             return;
         };
         let mut core = Shard::new(shard, Log::new(log, recovered), mail);
         core.know_queues(&queues);
         let mut reactor =
-            station.seat(core, tokens, (rules, tls), Executor::new(folder, desk), control, reports.clone());
+            station.seat(core, tokens, (rules, tls, keeper), Executor::new(folder, desk), control, reports.clone());
         match reactor.run() {
             Ok(()) => {}
             Err(Ended::Poisoned(fault)) => report(Report::Poisoned { shard: own, fault }),

@@ -1,14 +1,12 @@
 //! `tidegate revoke`: who does not come in any more, from now on. A server that runs on the folder hears of it by itself.
 
 use super::{Failure, print_line};
-use crate::auth::{REVOCATIONS_MAX, Revocation, Revocations};
-use crate::boot::REVOKED_FILE;
+use crate::auth::Revocation;
+use crate::boot;
 use crate::config::Config;
-use crate::disk::small;
 use clap::Args;
 use shards::names::is_name;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Close the connections of a client or a token, and let neither in again: tokens that were issued until now do not count.
 #[derive(Args)]
@@ -47,16 +45,10 @@ pub(super) fn run(args: RevokeArgs) -> Result<(), Failure> {
         Some(seconds) => seconds,
         None => Config::load(&super::layers()).map_err(Failure::wrong)?.auth_token_life_ms_max.div_ceil(1000),
     };
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let changed = small::change(&args.data, REVOKED_FILE, |text| {
-        let mut all = Revocations::read(&text, now_s)
-            .map_err(|line| format!("line {line} of {REVOKED_FILE} is no revocation: mend or remove it"))?;
-        // A minute for clocks that differ.
-        if !all.add(&revocation, now_s, now_s.saturating_add(keep_s).saturating_add(60)) {
-            return Err(format!("{REVOCATIONS_MAX} are kept already: change the key that tokens are signed with"));
-        }
-        Ok(all.text())
-    });
-    changed.map_err(|why| Failure::failed(format!("{}: {why}", args.data.display())))?;
+    // The operator has all the room there is.
+    let added = boot::revoke(&args.data, &[revocation], keep_s, usize::MAX).map_err(Failure::failed)?;
+    if added != [true] {
+        return Err(Failure::failed(format!("{}: {}", args.data.display(), boot::too_many())));
+    }
     print_line(&format!("revoked: a server on {} closes what is open within a second", args.data.display()))
 }

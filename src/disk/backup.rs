@@ -6,9 +6,10 @@
 //!   whole     everything else: it never changes once it has its name
 //!   prove     every record of the copy is read ─► DEST.partial becomes DEST
 //! ```
-//! A plain copy is none: it may have a checkpoint without the segments that it counts on, or groups without those before them. Here a
-//! segment with a valid header proves that the one before it, which is read later, is complete; and a group is taken only when
-//! all before it were. So the copy is what a kill would have left at some moment after the start, for each shard its own.
+//! A plain copy is none: it may have a checkpoint without the segments that it counts on, or groups without those before
+//! them. Here a segment with a valid header proves that the one before it, which is read later, is complete; and a group is
+//! taken only when all before it were. So the copy is what a kill would have left at some moment after the start, for each
+//! shard its own.
 
 use super::BLOCK_BYTES;
 use super::folder::{DataFolder, FolderError, file_id, is_passing};

@@ -12,6 +12,7 @@
 
 use super::connection::{Connection, State};
 use super::lifecycle::connection_of;
+use super::secure::ALERT;
 use super::send_queue::Class;
 use super::service::{Admission, Adoption, Knock, Service};
 use super::tls::Transport;
@@ -335,13 +336,13 @@ impl Net {
     /// its slot is free as soon as the kernel has the bytes.
     pub(super) fn refuse<S: Service>(&mut self, id: ConnectionId, now: Now, service: &mut S) {
         self.stats.refused += 1;
-        // Before its handshake nothing can be said.
-        if self.table.get_mut(id).and_then(|c| c.transport.tls()).is_some_and(|tls| !tls.admitted) {
-            return self.give_in(id, now, service);
-        }
         let mut answer = std::mem::take(&mut self.refusal);
         answer.clear();
-        service.refuse(self.gate.wait_us(self.lines.len()) / 1000, &mut answer);
+        if self.is_before_handshake(id) {
+            answer.extend_from_slice(&ALERT);
+        } else {
+            service.refuse(self.gate.wait_us(self.lines.len()) / 1000, &mut answer);
+        }
         self.drop_assembly(id);
         self.sends.push_last(id, &answer);
         self.refusal = answer;

@@ -45,6 +45,7 @@ pub use gate::{GateConfig, retry_after_s};
 pub use pieces::CHUNK_BYTES;
 pub use send_queue::{Class, SendLimits, Sends};
 pub use service::{Admission, Adoption, Knock, Service, Taken};
+pub use tls::HANDSHAKE_BYTES_MAX;
 pub use wheel::Wheel;
 
 use crate::ring::Filled;

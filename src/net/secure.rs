@@ -4,6 +4,7 @@
 //!   first bytes ─┬─ no TLS: an answer in plain words, closed
 //!                ├─ gate open: taken at once
 //!                └─ gate shut: a line, like all newcomers: a handshake costs more than anything else they do
+//!                              └ too long: an alert, which costs nothing. When to come back cannot be said before a handshake
 //!   later bytes ─► plaintext ─► as if it had come from the socket
 //! ```
 
@@ -16,6 +17,9 @@ use crate::ring::{Completion, Kind, Ring, UserData};
 use shards::ids::{ConnectionId, Now};
 use std::io;
 use std::sync::Arc;
+
+/// A record that is not encrypted: fatal, internal_error, for whom there is no time or no memory.
+pub(super) const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 impl Net {
     /// Sockets accepted from now on speak TLS with this configuration; those that are there go on with theirs.
@@ -64,8 +68,8 @@ impl Net {
             return self.shake_hands(id, now, ring, service);
         }
         if self.is_short_of_memory() || self.gate.is_too_long(self.lines.len()) {
-            self.stats.refused += 1;
-            return self.end(id, now, ring, service);
+            self.refuse(id, now, service);
+            return self.progress(id, now, ring, service);
         }
         if let Some(connection) = self.table.get_mut(id) {
             connection.state = State::Waiting;
@@ -114,6 +118,16 @@ impl Net {
                 self.give_in(id, now, service);
             }
         }
+    }
+
+    /// Has its handshake yet to begin? Then what it is told is not encrypted.
+    pub(super) fn is_before_handshake(&mut self, id: ConnectionId) -> bool {
+        let Some(connection) = self.table.get_mut(id) else { return false };
+        let before = connection.transport.tls().is_some_and(|tls| !tls.admitted);
+        if before {
+            connection.transport = Transport::Plain;
+        }
+        before
     }
 
     /// Somebody speaks plain where TLS is spoken: in words, if they look like it.

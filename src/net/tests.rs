@@ -152,6 +152,16 @@ impl Server {
         peer: Option<Arc<Peer>>,
         change: impl FnOnce(&mut NetConfig),
     ) -> Self {
+        Self::start_secure(direct, mine, peer, None, change)
+    }
+
+    pub(super) fn start_secure(
+        direct: bool,
+        mine: Arc<Peer>,
+        peer: Option<Arc<Peer>>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        change: impl FnOnce(&mut NetConfig),
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -183,7 +193,7 @@ impl Server {
         change(&mut config);
         let thread = std::thread::spawn({
             let (stop, waker) = (stop.clone(), waker.clone());
-            move || serve(config, direct, listener, mine, peer, &stop, waker)
+            move || serve((config, tls), direct, listener, mine, peer, &stop, waker)
         });
         Server { address, stop, waker, thread }
     }
@@ -203,7 +213,7 @@ impl Server {
 }
 
 fn serve(
-    config: NetConfig,
+    (config, tls): (NetConfig, Option<Arc<rustls::ServerConfig>>),
     direct: bool,
     listener: TcpListener,
     mine: Arc<Peer>,
@@ -221,6 +231,9 @@ fn serve(
     let open = Rc::new(RefCell::new(0));
     let mut service = Echo { peer, mine, later: HashMap::new(), open: open.clone() };
     let mut net = Net::new(config, clock()).unwrap();
+    if let Some(tls) = tls {
+        net.secure(tls);
+    }
     net.listen(vec![listener.into()]);
     net.admit(clock(), &mut ring, &mut service);
     let mut batch: Vec<Completion> = Vec::new();
@@ -273,7 +286,7 @@ pub(super) fn nothing_is_left(rest: &Rest) {
     assert_eq!((rest.assembly_bytes, rest.held_bytes), (0, 0), "{rest:?}");
 }
 
-pub(super) fn echoes(socket: &mut WebSocket<TcpStream>, text: &str) {
+pub(super) fn echoes(socket: &mut WebSocket<impl Read + Write>, text: &str) {
     socket.send(Message::text(text)).unwrap();
     loop {
         match socket.read().unwrap() {

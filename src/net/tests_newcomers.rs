@@ -1,7 +1,9 @@
 //! Newcomers at a busy moment, on a real ring with real sockets: the server of [`super::tests`] with a gate that is hardly open.
 
 use super::tests::{Peer, Server, echoes, nothing_is_left};
+use super::tls::tests::{client, configs};
 use super::*;
+use rustls::StreamOwned;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -74,6 +76,51 @@ fn who_would_wait_too_long_is_told_when_to_come_back_and_who_comes_back_waits() 
     assert!(answers.iter().all(|(back, head)| !back || head.starts_with("HTTP/1.1 101")), "{answers:?}");
     let rest = server.stop();
     assert_eq!(rest.stats.refused as usize, refused.len(), "{rest:?}");
+    nothing_is_left(&rest);
+}
+
+#[test]
+fn who_speaks_tls_and_would_wait_too_long_is_told_by_an_alert_before_any_handshake() {
+    let (secure, _) = configs();
+    let server = Server::start_secure(true, Peer::new(), None, Some(Arc::clone(secure)), |config| {
+        config.gate = GateConfig { turn_newcomers_us_max: 1, newcomer_wait_us_max: 0 };
+        config.handshake_timeout_us = 5_000_000;
+    });
+    let connect = || {
+        let stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    };
+    let speak = || tungstenite::client("ws://localhost/", StreamOwned::new(client(), connect())).unwrap().0;
+    for _ in 0..5 {
+        echoes(&mut speak(), "one more");
+    }
+    let mut busy = speak();
+    busy.send(Message::text("sleep")).unwrap();
+    let mut hello = Vec::new();
+    client().write_tls(&mut hello).unwrap();
+    let clients: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = connect();
+            stream.write_all(&hello).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(busy.read().unwrap(), Message::text("sleep"));
+    let mut refused = 0;
+    for mut stream in clients {
+        let mut record = [0; 7];
+        stream.read_exact(&mut record).unwrap();
+        if record[0] == 21 {
+            assert_eq!(record, super::secure::ALERT);
+            assert_eq!(stream.read(&mut record).unwrap(), 0, "closed behind the alert, and not reset");
+            refused += 1;
+        }
+    }
+    assert!((1..40).contains(&refused), "{refused}");
+    drop(busy);
+    let rest = server.stop();
+    assert_eq!((rest.stats.refused, rest.stats.handshakes_failed), (refused, 0), "{rest:?}");
     nothing_is_left(&rest);
 }
 

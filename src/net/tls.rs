@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 /// Plaintext of one send.
 pub const SEND_BYTES_MAX: usize = 64 << 10;
-/// Bytes that a client may send until its handshake is through: room for a chain of certificates.
-pub const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
+/// Bytes that a client may send until its handshake is through: room for a chain of certificates, which is kept as long as its
+/// connection lives.
+pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 /// First byte of a handshake record.
 const HANDSHAKE_RECORD: u8 = 22;
 
@@ -217,4 +218,4 @@ impl Tls {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,15 +4,17 @@
 //!   boot ── Serve, Rules, Secure, Quotas, Drain, Cut, Stay, Stop, Release ──┐
 //!   admin ── Look, watchdog ── Ask ──────────────────┤
 //!   peer ── Adopt, Revoke ───────────────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
+//!   keeper ◄── Errand ─────────────────────────────────────────────────────── reactor, signals
 //!   boot ◄── Report ─────────────────────────────────────────────────────── reactor, signals, taker
 //! ```
 
 use super::look::Look;
-use crate::auth::Rules;
+use crate::auth::{Revocation, Rules};
 use crate::net::Adoption;
 use crate::ring::Waker;
-use shards::ids::ShardId;
+use shards::ids::{CommandId, ConnectionId, ShardId};
 use shards::limits::Quotas;
+use shards::refusal::Refused;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use storage::disk::DiskFault;
@@ -34,6 +36,15 @@ pub enum Control {
     Adopt(Adoption),
     /// Who comes in is decided by these from now on.
     Rules(Arc<Rules>),
+    /// What a client revoked is in force, or why not.
+    Revoked {
+        /// Who asked.
+        connection: ConnectionId,
+        /// Its command.
+        id: CommandId,
+        /// Why not.
+        refused: Option<Refused>,
+    },
     /// Sockets accepted from now on speak TLS with this.
     Secure(Arc<rustls::ServerConfig>),
     /// Other quotas and weights are in force from now on.
@@ -136,4 +147,29 @@ pub struct Peer {
     pub waker: Waker,
     /// Its control channel.
     pub control: flume::Sender<Control>,
+}
+
+/// Errands that may wait. A client whose revocation finds no place is told to try again.
+pub const ERRANDS_MAX: usize = 64;
+
+/// To the keeper of keys and revocations, which waits for disks so that no shard has to.
+#[derive(Debug)]
+pub enum Errand {
+    /// The operator asks to read the files again.
+    Reload,
+    /// A client revokes.
+    Revoke(Revoke),
+}
+
+/// What a client revokes.
+#[derive(Debug)]
+pub struct Revoke {
+    /// Shard of the client.
+    pub by: ShardId,
+    /// Who asks.
+    pub connection: ConnectionId,
+    /// Its command.
+    pub id: CommandId,
+    /// Whom, in its own tenant.
+    pub revocation: Revocation,
 }

@@ -1,7 +1,7 @@
 //! What stands behind the sockets of a shard: requests are answered, clients admitted, commands handed to the core.
 
 use super::clock::Clock;
-use super::control::{Control, Peer};
+use super::control::{Control, Errand, Peer, Revoke};
 use super::echo::{ECHO_BYTES_MAX, echo};
 use super::guard::{Entry, Guard, TENANT, words};
 use super::identity::Identities;
@@ -18,6 +18,7 @@ use shards::command::Command;
 use shards::ids::{ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
+use shards::refusal::{Refusal, Refused};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -29,6 +30,8 @@ use std::sync::Arc;
 const BUSY: &str = "too many clients connect at once: connect again after Retry-After";
 const FULL: &str = "this shard holds as many connections as it may (connections_per_shard_max, `ulimit -n`): connect again after Retry-After";
 const FULL_WAIT_MS: u64 = 2000;
+/// Revocations come faster than they are written down: again after so long.
+const REVOKE_AGAIN_MS: u32 = 200;
 
 /// One per shard, touched only by its thread.
 pub struct Doors {
@@ -46,6 +49,8 @@ pub struct Doors {
     pub tokens: Tokens,
     /// Knows who the connections are.
     pub guard: Guard,
+    /// Carries out what waits for a disk.
+    keeper: flume::Sender<Errand>,
     /// Clients that spoke TLS where none is spoken.
     pub tls_on_plain: u64,
     clock: Clock,
@@ -74,7 +79,7 @@ impl Doors {
         limits: Limits,
         echo_open: bool,
         tokens: Tokens,
-        guard: Guard,
+        (guard, keeper): (Guard, flume::Sender<Errand>),
         clock: Clock,
     ) -> Self {
         Self {
@@ -85,6 +90,7 @@ impl Doors {
             held_since_ns: None,
             tokens,
             guard,
+            keeper,
             tls_on_plain: 0,
             clock,
             hint: Vec::new(),
@@ -357,7 +363,8 @@ impl Service for Doors {
             return self.introduce(id, text, sends);
         }
         let (shard, now, tokens, guard) = (&mut self.shard, self.now, &self.tokens, &mut self.guard);
-        let (hint, clock, held_since_ns) = (&mut self.hint, self.clock, self.held_since_ns);
+        let (hint, keeper, by) = (&mut self.hint, &self.keeper, self.own);
+        let (clock, held_since_ns) = (self.clock, self.held_since_ns);
         shard.clock(clock.ns());
         shard.decodes(Some(held_since_ns.unwrap_or(self.turn_ns)));
         fault::pass(Stage::Decode);
@@ -385,6 +392,14 @@ impl Service for Doors {
                     }
                     Err(refused) => Err(refused),
                 },
+                Ok(command @ Command::Revoke { .. }) if guard.is_strict() => {
+                    let errand = |revocation| Errand::Revoke(Revoke { by, connection: id, id: command_id, revocation });
+                    let full = Refused::later(Refusal::Unavailable, REVOKE_AGAIN_MS);
+                    match guard.revocation(id, &command).map(|all| keeper.try_send(errand(all)).map_err(|_| full)) {
+                        Ok(Ok(())) => return ControlFlow::Continue(()),
+                        Ok(Err(refused)) | Err(refused) => Err(refused),
+                    }
+                }
                 Ok(command @ Command::Resume { .. }) => {
                     tokens.admit(guard.tenant_of(id), command, now.wall_ms, &mut token)
                 }

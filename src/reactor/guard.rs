@@ -10,9 +10,10 @@
 //! Without keys there is nobody to know: every connection is tenant `default` and may do everything. One per shard, touched only
 //! by its thread; rules come from the control plane and are shared.
 
-use crate::auth::{Denied, Identity, Named, Rules};
+use crate::auth::{Denied, Identity, Named, Revocation, Rules};
 use crate::net::{CloseWords, Wheel};
 use crate::wire::codes::Close;
+use shards::command::{Command, Revocable};
 use shards::ids::{ConnectionId, Now};
 use shards::refusal::{Refusal, Refused};
 use shards::rights::{Capability, Rights};
@@ -239,6 +240,23 @@ impl Guard {
         let (expires_ms, rights) = (identity.expires_ms, Arc::clone(&identity.rights));
         self.enter(id, identity, &client, now);
         Ok((client, expires_ms, rights))
+    }
+
+    /// Whom a command of a known connection revokes, if it may: nobody but of its own tenant.
+    pub fn revocation(&self, id: ConnectionId, command: &Command<'_>) -> Result<Revocation, Refused> {
+        let none = Refused::field(Refusal::Forbidden, "capabilities.admin");
+        let Some(State::Known { identity, .. }) = self.get(id) else { return Err(none) };
+        identity.rights.check(command)?;
+        let tenant = identity.tenant.to_string();
+        match *command {
+            Command::Revoke { what: Revocable::Client, name } => {
+                Ok(Revocation::Client { tenant, client: name.to_owned() })
+            }
+            Command::Revoke { what: Revocable::Token, name } => {
+                Ok(Revocation::Token { tenant, token: name.to_owned() })
+            }
+            _ => Err(none),
+        }
     }
 
     /// Next connection that is to be closed because its time is up.

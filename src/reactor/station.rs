@@ -5,7 +5,7 @@
 //!              │ its address is known to its peers from here on
 //! ```
 
-use super::control::{Control, Peer, Report};
+use super::control::{Control, Errand, Peer, Report};
 use super::doors::Doors;
 use super::guard::Guard;
 use super::pace::Pace;
@@ -57,7 +57,7 @@ impl Station {
         self,
         shard: Shard,
         tokens: Tokens,
-        (rules, tls): (Arc<Rules>, Option<Arc<ServerConfig>>),
+        (rules, tls, keeper): (Arc<Rules>, Option<Arc<ServerConfig>>, flume::Sender<Errand>),
         disk: Executor<Desk>,
         control: flume::Receiver<Control>,
         reports: flume::Sender<Report>,
@@ -70,7 +70,7 @@ impl Station {
         Reactor {
             ring,
             net,
-            doors: Doors::new(config.shard, shard, config.limits, config.echo_open, tokens, guard, clock),
+            doors: Doors::new(config.shard, shard, config.limits, config.echo_open, tokens, (guard, keeper), clock),
             disk,
             frames: Frames::new(),
             clock,

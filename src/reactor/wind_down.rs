@@ -15,6 +15,7 @@ use crate::net::{Class, CloseWords, Door};
 use crate::ring::Socket;
 use crate::wire::codes::Close;
 use crate::wire::encode;
+use shards::effect::Reply;
 use shards::ids::{ConnectionId, Now};
 use shards::input::Input;
 
@@ -45,6 +46,14 @@ impl Reactor {
                 Control::Rules(rules) => self.doors.guard.change(rules, now),
                 Control::Quotas(quotas) => {
                     let _done = self.doors.shard.handle(Input::Quotas { quotas: &quotas }, now);
+                }
+                Control::Revoked { connection, id, refused } => {
+                    self.out.clear();
+                    append_with(&mut self.out, Opcode::Text, |out| match refused {
+                        None => encode::revoked(out, &id),
+                        Some(refused) => encode::reply(out, &id, &Reply::Refused(refused)),
+                    });
+                    self.net.sends.push(connection, &self.out, Class::Reply);
                 }
                 Control::Revoke { from, ticket } => self.doors.forget(from, ticket),
                 Control::Drain { taken_over } if self.phase == Phase::Serving => self.begin_drain(taken_over, now),

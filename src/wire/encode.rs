@@ -60,6 +60,12 @@ pub fn authenticated(out: &mut Vec<u8>, id: &CommandId, client: &str, expires_ms
     text(out, "}");
 }
 
+/// The answer to `revoke.client` and `revoke.token`: it is on disk, and every shard has been told.
+pub fn revoked(out: &mut Vec<u8>, id: &CommandId) {
+    begin(out, "revoked", id);
+    text(out, "}");
+}
+
 /// The server is about to close: finish what is open and come back.
 pub fn goaway(out: &mut Vec<u8>, reconnect_after_ms: u64) {
     text(out, "{\"type\":\"goaway\",\"reconnect_after_ms\":");

@@ -210,3 +210,46 @@ fn regression_a_record_across_the_end_of_the_buffer_is_read_by_the_next_read() {
     }
     assert!(cut > 2, "{cut} reads of a whole buffer prove little");
 }
+
+/// Performs all there is to do; bytes asked for by the longest read among it.
+fn longest_read(world: &mut World) -> usize {
+    let mut longest = 0;
+    while let Some(op) = world.log.poll_op(world.now_us) {
+        if let DiskOp::Read { len, .. } = op {
+            longest = longest.max(len);
+        }
+        let done = world.files.perform(&mut world.log, op);
+        world.log.handle_done(done);
+    }
+    longest
+}
+
+#[test]
+fn a_lone_record_is_a_short_read_and_whole_all_the_same() {
+    const AHEAD: usize = 32 << 10;
+    let mut world = filled(LogConfig { read_ahead_bytes: AHEAD, ..LogConfig::small() });
+    world.append("b", &[b'x'; 12_000]);
+    for _ in 0..300 {
+        world.append("a", &[b'x'; 600]);
+        world.settle();
+    }
+    let slot = world.open("a");
+    let Read::Cold(ticket) = world.log.read(slot, 5) else { panic!("not cold") };
+    assert_eq!(longest_read(&mut world), AHEAD);
+    world.log.release(ticket);
+    let Read::Cold(ticket) = world.log.read_lone(slot, 500) else { panic!("not cold") };
+    assert_eq!(longest_read(&mut world), 8 << 10);
+    assert_eq!(offsets(&world, ticket)[0], 500);
+    world.log.release(ticket);
+    let slot = world.open("b");
+    let Read::Cold(ticket) = world.log.read_lone(slot, 0) else { panic!("not cold") };
+    let long = longest_read(&mut world);
+    assert!((12_000..AHEAD).contains(&long), "{long}");
+    let data: Vec<usize> = world
+        .log
+        .read_records(ticket)
+        .unwrap()
+        .flat_map(|r| r.events().map(|e| e.data().len()).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(data, [12_000]);
+}

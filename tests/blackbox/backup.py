@@ -31,7 +31,8 @@ class Publisher:
         client = await Client.open(url)
         while not ended.is_set():
             numbers = range(self.sent, self.sent + 8)
-            commands = [{"type": "publish", "session": self.name, "topic": "a", "message_id": f"m{n}", "data": {"n": n, "pad": PAD}} for n in numbers]
+            command = {"type": "publish", "session": self.name, "topic": "a"}
+            commands = [{**command, "message_id": f"m{n}", "data": {"n": n, "pad": PAD}} for n in numbers]
             replies = await client.call_all(commands)
             assert all(reply["type"] == "published" for reply in replies), replies
             self.sent = self.acked = numbers[-1] + 1
@@ -46,7 +47,8 @@ def tidegate(*arguments, status=0):
 
 def stretched(*arguments):
     """Runs the binary in short pieces, for the world to go on between them; returns what it said."""
-    process = subprocess.Popen([binary(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([binary(), *arguments], **pipes, env=environment(), start_new_session=True)
     deadline = time.monotonic() + 60
     while process.poll() is None:
         time.sleep(0.004)

@@ -15,11 +15,13 @@ import resource
 import shutil
 import subprocess
 import tempfile
+import time
 
 from disk_mount import Disk, Impossible
 from tide import binary, environment, free_port
 
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+CAP_SYS_RESOURCE = 1 << 24
 FLAGS = ["--set", "connections_per_shard_max=1000", "--set", "memory_budget_bytes=64GiB"]
 
 
@@ -57,7 +59,9 @@ class Doctor:
 
 def limits(doctor):
     doctor.names("open files", "wrong", "LimitNOFILE=", before=["prlimit", "--nofile=64:64"])
-    doctor.names("open files", "wrong", "ulimit -Hn", before=["prlimit", "--nofile=1000:1000"])
+    capabilities = re.search(r"^CapEff:\s*(\w+)$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)[1]
+    by_hand = "ulimit -Hn" if int(capabilities, 16) & CAP_SYS_RESOURCE else "limits.conf"
+    doctor.names("open files", "wrong", by_hand, before=["prlimit", "--nofile=1000:1000"])
     doctor.names("open files", "ok", "", before=["prlimit", "--nofile=1300:1300"])
     if os.geteuid() == 0:
         doctor.names("locked memory", "wrong", "LimitMEMLOCK=", before=["prlimit", "--memlock=65536:65536", *NOBODY])
@@ -73,17 +77,21 @@ def limits(doctor):
 def locked_memory_is_as_it_says(doctor):
     """A server of a user without privileges starts with what the doctor asks for, and with less than half of it does not."""
     for shards in ("1", "4"):
-        finding = doctor.names("locked memory", "wrong", "LimitMEMLOCK=", shards=shards, before=["prlimit", "--memlock=4096:4096", *NOBODY])
+        little = ["prlimit", "--memlock=4096:4096", *NOBODY]
+        finding = doctor.names("locked memory", "wrong", "LimitMEMLOCK=", shards=shards, before=little)
         need = int(re.search(r"shards need (\d+) KiB", finding["what"])[1]) << 10
-        for limit, starts in ((need, True), (need // 2 - 65536, False)):
-            assert serves(doctor, shards, limit) == starts, (shards, limit, starts)
+        # The kernel takes the rings of a server that has ended off its user's account some time after.
+        assert any(serves(doctor, shards, need) or time.sleep(0.2) for _ in range(50)), (shards, need)
+        assert not serves(doctor, shards, need // 2 - 65536), (shards, need)
 
 
 def serves(doctor, shards, limit):
     data = tempfile.mkdtemp(prefix="data-", dir=doctor.folder)
     os.chown(data, 65534, 65534)
-    words = ["prlimit", f"--memlock={limit}:{limit}", *NOBODY, doctor.binary, "serve", "--listen", f"127.0.0.1:{free_port()}", "--data", data]
-    process = subprocess.Popen([*words, *FLAGS, "--shards", shards], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    listen = f"127.0.0.1:{free_port()}"
+    words = ["prlimit", f"--memlock={limit}:{limit}", *NOBODY, doctor.binary, "serve", "--listen", listen, "--data", data]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*words, *FLAGS, "--shards", shards], **pipes, env=environment())
     try:
         for line in process.stdout:
             if line.startswith("ready "):
@@ -178,6 +186,19 @@ def groups(doctor):
     print(f"control groups: {done} bounds named", flush=True)
 
 
+def another_process(doctor):
+    """A server that runs under a service manager has limits of its own."""
+    process = subprocess.Popen(["prlimit", "--nofile=64:64", "sleep", "60"])
+    try:
+        while pathlib.Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
+            time.sleep(0.01)
+        finding = doctor.names("open files", "wrong", "LimitNOFILE=", "--pid", str(process.pid))
+        assert "the limit is 64" in finding["what"], finding
+    finally:
+        process.kill()
+        process.wait()
+
+
 FILES = {
     "proc/self/status": "CapEff:\t0\nCpus_allowed_list:\t0-1\n",
     "proc/self/limits": "Max open files  65536  65536  files\nMax locked memory  8388608  8388608  bytes\n",
@@ -222,7 +243,7 @@ def text(doctor):
 def main():
     with tempfile.TemporaryDirectory(prefix="tidegate-doctor-") as folder:
         doctor = Doctor(folder)
-        for part in (limits, data_folder, cores, network, groups, another_machine, text):
+        for part in (limits, data_folder, cores, network, groups, another_process, another_machine, text):
             part(doctor)
     print("doctor: passed", flush=True)
 

@@ -25,6 +25,8 @@ connections_max = 3
 subscriptions_max = 2
 """
 PUBLISH = {"type": "publish", "session": "s", "topic": "chat.message"}
+# More than a second's worth of the small bound, and no more than a frame may hold.
+BURST = 250
 # A change is taken within 200 ms and a turn; the machine may be busy.
 SOON_S = 20.0
 
@@ -46,15 +48,15 @@ async def burst(client, tag, count):
 
 
 async def until(client, tag, wanted):
-    """Tries until a burst of 400 is taken as wanted."""
+    """Tries until a burst is taken as wanted."""
     deadline = time.monotonic() + SOON_S
     attempt = 0
     while True:
         await asyncio.sleep(1.1)  # a whole second's worth may come at once
-        taken, _ = await burst(client, f"{tag}{attempt}", 400)
+        taken, _ = await burst(client, f"{tag}{attempt}", BURST)
         if wanted(taken):
             return taken
-        assert time.monotonic() < deadline, f"{tag}: {taken} of 400 are taken"
+        assert time.monotonic() < deadline, f"{tag}: {taken} of {BURST} are taken"
         attempt += 1
 
 
@@ -91,33 +93,33 @@ async def changes(server, one):
     assert "as the configuration says" in before, before
     said = quota(server, "default", "events_per_second_max=100000", "weight=2")
     assert "events_per_second_max = 100000" in said and "weight = 2" in said, said
-    await until(one, "more", lambda taken: taken == 400)
+    await until(one, "more", lambda taken: taken == BURST)
     await one.close()
     server.kill9()
     server.start()
     one = await Client.open(f"{server.url}?client=c1")
-    taken, _ = await burst(one, "kept", 400)
-    assert taken == 400, f"a change is gone after a restart: {taken}"
+    taken, _ = await burst(one, "kept", BURST)
+    assert taken == BURST, f"a change is gone after a restart: {taken}"
     for bad in (("default", "events=1"), ("default", "weight=0"), ("a b", "weight=1")):
         quota(server, *bad, status=1)
     with open(os.path.join(server.data, "quotas.toml"), "a") as file:
         file.write("[tenants.default")
     await asyncio.sleep(1.0)
-    taken, _ = await burst(one, "broken", 400)
-    assert taken == 400, f"a file that is none took effect: {taken}"
+    taken, _ = await burst(one, "broken", BURST)
+    assert taken == BURST, f"a file that is none took effect: {taken}"
     await one.close()
     server.stop()
     refused = subprocess.run(server.arguments(), capture_output=True, text=True, timeout=30, env=environment())
-    assert refused.returncode == 2 and "quotas.toml" in refused.stderr and refused.stderr.count("\n") == 1, refused
+    assert refused.returncode == 2 and "quotas.toml" in refused.stderr.splitlines()[-1], refused
     os.remove(os.path.join(server.data, "quotas.toml"))
     server.start()
     one = await Client.open(f"{server.url}?client=c1")
-    taken, _ = await burst(one, "again", 400)
-    assert 50 <= taken < 400, f"the configuration is not in force: {taken}"
+    taken, _ = await burst(one, "again", BURST)
+    assert 50 <= taken < BURST, f"the configuration is not in force: {taken}"
     quota(server, "default", "events_per_second_max=100000")
-    await until(one, "once-more", lambda taken: taken == 400)
+    await until(one, "once-more", lambda taken: taken == BURST)
     quota(server, "default", "--reset")
-    await until(one, "reset", lambda taken: taken < 400)
+    await until(one, "reset", lambda taken: taken < BURST)
     await one.close()
     print("changed while it runs, kept over kill -9, a file that is none harms nothing, reset to the configuration", flush=True)
 

@@ -154,6 +154,11 @@ def until_closed(stream, timeout_s=PATIENCE_S):
     return got
 
 
+def wrapped(server):
+    """A connection whose handshake is through."""
+    return context(server.authority).wrap_socket(socket.create_connection(("127.0.0.1", server.port)), server_hostname="localhost")
+
+
 def hello():
     """A ClientHello, as Python's ssl sends it."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -192,11 +197,23 @@ def wrong_words(server, plain):
     slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
     for stream in slow:
         stream.sendall(hello()[:100])
+    # Inside TLS it is as without: a head without end, one in single bytes.
+    flood = wrapped(server)
+    flood.sendall(b"GET /v1/ws HTTP/1.1\r\nHost: x\r\n" + b"X-Flood: y\r\n" * 3000)
+    assert b" 431 " in until_closed(flood).split(b"\r\n")[0]
+    drip, ends = wrapped(server), time.monotonic() + 60
+    try:
+        for byte in b"GET /v1/ws HTTP/1.1\r\nX: " + b"y" * 600:
+            drip.sendall(bytes([byte]))
+            assert time.monotonic() < ends, "a head in single bytes has no more time than others"
+            time.sleep(0.05)
+        raise AssertionError("a head in single bytes was waited for")
+    except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
+        pass
     for stream in slow:
         until_closed(stream, 60)
     # A whole handshake and then silence: the request has the same time.
-    secure = context(server.authority).wrap_socket(socket.create_connection(("127.0.0.1", server.port)), server_hostname="localhost")
-    assert until_closed(secure, 60) == b""
+    assert until_closed(wrapped(server), 60) == b""
     # A record that is broken later.
     raw = socket.create_connection(("127.0.0.1", server.port))
     secure = context(server.authority).wrap_socket(raw, server_hostname="localhost")
@@ -216,7 +233,7 @@ def wrong_words(server, plain):
 
 
 def serial(server):
-    with context(server.authority).wrap_socket(socket.create_connection(("127.0.0.1", server.port)), server_hostname="localhost") as stream:
+    with wrapped(server) as stream:
         return stream.getpeercert()["serialNumber"]
 
 
@@ -316,7 +333,50 @@ def refusals(authority, folder):
         assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+def memory(count):
+    """User memory of an idle connection, with TLS of both versions and without: what the memory plan is to say."""
+    folder = Server()
+    authority = Authority(folder.folder, "authority")
+    patient = ["--set", "ping_interval_ms=600s", "--set", "idle_timeout_ms=1200s"]
+    servers = [("plain", Server(*patient, shards=1), None)]
+    for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+        servers.append((version.name, SecureServer(authority, *patient, shards=1), version))
+
+    def anonymous_bytes(server):
+        with open(f"/proc/{server.process.pid}/status") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon:"))
+
+    def some(server, version, count):
+        held = []
+        for _ in range(count):
+            stream = socket.create_connection(("127.0.0.1", server.port))
+            if version:
+                made = context(server.authority)
+                made.minimum_version = made.maximum_version = version
+                stream = made.wrap_socket(stream, server_hostname="localhost")
+            stream.sendall(b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+            got = b""
+            while b"welcome" not in got:
+                got += stream.recv(65536)
+            held.append(stream)
+        return held
+
+    base = None
+    for name, server, version in servers:
+        with server:
+            warm = some(server, version, 200)
+            before = anonymous_bytes(server)
+            held = some(server, version, count)
+            time.sleep(1)
+            each = (anonymous_bytes(server) - before) / count
+            base = each if base is None else base
+            print(f"{name}: {each:.0f} B for each of {len(held)} idle connections beyond {len(warm)}, {each - base:.0f} B more than without TLS")
+    folder.close()
+
+
 def main():
+    if "--memory" in sys.argv:
+        return memory(int(sys.argv[sys.argv.index("--memory") + 1]))
     plain = Server("--set", "handshake_timeout_ms=2s")
     authority = Authority(plain.folder, "authority")
     server = SecureServer(authority, "--set", "handshake_timeout_ms=2s")

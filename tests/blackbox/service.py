@@ -86,9 +86,9 @@ class Manager(Server):
 
     def refused(self, *flags):
         """Runs a start that must not come about; its one line."""
-        done = subprocess.run(
-            self.arguments(*flags), capture_output=True, text=True, timeout=30, env=environment(), pass_fds=[one.fileno() for one in self.sockets]
-        )
+        given = [one.fileno() for one in self.sockets]
+        pipes = {"capture_output": True, "text": True}
+        done = subprocess.run(self.arguments(*flags), **pipes, timeout=30, env=environment(), pass_fds=given)
         lines = [line for line in done.stderr.splitlines() if line.startswith("tidegate: ")]
         assert done.returncode == 2 and len(lines) == 1, (done.returncode, done.stderr)
         return lines[0]
@@ -175,7 +175,8 @@ async def restarts(manager):
     assert connections > 2 * len(visitors), connections
     acked = sum(visitor.acked for visitor in visitors)
     waited = max(visitor.waited_s for visitor in visitors)
-    print(f"restarts: {connections} connections, {acked} events acknowledged, none refused; the longest wait {waited:.1f} s", flush=True)
+    print(f"restarts: {connections} connections, {acked} events acknowledged, none refused", end="; ")
+    print(f"the longest wait {waited:.1f} s", flush=True)
 
 
 async def all_are_served(manager):
@@ -210,7 +211,8 @@ async def by_systemd():
     if not starter:
         return print("SKIPPED: no systemd-socket-activate here", flush=True)
     server = Server(shards=2)
-    arguments = [starter, "-l", f"127.0.0.1:{server.port}", "--fdname=tidegate", binary(), "serve", "--data", server.data, "--shards", "2"]
+    starts = [starter, "-l", f"127.0.0.1:{server.port}", "--fdname=tidegate"]
+    arguments = [*starts, binary(), "serve", "--data", server.data, "--shards", "2"]
     server.log = open(os.path.join(server.folder, "server.log"), "ab")
     server.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=server.log, env=environment())
     try:
@@ -281,7 +283,8 @@ def units():
                 text = unit.read_text().replace("/usr/local/bin/tidegate", os.path.abspath(binary()))
                 pathlib.Path(names[-1]).write_text(change(text))
             done = subprocess.run([analyze, "verify", "--man=no", *names], capture_output=True, text=True, timeout=30)
-            return done.stdout + done.stderr if done.returncode == 0 else f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
+            status = f"exit status {done.returncode}\n" if done.returncode else ""
+            return status + done.stdout + done.stderr
 
         said = verdict()
         assert said.strip() == "", said

@@ -264,7 +264,8 @@ async def what_is_left_on_disk():
             texts += [part["delta"] for frame in page["events"] if frame["type"] == "stream.delta" for part in frame["streams"]]
             if next_offset == page["tail"]:
                 break
-        assert "".join(texts) == "".join(said["s3"]) and next_offset == 10_001 and pages < 4, pages
+        # A hundred pages of deltas; how many texts they became is a matter of where groups and segments ended.
+        assert "".join(texts) == "".join(said["s3"]) and next_offset == 10_001 and pages < 10, pages
         feed = Reader()
         await tab.call({"type": "subscribe", "patterns": ["stream"], "from": "earliest"})
         await feed.until(tab, lambda: len(feed.status) == 3 and feed.next.get("s2") == 1234)

@@ -320,6 +320,46 @@ async def expiry(server, keys):
     await stays.close()
 
 
+async def by_wire(server, key):
+    """By a client with the right to: on every shard within a second, only in its tenant, and not by those without it."""
+    token = sign(key, claims(client_id="oscar"))
+    oscars = [await enter(server, token) for _ in range(24)]
+    foreign = await enter(server, sign(key, claims(client_id="oscar", tenant="bcorp")))
+    named = await enter(server, sign(key, claims(client_id="peggy", jti="peggy-1")))
+    everything_else = {**EVERYTHING, "admin": ["quotas", "rev", "room-1/revoke"]}
+    nobody = await enter(server, sign(key, claims(client_id="nobody", capabilities=everything_else)))
+    for command in ({"type": "revoke.client", "name": "oscar"}, {"type": "revoke.token", "name": "peggy-1"}, {"type": "revoke.client", "name": "not-there"}):
+        try:
+            raise AssertionError(await nobody.call(command))
+        except Refused as no:
+            assert no.name == "forbidden" and no.frame["field"] == "capabilities.admin", no.frame
+    for client in (oscars[0], named):
+        assert (await client.call({"type": "ping"}))["type"] == "pong"
+    ruler = await enter(server, sign(key, claims(client_id="ruler", capabilities={"admin": ["revoke"]})))
+    began = time.monotonic()
+    assert (await ruler.call({"type": "revoke.client", "name": "oscar"}))["type"] == "revoked"
+    codes = await asyncio.gather(*(closed_with(client) for client in oscars))
+    seconds = time.monotonic() - began
+    assert codes == [4202] * len(oscars), codes
+    assert {client.welcome["shard"] for client in oscars} == set(range(4)), "they were on every shard"
+    assert "revoked" in await turned_away(server, token)
+    # Many at once: all are answered, and those that find no room are told when to come again.
+    asked = [ruler.call({"type": "revoke.token", "name": f"peggy-{n}"}) for n in range(300)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    odd = [a for a in answers if isinstance(a, Exception) and getattr(a, "name", "") != "unavailable"]
+    assert not odd and len(answers) == 300, odd[:3]
+    if isinstance(answers[1], Exception):
+        await ruler.call({"type": "revoke.token", "name": "peggy-1"})
+    assert await closed_with(named) == 4202
+    # Oneself too.
+    for bystander in (foreign, nobody):
+        assert (await bystander.call({"type": "ping"}))["type"] == "pong"
+    await ruler.socket.send('{"type":"revoke.client","id":"own","name":"ruler"}')
+    assert await closed_with(ruler) == 4202
+    print(f"tokens: revoked over the wire on 4 shards in {seconds:.2f} s")
+    return token
+
+
 async def revocation(server, keys):
     key = keys.of("own-EdDSA")
     old = [sign(key, claims(client_id="mallory")) for _ in range(24)]
@@ -335,12 +375,14 @@ async def revocation(server, keys):
     assert codes == [4202] * len(clients), codes
     tidegate("revoke", "--data", server.data, "--tenant", "acme", "--token", "carol-1")
     assert await closed_with(named) == 4202
+    spare = await by_wire(server, key)
     for bystander in (other, foreign):
         assert (await bystander.call({"type": "ping"}))["type"] == "pong"
     assert "revoked" in await turned_away(server, old[0])
     server.kill9()
     server.start(shards=3)
-    assert "revoked" in await turned_away(server, old[1]), "forgotten by a restart"
+    for token in (old[1], spare):
+        assert "revoked" in await turned_away(server, token), "forgotten by a restart"
     later = claims(client_id="mallory", iat=int(time.time()) + 2)
     assert (await enter(server, sign(key, later))).welcome["client"] == "mallory", "a token that was issued later"
     tidegate("revoke", "--data", server.data, "--tenant", "acme", status=2)

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shards::command::{
-    Command, DataKind, Durability, EntryAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, RosterKind,
+    Command, DataKind, Durability, EntryAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, Revocable, RosterKind,
 };
 use shards::effect::{PresenceReply, Reply};
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
@@ -210,6 +210,8 @@ const COMMANDS: &[&str] = &[
     "resume",
     "ping",
     "auth",
+    "revoke.client",
+    "revoke.token",
     "stream.append",
     "stream.close",
     "presence.enter",
@@ -252,6 +254,8 @@ fn command_name(command: &Command<'_>) -> &'static str {
         Command::Open { .. } => "open",
         Command::Ping => "ping",
         Command::Auth { .. } => "auth",
+        Command::Revoke { what: Revocable::Client, .. } => "revoke.client",
+        Command::Revoke { what: Revocable::Token, .. } => "revoke.token",
         Command::StreamAppend { .. } => "stream.append",
         Command::StreamClose { .. } => "stream.close",
         Command::Entry { ask, .. } => match ask {
@@ -290,6 +294,7 @@ fn command_name(command: &Command<'_>) -> &'static str {
 const FRAMES: &[&str] = &[
     "welcome",
     "authenticated",
+    "revoked",
     "hello",
     "published",
     "committed",
@@ -373,6 +378,7 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
             return encode::welcome(out, str("client"), expires_ms, int("shard") as u16, &limits);
         }
         "authenticated" => return encode::authenticated(out, &id, str("client"), int("expires")),
+        "revoked" => return encode::revoked(out, &id),
         "goaway" => return encode::goaway(out, int("reconnect_after_ms")),
         "slow_down" => {
             let waits_for = match str("scope") {

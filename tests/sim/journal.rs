@@ -54,8 +54,10 @@ impl Journals {
         Ok(())
     }
 
-    /// Who is in at the end of a story that was read to its end; `None` where nobody tells it any more. `torn`: it may begin anywhere.
-    pub fn tells(&self, session: &str, torn: bool) -> Checked<Option<BTreeSet<&str>>> {
+    /// Who is in at the end of a story that was read to its end; `None` where nobody tells it any more. `torn`: it may begin
+    /// anywhere; `in_parts`: one event does not hold all names, and who is at something else and leaves before its part is in
+    /// `left` alone.
+    pub fn tells(&self, session: &str, torn: bool, in_parts: bool) -> Checked<Option<BTreeSet<&str>>> {
         let mut known: Option<BTreeSet<&str>> = None;
         for (offset, news) in self.0.get(session).into_iter().flatten() {
             if news.snapshot {
@@ -68,7 +70,7 @@ impl Journals {
                 return Err(format!("{session}: {offset} tells comings and goings without a beginning: {news:?}"));
             };
             is_in.extend(news.joined.iter().map(String::as_str));
-            if let Some(stranger) = news.left.iter().find(|name| !is_in.remove(name.as_str())) {
+            if let Some(stranger) = news.left.iter().find(|name| !is_in.remove(name.as_str()) && !in_parts) {
                 return Err(format!("{session}: {offset} says that {stranger} has left, of whom nothing was told"));
             }
             if news.ends {

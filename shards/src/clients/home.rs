@@ -35,6 +35,10 @@ use storage::record::{DataKind, EventBody, HEAD_BYTES, NO_OFFSET, RecordView};
 /// Clients that are away and whose generation one shard remembers without reading it: 4 MiB.
 pub const AWAY_MAX: usize = 65_536;
 
+/// An open waits no longer for a read buffer or for room in the log, and is then told to come back. Microseconds, milliseconds.
+const WAIT_US_MAX: u64 = 5_000_000;
+const RETRY_MS: u32 = 5000;
+
 /// Room for the record of a state of so many bytes.
 const fn record_bytes(state: usize) -> usize {
     HEAD_BYTES + state + size_of::<EventBody<'static>>() + 1024
@@ -100,6 +104,7 @@ pub(crate) struct Opening {
     partition: PartitionId,
     session: Box<str>,
     claim: Claimed,
+    asked_us: u64,
     /// What was read from disk for it, and the tail that it was the newest of.
     found: Option<Result<ClientState, Refused>>,
     found_tail: u64,
@@ -117,11 +122,17 @@ pub(crate) struct Homes {
     departures: u64,
     /// Connections that are to let go and have not been told.
     fences: VecDeque<Place>,
-    /// Opens that go on.
+    /// Opens that go on, or wait for a read buffer or for room in the log. Of other shards as many as they may ask at once.
     ready: VecDeque<Box<Opening>>,
 }
 
 impl Homes {
+    /// May this open, for which there is no buffer or no room, wait here? One from a peer always: in its lane it would hold up
+    /// the publishes behind it, and when thousands come back after so long that their states are cold, everybody would wait.
+    fn takes(&self, opening: &Opening, local_max: usize) -> bool {
+        matches!(opening.asker.origin, Origin::Remote(..)) || self.ready.len() < local_max
+    }
+
     /// Does something wait for room?
     pub fn wait(&self) -> bool {
         !self.ready.is_empty() || !self.fences.is_empty()
@@ -167,10 +178,21 @@ fn place_of(asker: &Asker, own: ShardId) -> Place {
 /// `Open`, on the owner's shard.
 pub(crate) fn open(shard: &mut Shard, call: Call<'_>, claim: Claimed) -> Outcome {
     let Call { asker, partition, session, now, .. } = call;
-    let opening =
-        Opening { asker: asker.clone(), partition, session: session.into(), claim, found: None, found_tail: 0 };
+    let opening = Opening {
+        asker: asker.clone(),
+        partition,
+        session: session.into(),
+        claim,
+        asked_us: now.mono_us,
+        found: None,
+        found_tail: 0,
+    };
     match step(shard, Box::new(opening), now) {
         Ok(()) => Outcome::Done,
+        Err((opening, Outcome::Later)) if shard.homes.takes(&opening, shard.config.limits.mailbox_slots) => {
+            shard.homes.ready.push_back(opening);
+            Outcome::Done
+        }
         Err((_, outcome)) => outcome,
     }
 }
@@ -231,7 +253,7 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
     } else if tail == 0 {
         Ok(ClientState::default())
     } else {
-        let read = shard.log.read(slot, tail - 1);
+        let read = shard.log.read_lone(slot, tail - 1);
         let is_ready = matches!(read, Read::Ready(_));
         match read {
             Read::Hot(record) => newest(record).ok_or(stale()),
@@ -378,7 +400,8 @@ impl Shard {
             Err(_) => Some(Err(Refused::later(Refusal::Unavailable, 1000))),
         };
         self.log.release(ticket);
-        self.homes.ready.push_back(opening);
+        // Before those that wait for a buffer: they wait for what this one needs no more.
+        self.homes.ready.push_front(opening);
     }
 
     /// Goes on with opens, and tells connections to let go.
@@ -391,6 +414,16 @@ impl Shard {
             let Some(opening) = self.homes.ready.pop_front() else { break };
             match step(self, opening, now) {
                 Ok(()) => done += 1,
+                Err((opening, Outcome::Later)) => {
+                    if now.mono_us.saturating_sub(opening.asked_us) > WAIT_US_MAX {
+                        self.refuse(&opening.asker, Refused::later(Refusal::LogBehind, RETRY_MS));
+                        done += 1;
+                        continue;
+                    }
+                    // Nor is there for those behind it.
+                    self.homes.ready.push_front(opening);
+                    break;
+                }
                 Err((opening, _)) => self.homes.ready.push_back(opening),
             }
         }

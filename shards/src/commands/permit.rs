@@ -7,7 +7,8 @@
 //!   streams            publish      something in the session here; the stream's topic on the session's owner, who knows it
 //!   entries            entries      the key, or every key with the prefix, in the session or in the bucket
 //!   queues             queue        pulling, dead letters, and what a worker says of a job
-//!                      admin        declaring; driving dead letters again, dropping them
+//!                      admin        declaring, dropping; driving dead letters again, dropping them
+//!   ends tokens        admin        `revoke`
 //! ```
 //! A new command does not compile until it stands here.
 
@@ -21,6 +22,19 @@ use storage::catalog::PartitionSlot;
 
 /// Topic of being present, and of saying what one is at.
 pub(crate) const PRESENCE_TOPIC: &str = "presence";
+
+/// What of running a tenant it is to revoke tokens.
+const REVOKE: &str = "revoke";
+
+impl Rights {
+    /// Refuses a command that they do not cover: for what the edge carries out by itself.
+    ///
+    /// # Errors
+    /// The capability that is missing.
+    pub fn check(&self, command: &Command<'_>) -> Result<(), Refused> {
+        check(self, command)
+    }
+}
 
 /// Refuses a command that the rights do not cover.
 pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refused> {
@@ -94,6 +108,7 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
             }
             PresenceAct::Leave | PresenceAct::Unwatch(_) => return Ok(()),
         },
+        Command::Revoke { .. } => (Capability::Admin, rights.covers_name(Capability::Admin, None, REVOKE)),
     };
     if covered { Ok(()) } else { Err(capability.refused()) }
 }
@@ -121,7 +136,7 @@ mod tests {
     use super::*;
     use crate::command::{
         DataKind, Durability, From, JobName, JobOrder, Lease, NewDelta, NewEntry, NewEvent, NewMarker, NewQueue,
-        PatternFrom, Policy, PresenceState, RosterKind, StreamStatus,
+        PatternFrom, Policy, PresenceState, Revocable, RosterKind, StreamStatus,
     };
     use crate::refusal::Refusal;
 
@@ -219,6 +234,8 @@ mod tests {
             (presence(PresenceAct::Update { state: None, data: None }), Some((Capability::Publish, "s/>"))),
             (presence(PresenceAct::Read { offset: 0 }), Some((Capability::Subscribe, "s/>"))),
             (presence(PresenceAct::Watch(RosterKind::Receipts)), Some((Capability::Subscribe, "s/>"))),
+            (Command::Revoke { what: Revocable::Client, name: "ann" }, Some((Capability::Admin, "rev*"))),
+            (Command::Revoke { what: Revocable::Token, name: "t-1" }, Some((Capability::Admin, "revoke"))),
         ];
         for (command, needs) in cases {
             let none = check(&Rights::none(true), command);

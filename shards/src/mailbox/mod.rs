@@ -131,6 +131,13 @@ impl Mailboxes {
         (out, come)
     }
 
+    /// [`Mailboxes::ask`] for what may take long to answer: half of what may be asked at once stays for others.
+    pub fn ask_patiently(&self, to: ShardId, bytes: usize, reply_bytes: usize) -> Option<Ask> {
+        let asked = &self.asked[usize::from(to.0)];
+        let has_room = asked.slots < self.reply_slots / 2 && asked.bytes <= self.reply_bytes / 2;
+        if has_room { self.ask(to, bytes, reply_bytes) } else { None }
+    }
+
     /// Room for a request of `bytes` whose reply takes at most `reply_bytes`.
     pub fn ask(&self, to: ShardId, bytes: usize, reply_bytes: usize) -> Option<Ask> {
         let asked = &self.asked[usize::from(to.0)];

@@ -212,6 +212,8 @@ pub struct World {
     pub queues: Vec<Queues>,
     pub files: BTreeMap<FileId, Vec<u8>>,
     pending: Vec<VecDeque<DiskOp>>,
+    /// The disks do nothing.
+    pub still: bool,
     pub now: Now,
     /// What the shards' clocks are read at, between all steps; 0 = nobody reads them.
     pub ns: u64,
@@ -234,6 +236,7 @@ impl World {
             queues: (0..shards).map(|_| Queues::default()).collect(),
             files: BTreeMap::new(),
             pending: (0..shards).map(|_| VecDeque::new()).collect(),
+            still: false,
             now: Now { mono_us: 1, wall_ms: 1_700_000_000_000 },
             ns: 0,
             next_id: 0,
@@ -297,7 +300,9 @@ impl World {
         self.now.mono_us += 50;
         let mut work = 0;
         self.tick(i);
-        if let Some(op) = self.pending[i].pop_front() {
+        if !self.still
+            && let Some(op) = self.pending[i].pop_front()
+        {
             let done = self.perform(i, op);
             self.shards[i].disk_done(done, self.now);
             work += 1;

@@ -3,7 +3,7 @@
 //! ```text
 //!   4 KiB, O_DIRECT, in place, fdatasync ─► as on the server's way to an acknowledgement; the median of many
 //!   cache      sync       disk           conclusion
-//!   none       any        real           nothing to flush: true of disks with power-loss protection, and of a setting made by hand
+//!   none       any        real           nothing to flush: so with power-loss protection, and with a setting made by hand
 //!   volatile   < 100 µs   flash          too quick for a flush to flash: protected, or it lies
 //!   volatile   < 1.5 ms   rotating       too quick for anything: it lies
 //!   any        any        virtual        the host below decides; only its owner knows

@@ -1,4 +1,4 @@
-//! The machine as its files tell it: `/proc` and `/sys`, below a root that tests, and copies of other machines, put in their place.
+//! The machine as its files tell it: `/proc` and `/sys`, below a root in whose place tests put another.
 //!
 //! ```text
 //!   Host { root: /, process: self }     this machine: what only the kernel can say is tried as well (`is_live`)

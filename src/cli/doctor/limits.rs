@@ -6,6 +6,8 @@ use super::host::Host;
 
 /// CAP_IPC_LOCK: locked memory is not counted.
 const IPC_LOCK: u32 = 14;
+/// CAP_SYS_RESOURCE: hard limits may be raised.
+const SYS_RESOURCE: u32 = 24;
 
 pub fn check(host: &Host, wanted: &Wanted<'_>, out: &mut Findings) {
     open_files(host, wanted, out);
@@ -18,8 +20,11 @@ fn open_files(host: &Host, wanted: &Wanted<'_>, out: &mut Findings) {
     let needs = &wanted.needs;
     let shards = wanted.shards;
     let count = needs.open_files_wanted;
-    let mend =
-        format!("LimitNOFILE={count} in the unit, or `ulimit -Hn {count}` before the start{}", nr_open(host, count));
+    let mend = format!(
+        "LimitNOFILE={count} in the unit, or {}{}",
+        raise(host, "ulimit -Hn", "nofile", count),
+        nr_open(host, count)
+    );
     if hard < needs.open_files_min {
         let what = format!("the limit is {hard}, and {shards} shards need {} to start", needs.open_files_min);
         out.wrong("open files", what, "rings, segments and the folder are open files", mend);
@@ -60,7 +65,7 @@ fn locked_memory(host: &Host, wanted: &Wanted<'_>, out: &mut Findings) {
         return out.ok("locked memory", "CAP_IPC_LOCK: it is not counted");
     }
     let why = "the kernel counts the memory of rings against it, for all processes of a user together";
-    let mend = format!("LimitMEMLOCK={} in the unit, or `ulimit -l {}` before the start", 2 * need, (2 * need) >> 10);
+    let mend = format!("LimitMEMLOCK={} in the unit, or {}", 2 * need, raise(host, "ulimit -l", "memlock", need >> 9));
     let (have, kib) = (show(soft), need >> 10);
     if soft < need {
         out.wrong(
@@ -74,6 +79,16 @@ fn locked_memory(host: &Host, wanted: &Wanted<'_>, out: &mut Findings) {
         out.warning("locked memory", what, why, mend);
     } else {
         out.ok("locked memory", format!("the limit is {have}, wanted are {kib} KiB"));
+    }
+}
+
+/// How whoever runs this raises a hard limit.
+fn raise(host: &Host, command: &str, name: &str, value: u64) -> String {
+    if host.is_capable(SYS_RESOURCE) {
+        format!("`{command} {value}` before the start")
+    } else {
+        let lines = format!("`USER hard {name} {value}` and `USER soft {name} {value}`");
+        format!("{lines} in /etc/security/limits.conf (there is no CAP_SYS_RESOURCE here)")
     }
 }
 

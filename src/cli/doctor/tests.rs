@@ -56,15 +56,29 @@ const GOOD: &[(&str, &str)] = &[
 struct Machine(PathBuf);
 
 impl Machine {
-    fn new(name: &str, planted: &[(&str, &str)]) -> Machine {
+    fn new(name: &str) -> Machine {
         let root = std::env::temp_dir().join(format!("tidegate-doctor-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
-        for (path, text) in GOOD.iter().chain(planted) {
-            let path = root.join(path);
+        let machine = Machine(root);
+        machine.write(GOOD);
+        machine
+    }
+
+    fn write(&self, files: &[(&str, &str)]) {
+        for (path, text) in files {
+            let path = self.0.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        Machine(root)
+    }
+
+    fn undo(&self, planted: &[(&str, &str)]) {
+        for (path, _) in planted {
+            match GOOD.iter().find(|(good, _)| good == path) {
+                Some(good) => self.write(&[*good]),
+                None => fs::remove_file(self.0.join(path)).unwrap(),
+            }
+        }
     }
 
     fn findings(&self, flags: &[(&str, &str)]) -> Findings {
@@ -97,7 +111,7 @@ const PLANTED: &[Planted] = &[
         &[("proc/self/limits", "Max open files  64  64  files\nMax locked memory  8388608  8388608  bytes\n")],
         "open files",
         Level::Wrong,
-        "LimitNOFILE=",
+        "limits.conf",
     ),
     (
         &[
@@ -246,7 +260,7 @@ const PLANTED: &[Planted] = &[
 
 #[test]
 fn on_a_good_machine_all_is_well() {
-    let findings = Machine::new("good", &[]).findings(&[]);
+    let findings = Machine::new("good").findings(&[]);
     let bad: Vec<&Finding> = findings.0.iter().filter(|finding| finding.level > Level::Note).collect();
     assert!(bad.is_empty(), "{bad:#?}");
     // What this machine cannot be asked, and the core dump that goes to a program.
@@ -256,8 +270,11 @@ fn on_a_good_machine_all_is_well() {
 
 #[test]
 fn each_planted_setting_is_named_with_what_mends_it() {
-    for (at, (planted, check, level, mend)) in PLANTED.iter().enumerate() {
-        let findings = Machine::new(&at.to_string(), planted).findings(&[]);
+    let machine = Machine::new("planted");
+    for (planted, check, level, mend) in PLANTED {
+        machine.write(planted);
+        let findings = machine.findings(&[]);
+        machine.undo(planted);
         let named = findings.0.iter().any(|finding| {
             finding.check == *check && finding.level == *level && finding.mend.contains(mend) && !finding.why.is_empty()
         });
@@ -267,11 +284,11 @@ fn each_planted_setting_is_named_with_what_mends_it() {
 
 #[test]
 fn shards_that_share_cores_and_queues_that_are_too_few_are_named() {
-    let findings = Machine::new("shards", &[]).findings(&[("shards", "4")]);
+    let findings = Machine::new("shards").findings(&[("shards", "4")]);
     assert!(
         findings.0.iter().any(|f| f.check == "cores" && f.level == Level::Warning && f.mend.contains("--shards 2"))
     );
-    let machine = Machine::new("queues", &[]);
+    let machine = Machine::new("queues");
     fs::remove_dir_all(machine.0.join("sys/class/net/eth0/queues/rx-1")).unwrap();
     let findings = machine.findings(&[]);
     let named = |f: &Finding| {
@@ -313,17 +330,13 @@ fn a_sync_that_is_too_quick_is_no_flush() {
 
 #[test]
 fn a_partition_and_a_mapped_device_lead_to_their_disk() {
-    let machine = Machine::new("disks", &[]);
+    let machine = Machine::new("disks");
     let link = |from: &str, to: &str| {
         let from = machine.0.join(from);
         fs::create_dir_all(from.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(machine.0.join(to), from).unwrap();
     };
-    let write = |path: &str, text: &str| {
-        let path = machine.0.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    };
+    let write = |path: &str, text: &str| machine.write(&[(path, text)]);
     write("sys/devices/pci0/sda/queue/write_cache", "write back\n");
     write("sys/devices/pci0/sda/queue/rotational", "1\n");
     write("sys/devices/pci0/sda/sda1/partition", "1\n");

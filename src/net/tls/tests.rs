@@ -12,7 +12,7 @@ const CERTIFICATE: &[u8] = include_bytes!("localhost.pem");
 const KEY: &[u8] = include_bytes!("localhost.key");
 
 /// A server's configuration, and that of a client that believes it.
-fn configs() -> &'static (Arc<ServerConfig>, Arc<ClientConfig>) {
+pub(in crate::net) fn configs() -> &'static (Arc<ServerConfig>, Arc<ClientConfig>) {
     static MADE: OnceLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = OnceLock::new();
     MADE.get_or_init(|| {
         let certificate = CertificateDer::from_pem_slice(CERTIFICATE).unwrap();
@@ -32,7 +32,7 @@ fn server() -> Box<Tls> {
     Tls::new(&configs().0).unwrap()
 }
 
-fn client() -> ClientConnection {
+pub(in crate::net) fn client() -> ClientConnection {
     ClientConnection::new(Arc::clone(&configs().1), ServerName::try_from("localhost").unwrap()).unwrap()
 }
 

@@ -7,7 +7,7 @@ use super::{Reader, Scratch};
 use crate::wire::json::Span;
 use shards::command::{
     Claim, Command, DataKind, Durability, From, Lease, NewDelta, NewEntry, NewEvent, NewMarker, PatternFrom, Policy,
-    QueueAsk, SeenEvent, StreamStatus,
+    QueueAsk, Revocable, SeenEvent, StreamStatus,
 };
 use std::ops::ControlFlow;
 
@@ -88,6 +88,7 @@ pub(super) enum Plan {
     Declare(QueuePlan),
     Pull { queue: Place, credit: u64 },
     Dead { queue: Place, from: u64 },
+    Revoke { what: Revocable, name: Place },
     Resume { token: Option<Place>, position: Option<Place>, attempt: u64 },
 }
 
@@ -128,6 +129,7 @@ impl Reader<'_, '_> {
             Plan::Acknowledge { events, bytes } => each(Command::Acknowledge { events, bytes }),
             Plan::Ping => each(Command::Ping),
             Plan::Auth { token } => each(Command::Auth { token: text(token) }),
+            Plan::Revoke { what, name } => each(Command::Revoke { what, name: text(name) }),
             Plan::Presence { session, act } => {
                 each(Command::Presence { session: text(session), act: act.act(frame, bytes) })
             }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use shards::command::{
     Claim, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceAct, PresenceState,
-    RosterKind, SeenEvent, StreamStatus,
+    Revocable, RosterKind, SeenEvent, StreamStatus,
 };
 use shards::ids::{InlineText, SLICES};
 
@@ -605,6 +605,8 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
         }
         "ping" => Command::Ping,
         "auth" => Command::Auth { token: fields.text("token")? },
+        "revoke.client" => Command::Revoke { what: Revocable::Client, name: fields.name("name")? },
+        "revoke.token" => Command::Revoke { what: Revocable::Token, name: fields.name("name")? },
         "presence.enter" | "presence.update" | "presence.leave" | "presence.watch" | "presence.unwatch" | "read"
         | "receipts.watch" | "receipts.unwatch" => {
             let session = fields.name("session")?;

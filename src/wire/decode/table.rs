@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::presence::ActPlan;
 use super::{HISTORY_EVENTS_MAX, Reader};
 use crate::wire::json::{Kind, Value};
-use shards::command::RosterKind;
+use shards::command::{Revocable, RosterKind};
 use shards::refusal::{Refusal, Refused};
 
 /// Reads a command's fields.
@@ -58,6 +58,12 @@ pub(super) const COMMANDS: &[(&str, Read)] = &[
     ("resume", |reader, fields| reader.resume(fields)),
     ("hello", |reader, fields| reader.hello(fields)),
     ("auth", |reader, fields| Ok(Plan::Auth { token: reader.string(fields, Field::Token)? })),
+    ("revoke.client", |reader, fields| {
+        Ok(Plan::Revoke { what: Revocable::Client, name: reader.name(fields, Field::Name)? })
+    }),
+    ("revoke.token", |reader, fields| {
+        Ok(Plan::Revoke { what: Revocable::Token, name: reader.name(fields, Field::Name)? })
+    }),
     ("presence.enter", |reader, fields| reader.presence(fields, Reader::enter)),
     ("presence.update", |reader, fields| reader.presence(fields, Reader::update)),
     ("presence.leave", |reader, fields| reader.presence(fields, |_, _| Ok(ActPlan::Leave))),

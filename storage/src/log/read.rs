@@ -54,6 +54,16 @@ enum Place {
 impl Log {
     /// The record that covers offset `from`, if it is committed and retained. Ask again at its end for the next.
     pub fn read(&mut self, slot: PartitionSlot, from: Offset) -> Read<'_> {
+        self.read_as(slot, from, false)
+    }
+
+    /// [`Log::read`] for whoever wants no more than that record: a short read, where others read ahead. Thousands who ask for
+    /// one small record each would keep the disk from commits.
+    pub fn read_lone(&mut self, slot: PartitionSlot, from: Offset) -> Read<'_> {
+        self.read_as(slot, from, true)
+    }
+
+    fn read_as(&mut self, slot: PartitionSlot, from: Offset, lone: bool) -> Read<'_> {
         let segment = match self.place(slot, from) {
             Place::End => return Read::End,
             Place::Gap => return Read::Gap { to: self.gap_end(slot, from) },
@@ -76,6 +86,7 @@ impl Log {
         let series = self.reader.series_at(id, epoch, from);
         // A commit waits at the disk behind what is being read.
         let series = if self.pipeline.idle() { series } else { series.brief() };
+        let series = Series { lone, ..series };
         match self.begin_read(slot, from, series) {
             Ok(ticket) => ticket.map_or(Read::Busy, Read::Cold),
             Err(file) => Read::Fault(ReadFault::Corrupt { file, at: 0 }),

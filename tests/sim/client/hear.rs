@@ -250,6 +250,7 @@ impl Client {
         let Some(pending) = self.pending.remove(&id) else {
             return Err("an answer to nothing".to_owned());
         };
+        self.life.answered(id, self.event_frames);
         let outcome = outcome_of(frame);
         self.counts.add(pending.kind(&self.work), outcome);
         if frame.r#type == "refused" {

@@ -7,10 +7,15 @@
 //!                 │        └─ without: at or before what was seen, never behind it; what comes again is the same
 //!                 └─ now and then an old token before it: refused, whatever else
 //! ```
+//! What the server has an acknowledgement of is not told again: a connection's last words bring it home before the life is
+//! handed over.
 //! A life is lost only where its home's newest event is: by retention, or by damage. Otherwise the newest token is always good,
 //! and one whose answer was lost is good once more.
 
 use super::*;
+
+/// Half of the runs of frames that a server remembers one by one.
+const FRAMES_KNOWN_ONE_BY_ONE: u64 = 32;
 
 /// What a client knows of its life.
 #[derive(Debug, Default)]
@@ -34,7 +39,16 @@ pub(super) struct Life {
     named: BTreeSet<String>,
     /// Those that are sure and have yet to be restored on this connection.
     owed: BTreeSet<String>,
+    /// Event frames of this connection that came before its life began.
+    frames_before: u64,
+    /// Acknowledgements that the server has when it answers a command: its id, frames, sessions with their next offsets.
+    acks: VecDeque<Ack>,
+    /// So far the server has acknowledgements of a session: no life goes on before.
+    acknowledged: BTreeMap<String, u64>,
 }
+
+/// The first command behind it, frames acknowledged, sessions with their next offsets.
+type Ack = (u64, u64, Vec<(String, u64)>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
@@ -63,6 +77,7 @@ impl Life {
     pub(super) fn cut_off(&mut self) {
         self.stage = Stage::None;
         self.named.clear();
+        self.acks.clear();
     }
 
     /// Its client has lost the token, and begins another.
@@ -103,6 +118,28 @@ impl Life {
         }
     }
 
+    /// It acknowledged so many frames, which brought it this far in these sessions; the next command has this id.
+    pub(super) fn acknowledges(&mut self, next_id: u64, frames: u64, places: Vec<(String, u64)>) {
+        if self.stage == Stage::Living && frames >= self.frames_before {
+            self.acks.push_back((next_id, frames, places));
+        }
+    }
+
+    /// A command was answered, when so many frames had come: all that was sent before it has been worked off.
+    pub(super) fn answered(&mut self, id: u64, frames: u64) {
+        while self.acks.front().is_some_and(|ack| ack.0 <= id) {
+            let Some((_, acknowledged, places)) = self.acks.pop_front() else { break };
+            // Of more the server may remember only where they begin.
+            if frames - acknowledged >= FRAMES_KNOWN_ONE_BY_ONE {
+                continue;
+            }
+            for (session, next) in places {
+                let most = self.acknowledged.entry(session).or_default();
+                *most = next.max(*most);
+            }
+        }
+    }
+
     /// An unsubscribe was sent.
     pub(super) fn leaves(&mut self, session: &str) {
         self.sure.remove(session);
@@ -135,6 +172,7 @@ impl Client {
     pub fn server_began(&mut self, kept: bool) {
         if !kept {
             self.life.sure.clear();
+            self.life.acknowledged.clear();
             self.presence_may_be_lost();
         }
     }
@@ -231,7 +269,9 @@ impl Client {
         if named != self.name() {
             return Err(format!("resumed as {named}"));
         }
-        if generation <= self.life.generation {
+        // Where its home's session is gone, with all that was, a new life begins to count anew.
+        let lost = claim == Claim::New && (oracle.retention || oracle.damage);
+        if generation <= self.life.generation && !lost {
             return Err(format!("generation {generation} after {}", self.life.generation));
         }
         if claim == Claim::New && (sessions > 0 || frame.patterns == Some(true)) {
@@ -248,8 +288,10 @@ impl Client {
         self.life.stage = Stage::Restoring(sessions, frame.patterns == Some(true));
         if claim == Claim::New || oracle.fills || oracle.retention || oracle.damage {
             self.life.sure.clear();
+            self.life.acknowledged.clear();
             self.presence_may_be_lost();
         }
+        self.life.frames_before = self.event_frames;
         if claim == Claim::New {
             self.presence_enters_anew();
         }
@@ -298,6 +340,10 @@ impl Client {
             self.counts.add("resume", "a session restored where it stood");
         } else {
             self.counts.add("resume", "a session restored by acknowledgements");
+            if let Some(acknowledged) = self.life.acknowledged.get(session).filter(|acknowledged| next < **acknowledged)
+            {
+                return Err(format!("{session} goes on at {next}, and was acknowledged below {acknowledged}"));
+            }
             // An answer that was lost may have named another place.
             follow.by_marker = None;
             follow.rewind(next, oracle.retention)?;

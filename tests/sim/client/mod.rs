@@ -589,9 +589,9 @@ impl Client {
                 self.event_frames_acknowledged += worked_off;
                 self.event_bytes_acknowledged += self.event_bytes.drain(..worked_off as usize).sum::<u64>();
                 let name = self.name();
-                for (session, next) in self.event_places.drain(..worked_off as usize).flatten() {
-                    oracle.board.confirms(&session, &name, next);
-                }
+                let places: Vec<_> = self.event_places.drain(..worked_off as usize).flatten().collect();
+                places.iter().for_each(|(session, next)| oracle.board.confirms(session, &name, *next));
+                self.life.acknowledges(self.next_id, self.event_frames_acknowledged, places);
                 let (events, bytes) = (self.event_frames_acknowledged, self.event_bytes_acknowledged);
                 self.counts.add("ack", "sent");
                 // Who lent events alone counts events alone.

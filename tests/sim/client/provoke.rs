@@ -76,6 +76,8 @@ const BODIES: &[(&str, &str, &str)] = &[
     // Only the session's owner can tell.
     ("stream.append", r#""session":"@","stream":"zz","seq":0,"delta":"x","topic":"zz.secret""#, "forbidden"),
     ("auth", r#""token":"no.key.here""#, "bad_credential"),
+    ("revoke.client", r#""name":"somebody""#, "forbidden"),
+    ("revoke.token", r#""name":"no name""#, "bad_name"),
     ("presence.update", r#""session":"@","state":"tool""#, "not_present"),
     ("presence.leave", r#""session":"@""#, "not_present"),
     ("presence.unwatch", r#""session":"@""#, "not_watching"),

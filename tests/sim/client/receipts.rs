@@ -4,8 +4,8 @@
 //!   reads   Unknown ─ read ─► Asked ─ read ─► Told        a lost connection: Unknown; it says again what it said last, or more
 //!   views   as those of presence
 //! ```
-//! A receipt never claims more than the client did: `read` is something it said, `delivered` no further than what it acknowledged, or
-//! where it went on by its own word. At rest both are exact.
+//! A receipt never claims more than the client did: `read` is something it said, `delivered` no further than what it
+//! acknowledged, or where it went on by its own word. At rest both are exact.
 
 use super::presence::{All, Member, RosterText, View};
 use super::*;

@@ -276,6 +276,7 @@ fn name_of(command: &Command<'_>) -> &'static str {
             EntryAsk::Unwatch { .. } => "entry.unwatch",
             EntryAsk::Fetch { .. } => "entry.fetch, which is on no wire",
         },
+        Command::Revoke { .. } => "revoke",
         Command::Presence { act, .. } => match act {
             PresenceAct::Enter { .. } => "presence.enter",
             PresenceAct::Update { .. } => "presence.update",

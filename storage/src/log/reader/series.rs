@@ -22,6 +22,10 @@ const AHEAD_FROM: u8 = 2;
 /// Longest read while events are being committed, as a number in a series: twice the shortest.
 const BRIEF: u8 = 1;
 
+/// Bytes that are read for a lone record: those few that are longer are read again. Two blocks hold the head of any, wherever
+/// it begins.
+const LONE_BYTES: usize = 2 * BLOCK_BYTES;
+
 /// Blocks of a sidecar that one read of a long series takes: the places of about a thousand records.
 const INDEX_BLOCKS_MAX: usize = 4;
 
@@ -34,6 +38,8 @@ pub(crate) struct Series {
     pub number: u8,
     /// Nobody waits for it.
     pub ahead: bool,
+    /// What follows its first record is not wanted.
+    pub lone: bool,
 }
 
 impl Series {
@@ -66,7 +72,11 @@ pub(crate) struct Onward {
 impl Reader {
     /// Bytes that the read in this buffer asks for.
     pub(super) fn read_bytes(&self, index: u16) -> usize {
-        let doublings = u32::from(self.slots[usize::from(index)].series.number.min(16));
+        let series = self.slots[usize::from(index)].series;
+        if series.lone {
+            return LONE_BYTES;
+        }
+        let doublings = u32::from(series.number.min(16));
         self.ahead_bytes.saturating_mul(1 << doublings).min(self.buffer_bytes)
     }
 
@@ -82,7 +92,7 @@ impl Reader {
         };
         let before = self.slots.iter().find(led_here).filter(|_| self.has_plenty());
         let number = before.map_or(0, |slot| slot.series.number.saturating_add(1));
-        Series { epoch, number, ahead: false }
+        Series { epoch, number, ahead: false, lone: false }
     }
 
     /// A read of this segment that holds the record which covers `from`, or will begin with it.
