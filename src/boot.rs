@@ -27,7 +27,7 @@ use crate::wire::token::{Key, Tokens};
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
 use shards::limits::{POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
-use shards::queues::{Declared, declared};
+use shards::queues::{Known, declared};
 use shards::{ShardConfig, mailbox};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -330,7 +330,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
 }
 
 /// Makes logs that go on of whatever the last process left.
-fn recover(folder: &DataFolder, shards: u16) -> Result<(Vec<RecoveredLog>, Arc<[Declared]>), Failure> {
+fn recover(folder: &DataFolder, shards: u16) -> Result<(Vec<RecoveredLog>, Arc<Known>), Failure> {
     let mut view = folder;
     let fresh_key = HashKey(random_u64(), random_u64());
     let recovered = recovery::recover(&mut view, shards, fresh_key).map_err(|why| {
@@ -349,7 +349,7 @@ fn recover(folder: &DataFolder, shards: u16) -> Result<(Vec<RecoveredLog>, Arc<[
         tracing::info!(torn = recovered.report.torn(), "tails that a crash left unfinished were cut");
     }
     tracing::debug!(report = %recovered.report, "recovered");
-    let queues = declared(&recovered).into();
+    let queues = Arc::new(declared(&recovered));
     Ok((recovered.logs, queues))
 }
 

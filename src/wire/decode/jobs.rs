@@ -107,6 +107,8 @@ impl Reader<'_, '_> {
     pub(super) fn queues(&mut self, kind: Place, fields: &Fields) -> Option<Result<Plan, Refused>> {
         let job = match self.text(kind) {
             "queue.declare" => return Some(self.declare(fields)),
+            "queue.drop" => return Some(self.name(fields, Field::Queue).map(Plan::Undeclare)),
+            "queue.list" => return Some(self.list_queues(fields)),
             "pull" => return Some(self.pull(fields)),
             "dead.list" => return Some(self.dead_list(fields)),
             "complete" => return Some(self.complete_alone(fields)),
@@ -174,7 +176,8 @@ impl Reader<'_, '_> {
     fn complete_alone(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let (job, lease) = (self.job(fields)?, self.lease(fields)?);
         self.commit_parts(fields, job.session)?;
-        Ok(Plan::Commit { session: job.session, complete: Some((job, lease)) })
+        let if_next = self.optional_integer(fields, Field::IfNext)?;
+        Ok(Plan::Commit { session: job.session, complete: Some((job, lease)), if_next })
     }
 
     /// The job that a commit ends.
@@ -196,6 +199,11 @@ impl Reader<'_, '_> {
     fn pull(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let queue = self.name(fields, Field::Queue)?;
         Ok(Plan::Pull { queue, credit: self.required_integer(fields, Field::Credit)? })
+    }
+
+    fn list_queues(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let after = fields.has(Field::After).then(|| self.name(fields, Field::After)).transpose()?;
+        Ok(Plan::Queues { after })
     }
 
     fn dead_list(&mut self, fields: &Fields) -> Result<Plan, Refused> {
