@@ -4,8 +4,8 @@
 //!   log 3:   s0  s1  s2  s3 │ s4  s5 (active)        removed from the front only, so that what is retained of a
 //!            └─ too old ─┘  └─ replay starts here    session is one piece
 //! ```
-//! What is **pinned**, since somebody still works on it, goes neither by age nor by bytes: only where there would be more segments than
-//! memory was planned for.
+//! What is **pinned**, since somebody still works on it, goes neither by age nor by bytes: only where there would be more
+//! segments than memory was planned for.
 
 use crate::catalog::RUNS_MAX;
 use crate::ids::{LogId, SegmentId};

@@ -94,8 +94,8 @@ pub(crate) struct Timers {
     pub now_us: u64,
     /// When events of open jobs were published, in [`PIN_MS`], and of how many.
     pins: BTreeMap<u64, u32>,
-    /// Jobs of all shards that were open when this process began, some perhaps with events in logs that others expire: since when, and
-    /// for how long at most.
+    /// Jobs of all shards that were open when this process began, some perhaps with events in logs that others expire:
+    /// since when, and for how long at most.
     pub boot_pin: Option<(u64, Rest)>,
 }
 

@@ -1,5 +1,5 @@
-//! `queue.drop`: there is no such queue any more, now and after every restart. Its jobs that are open end as dead letters, unless a worker
-//! that has them, or still pulls, ends them before.
+//! `queue.drop`: there is no such queue any more, now and after every restart. Its jobs that are open end as dead letters,
+//! unless a worker that has them, or still pulls, ends them before.
 
 use crate::command::NewEntry;
 use crate::commands::publish::{Form, NewParts, append};
