@@ -35,7 +35,7 @@ pub use revocations::{revoke, too_many};
 use seat::{Belongings, Seat};
 use shards::ids::ShardId;
 use shards::limits::{Limits, POSITION_REPLY_BYTES_MAX, REPLY_BYTES_MAX};
-use shards::queues::{Declared, declared};
+use shards::queues::{Known, declared};
 use shards::{ShardConfig, mailbox};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -384,7 +384,7 @@ fn reactor_config(config: &Config, shard: ShardId, connections: usize, spin_us_m
 }
 
 /// Makes logs that go on of whatever the last process left.
-fn recover(folder: &DataFolder, shards: u16) -> Result<(Vec<RecoveredLog>, Arc<[Declared]>), Failure> {
+fn recover(folder: &DataFolder, shards: u16) -> Result<(Vec<RecoveredLog>, Arc<Known>), Failure> {
     let mut view = folder;
     let fresh_key = HashKey(random_u64(), random_u64());
     let recovered = recovery::recover(&mut view, shards, fresh_key).map_err(|why| {
@@ -403,7 +403,7 @@ fn recover(folder: &DataFolder, shards: u16) -> Result<(Vec<RecoveredLog>, Arc<[
         tracing::info!(torn = recovered.report.torn(), "tails that a crash left unfinished were cut");
     }
     tracing::debug!(report = %recovered.report, "recovered");
-    let queues = declared(&recovered).into();
+    let queues = Arc::new(declared(&recovered));
     Ok((recovered.logs, queues))
 }
 

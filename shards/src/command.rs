@@ -180,6 +180,8 @@ pub enum Command<'a> {
         entries: &'a [NewEntry<'a>],
         /// The job that it ends.
         complete: Option<(JobName<'a>, Lease)>,
+        /// Only where the session goes on at this offset: nothing came in between.
+        if_next: Option<u64>,
     },
     /// A queue of the tenant.
     Queue {
@@ -363,7 +365,7 @@ impl<'a> Command<'a> {
             | Command::Entry { session, .. }
             | Command::Job { session, .. }
             | Command::Presence { session, .. } => Some(session),
-            Command::Queue { ask: QueueAsk::Declare(_) } => Some(crate::queues::QUEUES),
+            Command::Queue { ask: QueueAsk::Declare(_) | QueueAsk::Drop { .. } } => Some(crate::queues::QUEUES),
             _ => None,
         }
     }

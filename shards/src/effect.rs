@@ -4,7 +4,7 @@ pub mod presence;
 pub mod work;
 
 pub use presence::PresenceReply;
-pub use work::{JobHappened, WorkReply};
+pub use work::{JobHappened, QueueItem, WorkReply, put_queue_item, queue_items};
 
 use crate::command::Durability;
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, ShardId};

@@ -105,6 +105,7 @@ refusals! {
     PastDeadline = 4285 "past_deadline" "the job ends before that: ask for no more than is expected";
     ProgressTooLarge = 4286 "progress_too_large" "partial results of the job, or of all jobs of the session, are larger than they may be: publish an event and name it here";
     TooManyQueues = 4287 "too_many_queues" "the tenant has as many queues as it may: use one of them";
+    WrongNext = 4289 "wrong_next" "the session goes on at another offset than if_next says: read up to there, then decide again";
     NotDead = 4288 "not_dead" "the job is no dead letter: it is still open, or was driven again";
     MessageIdReused = 4215 "message_id_reused" "this message_id was used for another event: give each event its own";
     CausalGap = 4216 "causal_gap" "the cause does not exist in this session: publish it first";
@@ -191,6 +192,7 @@ pub const FIELDS: &[&str] = &[
     "prefix",
     "after",
     "if_revision",
+    "if_next",
     "revision",
     "bucket",
     "complete",

@@ -411,8 +411,8 @@ impl Shard {
     pub(crate) fn execute_now(&mut self, call: Call<'_>, command: &Command<'_>) -> Outcome {
         match *command {
             Command::Publish { event, durability, .. } => publish::run(self, call, &event, durability),
-            Command::Commit { events, markers, entries, complete, .. } => {
-                commit::run(self, call, &NewParts { events, markers, entries, complete })
+            Command::Commit { events, markers, entries, complete, if_next, .. } => {
+                commit::run(self, call, &NewParts { events, markers, entries, complete, if_next })
             }
             Command::Entry { ref ask, .. } => entries::run(self, call, ask),
             Command::Queue { ref ask } => queues::run(self, call, ask),

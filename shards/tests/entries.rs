@@ -183,18 +183,34 @@ fn a_commit_is_all_or_nothing() {
         traceparent: "",
     };
     let (one, entries) = ([event("m1")], [put("a", "1"), put("b", "2")]);
-    let commit = Command::Commit { session: SESSION, events: &one, markers: &[], entries: &entries, complete: None };
+    let commit = Command::Commit {
+        session: SESSION,
+        events: &one,
+        markers: &[],
+        entries: &entries,
+        complete: None,
+        if_next: None,
+    };
     assert_eq!(say(&mut world, 0, 1, commit), "committed 0 1 false 2");
     assert_eq!(say(&mut world, 0, 1, commit), "committed 0 1 true 0", "a repeat changes nothing");
     let (two, entries) = ([event("m2")], [put("c", "3"), NewEntry { if_revision: Some(7), ..put("b", "4") }]);
-    let commit = Command::Commit { session: SESSION, events: &two, markers: &[], entries: &entries, complete: None };
+    let commit = Command::Commit {
+        session: SESSION,
+        events: &two,
+        markers: &[],
+        entries: &entries,
+        complete: None,
+        if_next: None,
+    };
     assert_eq!(say(&mut world, 0, 1, commit), "refused wrong_revision if_revision 2");
     let twice = [put("c", "3"), delete("c")];
-    let commit = Command::Commit { session: SESSION, events: &[], markers: &[], entries: &twice, complete: None };
+    let commit =
+        Command::Commit { session: SESSION, events: &[], markers: &[], entries: &twice, complete: None, if_next: None };
     assert_eq!(say(&mut world, 0, 1, commit), "refused repeated_field key");
     let list = page(&mut world, 0, 1, ask(EntryAsk::List { prefix: "", after: None }));
     assert_eq!(list.items.iter().map(|item| item.0.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    let again = Command::Commit { session: SESSION, events: &two, markers: &[], entries: &[], complete: None };
+    let again =
+        Command::Commit { session: SESSION, events: &two, markers: &[], entries: &[], complete: None, if_next: None };
     assert_eq!(say(&mut world, 0, 1, again), "committed 1 1 false 0", "its event was not taken before");
 }
 

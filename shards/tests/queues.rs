@@ -114,6 +114,7 @@ fn complete(world: &mut World, shard: usize, slot: u32, work: &Work) -> String {
         markers: &[],
         entries: &[],
         complete: Some((name, work.lease)),
+        if_next: None,
     };
     say(world, shard, slot, done)
 }
@@ -168,6 +169,7 @@ fn a_job_goes_to_a_worker_on_any_shard_and_ends_once() {
             markers: &[],
             entries: &kept,
             complete: Some((name, lease)),
+            if_next: None,
         };
         let stale = Lease { nonce: work.lease.nonce ^ 1, ..work.lease };
         assert_eq!(say(&mut world, worker, 2, done(stale)), "refused stale_lease lease");
@@ -326,6 +328,126 @@ fn a_worker_that_goes_before_it_was_told_costs_no_attempt() {
     world.settle();
     let got = jobs(&mut world, 0, 3);
     assert_eq!((got.len(), got[0].lease.attempt), (1, 1));
+}
+
+fn cancel<'a>(session: &'a str, message_id: &'a str, cause: Option<&'a str>) -> Command<'a> {
+    let event = NewEvent { prev_event_id: cause, data: b"\"stop\"", ..event("control.cancel", message_id) };
+    Command::Publish { session, event, durability: Durability::Disk }
+}
+
+#[test]
+fn who_is_cancelled_ends_at_once_and_its_worker_hears_of_it() {
+    for shards in [1, 3] {
+        let mut world = world(shards);
+        world.connect(0, 1, "ann");
+        let worker = usize::from(shards - 1);
+        world.connect(worker, 2, "worker");
+        say(&mut world, 0, 1, declare(NewQueue { order: JobOrder::Free, ..policy() }));
+        say(&mut world, worker, 2, pull(2));
+        for id in ["m1", "m2", "m3"] {
+            say(&mut world, 0, 1, publish("a", "job.llm", id));
+        }
+        let got = jobs(&mut world, worker, 2);
+        assert_eq!(got.iter().map(|work| work.offset).collect::<Vec<_>>(), [0, 1], "the third waits");
+        about(&mut world, worker, 2, &got[1], JobAsk::Progress { lease: got[1].lease, partial: b"[1]" });
+        let second = format!("a:{:016x}:1", epoch(&world, "a"));
+        assert_eq!(say(&mut world, 0, 1, cancel("a", "c1", Some(&second))), "published 3 false");
+        let lost = |world: &mut World| {
+            let got = world.queues[worker].got.entry(2).or_default();
+            let lost: Vec<Got> = got.extract_if(.., |got| matches!(got, Got::Lost(..))).collect();
+            lost
+        };
+        assert_eq!(lost(&mut world), [Got::Lost("a".to_owned(), 1)]);
+        assert_eq!(complete(&mut world, worker, 2, &got[1]), "refused unknown_job job", "it has ended");
+        let said = events(&mut world, "a");
+        assert!(said[4].contains(r#""reason":"cancelled","attempts":0,"data":"sorry","partial":[1]"#), "{said:?}");
+        // Without a cause: everything that is open, also what nobody has yet. What ended is not ended again.
+        assert_eq!(complete(&mut world, worker, 2, &got[0]), "committed 5 0 false 0");
+        let third = jobs(&mut world, worker, 2);
+        assert_eq!((third.len(), third[0].offset), (1, 2));
+        say(&mut world, 0, 1, publish("a", "job.llm", "m4"));
+        say(&mut world, 0, 1, cancel("a", "c2", None));
+        pass(&mut world, 40);
+        let said = events(&mut world, "a");
+        assert_eq!(said.iter().filter(|data| data.contains("cancelled")).count(), 3, "{said:?}");
+        pass(&mut world, 11_000);
+        assert_eq!(events(&mut world, "a").len(), said.len(), "no deadline fires for what was cancelled");
+    }
+}
+
+#[test]
+fn a_commit_goes_only_where_nothing_came_in_between() {
+    let mut world = world(2);
+    world.connect(0, 1, "ann");
+    let one = [event("chat", "e1")];
+    let commit = |if_next| Command::Commit {
+        session: "a",
+        events: &one,
+        markers: &[],
+        entries: &[],
+        complete: None,
+        if_next: Some(if_next),
+    };
+    assert_eq!(say(&mut world, 0, 1, commit(3)), "refused wrong_next if_next 0", "there is no such session");
+    assert_eq!(say(&mut world, 0, 1, publish("a", "chat", "m1")), "published 0 false");
+    assert_eq!(say(&mut world, 0, 1, commit(0)), "refused wrong_next if_next 1");
+    assert_eq!(say(&mut world, 0, 1, commit(1)), "committed 1 1 false 0");
+    assert_eq!(say(&mut world, 0, 1, commit(1)), "committed 1 1 true 0", "a repeat is answered as one");
+}
+
+#[test]
+fn a_queue_that_is_dropped_takes_no_more_jobs_and_those_it_has_end() {
+    let mut world = world(3);
+    world.connect(0, 1, "ann");
+    world.connect(1, 2, "worker");
+    let list = |after| Command::Queue { ask: QueueAsk::List { after } };
+    let drop = |queue| Command::Queue { ask: QueueAsk::Drop { queue } };
+    for queue in ["q1", "q2", "q3", "q4", "q5"] {
+        say(&mut world, 0, 1, declare(NewQueue { queue, topics: &["x"], ..policy() }));
+    }
+    say(&mut world, 0, 1, declare(policy()));
+    assert_eq!(say(&mut world, 1, 2, list(None)), "queues llm 100, q1 100, q2 100, q3 100 more");
+    assert_eq!(say(&mut world, 1, 2, list(Some("q3"))), "queues q4 100, q5 100");
+    say(&mut world, 0, 1, publish("a", "job.llm", "m1"));
+    assert_eq!(say(&mut world, 1, 2, drop("nobody")), "refused unknown_queue queue");
+    assert_eq!(say(&mut world, 1, 2, drop(QUEUE)), "Work(QueueDropped { queue: \"llm\" })");
+    say(&mut world, 0, 1, publish("a", "job.llm", "m2"));
+    assert_eq!(say(&mut world, 0, 1, list(None)), "queues q1 100, q2 100, q3 100, q4 100 more");
+    assert_eq!(say(&mut world, 1, 2, pull(1)), "refused unknown_queue queue");
+    pass(&mut world, 10_100);
+    let said = events(&mut world, "a");
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[2].contains(r#""reason":"deadline""#), "the one that was a job is given up: {said:?}");
+}
+
+/// Everything that retention may take is taken, again and again; what somebody still has to work on is there.
+#[test]
+fn retention_takes_no_event_of_a_job_that_is_open() {
+    let log = LogConfig { retention_bytes: 1, checkpoint_bytes: 32 << 10, ..LogConfig::small() };
+    let mut world = World::new(1, Limits::default(), log);
+    world.settle();
+    world.connect(0, 1, "ann");
+    world.connect(0, 2, "worker");
+    say(&mut world, 0, 1, declare(NewQueue { deadline_ms: 600_000, lease_ms: 1000, ..policy() }));
+    say(&mut world, 0, 1, publish("a", "job.llm", "m1"));
+    let filler = vec![b'1'; 3000];
+    let flood = |world: &mut World| {
+        for n in 0..400 {
+            let message_id = format!("f{n}.{}", world.now.wall_ms);
+            let event = NewEvent { data: &filler, ..event("chat", &message_id) };
+            say(world, 0, 1, Command::Publish { session: "b", event, durability: Durability::Disk });
+            if n % 50 == 0 {
+                pass(world, 40);
+            }
+        }
+    };
+    flood(&mut world);
+    say(&mut world, 0, 2, pull(1));
+    let work = jobs(&mut world, 0, 2);
+    assert_eq!((work.len(), events(&mut world, "a").len()), (1, 1), "with its data");
+    assert_eq!(complete(&mut world, 0, 2, &work[0]), "committed 1 0 false 0");
+    flood(&mut world);
+    assert_eq!(events(&mut world, "a").len(), 0, "it has ended: its event goes as others do");
 }
 
 /// What a step of the model does.

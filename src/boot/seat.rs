@@ -16,7 +16,7 @@ use crate::ring::Waker;
 use crate::wire::token::Tokens;
 use rustls::ServerConfig;
 use shards::ids::ShardId;
-use shards::queues::Declared;
+use shards::queues::Known;
 use shards::{Shard, ShardConfig, mailbox};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,7 +38,7 @@ pub(super) struct Belongings {
     pub log: LogConfig,
     pub recovered: RecoveredLog,
     /// Every shard knows all queues before it serves anybody.
-    pub queues: Arc<[Declared]>,
+    pub queues: Arc<Known>,
     pub mail: mailbox::Mailboxes,
     pub folder: Arc<DataFolder>,
     pub desk: Desk,

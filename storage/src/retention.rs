@@ -4,6 +4,8 @@
 //!   log 3:   s0  s1  s2  s3 │ s4  s5 (active)        removed from the front only, so that what is retained of a
 //!            └─ too old ─┘  └─ replay starts here    session is one piece
 //! ```
+//! What is **pinned**, since somebody still works on it, goes neither by age nor by bytes: only where there would be more
+//! segments than memory was planned for.
 
 use crate::catalog::RUNS_MAX;
 use crate::ids::{LogId, SegmentId};
@@ -29,12 +31,14 @@ pub struct RetentionLimits {
 /// Sealed segments to remove now, in the order of removal. `open_bytes` are those of segments not sealed yet. Segments
 /// of `replay_from.0` from number `replay_from.1` on stay: a recovery starts there.
 ///
-/// Of each log only the front may go. By bytes, the log whose front is youngest goes last.
+/// Of each log only the front may go. By bytes, the log whose front is youngest goes last. A segment that may hold an event of
+/// `pinned_ms` or later stays, as long as there are no more than `segments_max`.
 pub fn plan(
     sealed: &[Contents],
     open_bytes: u64,
     now_ms: u64,
     replay_from: (LogId, u32),
+    pinned_ms: u64,
     limits: RetentionLimits,
 ) -> Vec<SegmentId> {
     let mut order: Vec<&Contents> = sealed.iter().collect();
@@ -58,7 +62,9 @@ pub fn plan(
         let Some(front) = oldest else { break };
         let Some((contents, rest)) = front.split_first() else { break };
         let expired = contents.time_max_ms.saturating_add(limits.age_ms_max) < now_ms;
-        if !expired && bytes <= limits.bytes_max && segments <= limits.segments_max {
+        // The oldest of all fronts: where it is pinned, the others are.
+        let pinned = contents.time_max_ms >= pinned_ms;
+        if (pinned || !expired && bytes <= limits.bytes_max) && segments <= limits.segments_max {
             break;
         }
         removed.push(contents.segment);
@@ -100,26 +106,37 @@ mod tests {
     fn by_age_only_the_front_goes() {
         let all = [sealed(1, 0, 100), sealed(1, 1, 900), sealed(1, 2, 100)];
         let limits = RetentionLimits { age_ms_max: 500, ..KEEP_ALL };
-        assert_eq!(numbers(plan(&all, 0, 1000, (LogId(1), 9), limits)), [(1, 0)]);
-        assert_eq!(numbers(plan(&all, 0, 600, (LogId(1), 9), limits)), []);
-        assert_eq!(numbers(plan(&all, 0, 2000, (LogId(1), 9), limits)), [(1, 0), (1, 1), (1, 2)]);
+        assert_eq!(numbers(plan(&all, 0, 1000, (LogId(1), 9), u64::MAX, limits)), [(1, 0)]);
+        assert_eq!(numbers(plan(&all, 0, 600, (LogId(1), 9), u64::MAX, limits)), []);
+        assert_eq!(numbers(plan(&all, 0, 2000, (LogId(1), 9), u64::MAX, limits)), [(1, 0), (1, 1), (1, 2)]);
     }
 
     #[test]
     fn by_bytes_the_oldest_of_all_logs_goes_and_open_segments_count() {
         let all = [sealed(2, 0, 300), sealed(1, 0, 100), sealed(1, 1, 200), sealed(2, 1, 400)];
         let limits = RetentionLimits { bytes_max: 3 * MIB, ..KEEP_ALL };
-        assert_eq!(numbers(plan(&all, 0, 0, (LogId(2), 9), limits)), [(1, 0)]);
-        assert_eq!(numbers(plan(&all, 2 * MIB, 0, (LogId(2), 9), limits)), [(1, 0), (1, 1), (2, 0)]);
+        assert_eq!(numbers(plan(&all, 0, 0, (LogId(2), 9), u64::MAX, limits)), [(1, 0)]);
+        assert_eq!(numbers(plan(&all, 2 * MIB, 0, (LogId(2), 9), u64::MAX, limits)), [(1, 0), (1, 1), (2, 0)]);
         let limits = RetentionLimits { segments_max: 1, ..KEEP_ALL };
-        assert_eq!(numbers(plan(&all, 0, 0, (LogId(2), 9), limits)), [(1, 0), (1, 1), (2, 0)]);
+        assert_eq!(numbers(plan(&all, 0, 0, (LogId(2), 9), u64::MAX, limits)), [(1, 0), (1, 1), (2, 0)]);
     }
 
     #[test]
     fn what_recovery_needs_stays_whatever_the_limits() {
         let all = [sealed(1, 0, 1), sealed(1, 1, 2), sealed(1, 2, 3)];
         let limits = RetentionLimits { age_ms_max: 0, bytes_max: 0, segments_max: 0 };
-        assert_eq!(numbers(plan(&all, 0, 1000, (LogId(1), 1), limits)), [(1, 0)]);
+        assert_eq!(numbers(plan(&all, 0, 1000, (LogId(1), 1), u64::MAX, limits)), [(1, 0)]);
+    }
+
+    #[test]
+    fn what_is_worked_on_stays_unless_memory_is_short() {
+        let all = [sealed(1, 0, 100), sealed(1, 1, 300), sealed(1, 2, 200)];
+        let limits = RetentionLimits { age_ms_max: 0, bytes_max: 0, segments_max: usize::MAX };
+        assert_eq!(numbers(plan(&all, 0, 1000, (LogId(1), 9), 200, limits)), [(1, 0)], "what is behind it too");
+        assert_eq!(numbers(plan(&all, 0, 1000, (LogId(1), 9), 301, limits)), [(1, 0), (1, 1), (1, 2)]);
+        assert_eq!(numbers(plan(&all, 0, 1000, (LogId(1), 9), 50, limits)), []);
+        let limits = RetentionLimits { segments_max: 1, ..limits };
+        assert_eq!(numbers(plan(&all, 0, 1000, (LogId(1), 9), 50, limits)), [(1, 0), (1, 1)]);
     }
 
     proptest! {
@@ -135,7 +152,7 @@ mod tests {
                 sealed(log, next[log as usize] - 1, time)
             }).collect();
             let limits = RetentionLimits { age_ms_max, bytes_max: bytes_max * MIB, segments_max: usize::MAX };
-            let removed = plan(&all, 0, 1000, (LogId(0), from), limits);
+            let removed = plan(&all, 0, 1000, (LogId(0), from), u64::MAX, limits);
             let kept: Vec<_> = all.iter().filter(|contents| !removed.contains(&contents.segment)).collect();
             for log in 0..3 {
                 let gone = removed.iter().filter(|segment| segment.log.0 == log).count();

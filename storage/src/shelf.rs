@@ -85,6 +85,8 @@ pub struct Shelf {
     looked_ms: u64,
     /// As of the last look.
     replay_from: u32,
+    /// Events of this time and later are still needed, Unix ms.
+    pinned_ms: u64,
 }
 
 impl Shelf {
@@ -114,6 +116,7 @@ impl Shelf {
             look: true,
             looked_ms: 0,
             replay_from: 0,
+            pinned_ms: u64::MAX,
         };
         for index in sealed {
             shelf.put(index);
@@ -286,6 +289,13 @@ impl Shelf {
         self.leaving.extend([FileId::Segment(file), FileId::Sidecar(file)]);
     }
 
+    /// Events of this time and later are still needed: their segments stay. `u64::MAX`: none is.
+    pub fn pin(&mut self, from_ms: u64) {
+        // What may go now is looked for as after a seal.
+        self.look |= from_ms > self.pinned_ms;
+        self.pinned_ms = from_ms;
+    }
+
     fn managed(&self) -> Vec<Contents> {
         let manages = |log: LogId| log == self.log || self.manages.contains(&log);
         let contents = self.indexes.values().map(|index| index.contents);
@@ -293,8 +303,8 @@ impl Shelf {
     }
 
     fn expire(&mut self, now_ms: u64, open_bytes: u64, replay_from: u32) {
-        let expired =
-            retention::plan(&self.managed(), open_bytes, now_ms, (self.log, replay_from), self.limits.retention);
+        let (from, limits) = ((self.log, replay_from), self.limits.retention);
+        let expired = retention::plan(&self.managed(), open_bytes, now_ms, from, self.pinned_ms, limits);
         for file in expired {
             self.map.remove(file);
             self.forget(file);

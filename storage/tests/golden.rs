@@ -267,6 +267,75 @@ fn merged_deltas() {
     assert_eq!(found, rest, "what stands alone stays as it was");
 }
 
+/// A record that changes entries and jobs beside an event and a marker; the version before had none.
+#[test]
+fn work() {
+    use storage::record::{
+        DataKind, EntryAct, EntryBody, EventBody, JobAct, JobBody, Kind, MarkerBody, NO_OFFSET, Parts, RecordHead,
+        RecordView, encode_parts, parts_bytes_max,
+    };
+    let event = EventBody {
+        topic: "chat.answer",
+        client_id: "$server",
+        message_id: "llm:3:1700000000000",
+        traceparent: "",
+        data: b"\"sorry\"",
+        data_kind: DataKind::Json as u8,
+        prev_offset: 3,
+        expires_ms: 0,
+        producer_epoch: 0,
+        producer_seq: NO_OFFSET,
+        dedupe_low: 3,
+        dedupe_high: 4,
+        body_hash: 5,
+    };
+    let entry = |key, value, act: EntryAct, expires_ms| EntryBody { key, value, act: act as u8, expires_ms };
+    let entries = [
+        entry("plan", &b"{\"step\":1}"[..], EntryAct::Put, 1_700_000_060_000),
+        entry("lock", b"", EntryAct::Deleted, 0),
+        entry("old", b"", EntryAct::Expired, 0),
+    ];
+    let acts: Vec<JobAct> = (0..).map_while(JobAct::of).collect();
+    let job = |act: &JobAct| JobBody {
+        queue: "llm",
+        offset: *act as u64,
+        act: *act as u8,
+        priority: 1,
+        attempts: 2,
+        at_ms: 1_700_000_010_000,
+        partial: if *act == JobAct::Progress { b"[1]" } else { b"" },
+    };
+    let jobs: Vec<JobBody<'_>> = acts.iter().map(job).collect();
+    let markers = [MarkerBody { name: "planner", offset: 4 }];
+    let parts = Parts { events: &[event], markers: &markers, entries: &entries, jobs: &jobs };
+    let partition = KEY.partition("acme", "demo");
+    let head = RecordHead {
+        length: 0,
+        kind: Kind::Work,
+        slice: partition.slice(),
+        count: 1,
+        slice_seq: 1,
+        partition,
+        offset: 41,
+        epoch: 0xabc,
+        time_ms: 1_700_000_000_000,
+        log_seq: 90,
+        body_bytes: 0,
+    };
+    let mut written = vec![0; parts_bytes_max("acme", "demo", &parts)];
+    let length = encode_parts(&head, "acme", "demo", &parts, &mut written);
+    assert_eq!(length, written.len());
+    let kept = golden("work.record", &written);
+    let record = RecordView::checked(&kept).expect("it is whole");
+    assert_eq!((record.kind(), record.session(), record.events().count()), (Kind::Work, "demo", 1));
+    let found: Vec<_> = record.entries().map(|entry| (entry.key, entry.act, entry.expires_ms)).collect();
+    let wanted =
+        [("plan", EntryAct::Put, 1_700_000_060_000), ("lock", EntryAct::Deleted, 0), ("old", EntryAct::Expired, 0)];
+    assert_eq!(found, wanted);
+    assert_eq!(record.jobs().map(|job| (job.act, job.offset)).last(), Some((JobAct::Cancelled, 8)));
+    assert_eq!(record.jobs().map(|job| job.partial).find(|partial| !partial.is_empty()), Some(&b"[1]"[..]));
+}
+
 #[test]
 fn manifest() {
     use storage::ids::{HashKey, LogId};

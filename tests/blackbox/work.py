@@ -3,6 +3,7 @@
 
     put, expire ─► kill -9 ─► watch from a revision: the changes since, in order, once
     publish ─► workers that finish, give up or vanish, a server that is killed ─► one answer for each job
+    publish, at work, cancel ─► kill -9 ─► ended as cancelled, with its partial result
     publish, nobody works ─► kill -9 over the deadline ─► one fallback          fail, fail ─► dead letter ─► redrive ─► answer
 """
 
@@ -141,7 +142,8 @@ async def dead_letter(server):
 
 
 async def worker(server, dice, stop, count):
-    """Works until told to stop; sometimes vanishes with jobs in its hands, sometimes lets a lease run out and answers too late."""
+    """Works until told to stop, or killed; now and then vanishes with jobs in its hands, fails, or answers when its lease is over."""
+    client = None
     while not stop.is_set():
         try:
             client = await Client.open(server.url)
@@ -162,16 +164,24 @@ async def worker(server, dice, stop, count):
                 if what < 0.14:
                     count["late"] += 1
                     await asyncio.sleep(0.5)
-                answer = {"topic": "answer", "data": frame["event_id"], "message_id": f"a{dice.getrandbits(60)}"}
+                mine = {"job": frame["job"], "lease": frame["lease"]}
+                answer = {"topic": "answer", "data": {"job": frame["job"]}, "message_id": f"a{dice.getrandbits(60)}"}
                 try:
-                    await patiently(
-                        client, {"type": "complete", "job": frame["job"], "lease": frame["lease"], "events": [answer]}
-                    )
+                    if what > 0.94:
+                        count["failed"] += 1
+                        await patiently(client, {"type": "job.fail", **mine, "retry": what < 0.98})
+                    else:
+                        await patiently(client, {"type": "complete", **mine, "events": [answer]})
                 except Refused as no:
                     assert no.name in ("stale_lease", "unknown_job"), no.frame
                     count[no.name] += 1
         except GONE:
             await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            # Killed: its socket goes as that of a dead process, with whatever it had.
+            if client:
+                await client.close(abort=True)
+            raise
 
 
 async def publish(server, dice, stop, asked):
@@ -192,44 +202,88 @@ async def publish(server, dice, stop, asked):
             await asyncio.sleep(0.05)
 
 
+ENDS = {"answer": "done", "ask-late": "fallback", "gave.up": "dead letter"}
+
+
+async def account(client):
+    """Every job of the sessions, and how often each ended how."""
+    jobs, ends = set(), collections.defaultdict(collections.Counter)
+    for session in SESSIONS:
+        for event in await history(client, session):
+            if event["topic"] == "ask.model":
+                jobs.add(event["event_id"])
+            elif event["topic"] in ENDS:
+                ends[event["data"]["job"].removeprefix("ask/")][ENDS[event["topic"]]] += 1
+    return jobs, ends
+
+
 async def once(server, dice, seconds):
-    """Jobs under workers that vanish and a server that is killed: each acknowledged one is answered once."""
+    """Load; three of ten workers are killed for good, others vanish, the server is killed twice. Then the books: each job that was
+    acknowledged is there, and each that is there has ended, once."""
     client = await Client.open(server.url)
-    await declare(client, "ask", lease_ms=400, deadline_ms=120000, attempts=1000, backoff_ms=10, order="none")
+    policy = {"lease_ms": 400, "deadline_ms": 2500, "attempts": 4, "backoff_ms": 10, "order": "none"}
+    await declare(client, "ask", **policy, fallback={"topic": "ask-late", "data": None}, dead_letter="gave.up")
     await client.close()
     asked, count = [], collections.Counter()
     no_more, stop = asyncio.Event(), asyncio.Event()
-    tasks = [asyncio.create_task(publish(server, dice, no_more, asked))]
-    tasks += [asyncio.create_task(worker(server, dice, stop, count)) for _ in range(6)]
-    until = time.monotonic() + seconds
-    kills = 0
-    while time.monotonic() < until:
-        await asyncio.sleep(0.5 + dice.random())
-        server.kill9()
-        server.start(shards=dice.choice([1, 2, 3]))
-        kills += 1
+    publisher = asyncio.create_task(publish(server, dice, no_more, asked))
+    workers = [asyncio.create_task(worker(server, dice, stop, count)) for _ in range(10)]
+    doomed = sorted(dice.sample(range(10), 3), reverse=True)
+    fates = sorted((dice.random() * seconds, whom) for whom in ["server"] * 2 + ["worker"] * len(doomed))
+    begun = time.monotonic()
+    for at, whom in fates:
+        await asyncio.sleep(max(0, begun + at - time.monotonic()))
+        if whom == "server":
+            server.kill9()
+            server.start(shards=dice.choice([1, 2, 3]))
+        else:
+            workers.pop(doomed.pop(0)).cancel()
+    await asyncio.sleep(max(0, begun + seconds - time.monotonic()))
     no_more.set()
-    await tasks[0]
+    await publisher
     client = await Client.open(server.url)
     async with asyncio.timeout(30):
         while True:
-            events = [e for session in SESSIONS for e in await history(client, session)]
-            answers = collections.Counter(e["data"] for e in events if e["topic"] == "answer")
-            if answers.keys() >= {e["event_id"] for e in events if e["topic"] == "ask.model"}:
+            jobs, ends = await account(client)
+            if ends.keys() >= jobs:
                 break
             await asyncio.sleep(0.2)
     # Whoever is late is late now.
     await asyncio.sleep(0.6)
     stop.set()
-    await asyncio.gather(*tasks)
-    events = [e for session in SESSIONS for e in await history(client, session)]
-    answers = collections.Counter(e["data"] for e in events if e["topic"] == "answer")
-    jobs = {e["event_id"] for e in events if e["topic"] == "ask.model"}
+    await asyncio.gather(*workers)
+    jobs, ends = await account(client)
     assert set(asked) <= jobs, "an acknowledged job is not there"
-    twice = [job for job, times in answers.items() if times != 1]
-    assert not twice and answers.keys() == jobs, f"answered twice: {twice[:3]}; of {len(jobs)} jobs {len(answers)} answered"
+    assert ends.keys() == jobs, f"{len(jobs)} jobs, {len(ends)} ended"
+    twice = {job: dict(how) for job, how in ends.items() if sum(how.values()) != 1}
+    assert not twice, f"ended more than once: {twice}"
+    how = dict(sum(ends.values(), collections.Counter()))
     await client.close()
-    return f"{len(jobs)} jobs, each answered once, {kills} kills, {dict(count)}"
+    return f"{len(jobs)} jobs, {len(asked)} acknowledged, each ended once: {how}; workers: {dict(count)}"
+
+
+async def cancelled(server):
+    """An acknowledged cancel holds over kill -9: the job ends as cancelled, with what there was of it, before its deadline."""
+    client = await Client.open(server.url)
+    await declare(client, "long", deadline_ms=600000, lease_ms=300000, fallback={"topic": "stopped", "data": None})
+    await client.call({"type": "pull", "queue": "long", "credit": 1})
+    asked = await client.call({"type": "publish", "session": SESSION, "topic": "long.ask", "message_id": "l1", "data": 1})
+    job = await next_of(client, "job")
+    await client.call({"type": "job.progress", "job": job["job"], "lease": job["lease"], "data": "half"})
+    stop = {"type": "publish", "session": SESSION, "topic": "control.cancel", "message_id": "l2", "data": {}}
+    await client.call({**stop, "prev_event_id": asked["event_id"]})
+    await client.close(abort=True)
+    server.kill9()
+    server.start(shards=2)
+    client = await Client.open(server.url)
+    async with asyncio.timeout(15):
+        while not (said := [e for e in await history(client, SESSION) if e["topic"] == "stopped"]):
+            await asyncio.sleep(0.05)
+    assert [(e["data"]["reason"], e["data"]["partial"]) for e in said] == [("cancelled", "half")], said
+    await client.call({"type": "queue.drop", "queue": "long"})
+    listed = await client.call({"type": "queue.list"})
+    assert "long" not in [one["queue"] for one in listed["queues"]], listed
+    await client.close()
 
 
 async def main():
@@ -243,6 +297,7 @@ async def main():
         told = await entries(server)
         await deadline(server)
         await dead_letter(server)
+        await cancelled(server)
         print(f"entries: {told} changes told after kill -9; {await once(server, random.Random(seed), options.seconds)}")
 
 

@@ -227,6 +227,8 @@ const COMMANDS: &[&str] = &[
     "entry.watch",
     "entry.unwatch",
     "queue.declare",
+    "queue.drop",
+    "queue.list",
     "pull",
     "dead.list",
     "job.fail",
@@ -270,6 +272,8 @@ fn command_name(command: &Command<'_>) -> &'static str {
         },
         Command::Queue { ask } => match ask {
             QueueAsk::Declare(_) => "queue.declare",
+            QueueAsk::Drop { .. } => "queue.drop",
+            QueueAsk::List { .. } => "queue.list",
             QueueAsk::Pull { .. } => "pull",
             QueueAsk::Dead { .. } => "dead.list",
         },
@@ -326,6 +330,8 @@ const FRAMES: &[&str] = &[
     "deleted",
     "entries",
     "declared",
+    "queue.dropped",
+    "queues",
     "pulling",
     "job",
     "job.lost",
@@ -456,8 +462,8 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
         "entries" => return work::entries_again(text, &id, out),
         "job" => return work::job_again(text, out),
         "dead.list" => return work::dead_again(&value, &id, out),
-        "put" | "deleted" | "declared" | "pulling" | "failed" | "dead" | "extended" | "progressed" | "redriven"
-        | "dropped" | "job.lost" => return work::reply_again(&value, &id, out),
+        "put" | "deleted" | "declared" | "queue.dropped" | "queues" | "pulling" | "failed" | "dead" | "extended"
+        | "progressed" | "redriven" | "dropped" | "job.lost" => return work::reply_again(&value, &id, out),
         "watching" | "unwatched" if str("of") == "entries" => return work::reply_again(&value, &id, out),
         "presence" | "receipts" => return roster_again(&value, out),
         "entered" | "updated" | "left" | "read" | "watching" | "unwatched" => {

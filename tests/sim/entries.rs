@@ -32,8 +32,10 @@ struct Floor {
 }
 
 impl Entries {
-    /// Its owner is about to put it.
-    pub fn puts(&mut self, place: &str, key: &str, value: &str) {
+    /// Its owner is about to put it, for a while or for ever.
+    pub fn puts(&mut self, place: &str, key: &str, value: &str, may_go: bool) {
+        // If its answer is lost, it may be there, and gone again.
+        self.floors.entry((place.to_owned(), key.to_owned())).or_default().may_go |= may_go;
         self.sent.insert((place.to_owned(), key.to_owned(), value.to_owned()));
     }
 

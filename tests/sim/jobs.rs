@@ -4,6 +4,8 @@
 //!   job ─► event at its offset ─► exactly one of: answer of a worker (with its end in one record) · fallback · dead letter
 //!   order session: a job that a worker ended, ended after all that were published before it
 //!   never before its deadline is a job answered by the server for its deadline
+//!   an event that cancels it stands before its end ─► it was not waited for: no end for the deadline behind that
+//!   an end as cancelled ─► such an event stands before it
 //! ```
 
 use super::oracle::{Checked, parse_event_id};
@@ -26,6 +28,11 @@ pub struct Jobs {
     /// What stands at each offset: topic and data.
     facts: BTreeMap<(String, u64), (String, String)>,
     sent: BTreeSet<(String, String)>,
+    /// Events that cancel, by session and data: the job that each names, or all.
+    cancelling: BTreeMap<(String, String), Option<u64>>,
+    /// Those that were heard: where they stand.
+    cancelled: BTreeMap<(String, u64), Option<u64>>,
+    epochs: BTreeMap<String, String>,
     /// Acknowledged by the server.
     opened: BTreeSet<(String, u64)>,
     /// Job to its end and the offset of that.
@@ -44,6 +51,17 @@ impl Jobs {
         self.sent.insert((session.to_owned(), data.to_owned()));
     }
 
+    /// A cancel is about to be published.
+    pub fn cancels(&mut self, session: &str, data: &str, one: Option<u64>) {
+        self.cancelling.insert((session.to_owned(), data.to_owned()), one);
+    }
+
+    /// The job of a session that was acknowledged last, and its event.
+    pub fn last_opened(&self, session: &str) -> Option<(u64, String)> {
+        let (_, offset) = self.opened.range((session.to_owned(), 0)..=(session.to_owned(), u64::MAX)).last()?;
+        Some((*offset, format!("{session}:{}:{offset}", self.epochs.get(session)?)))
+    }
+
     /// It is on disk.
     pub fn opened(&mut self, event_id: &str, session: &str) -> Checked {
         let (named, _, offset) = parse_event_id(event_id)?;
@@ -51,6 +69,9 @@ impl Jobs {
             return Err(format!("{event_id} acknowledges a job of {session}"));
         }
         self.opened.insert((session.to_owned(), offset));
+        if let Some((_, epoch)) = event_id.rsplit_once(':').and_then(|(rest, _)| rest.rsplit_once(':')) {
+            self.epochs.insert(session.to_owned(), epoch.to_owned());
+        }
         Ok(())
     }
 
@@ -82,6 +103,14 @@ impl Jobs {
                 let sent = self.sent.contains(&(session.to_owned(), data.to_owned()));
                 return if sent { Ok(()) } else { Err(format!("{event_id}: nobody published {data}")) };
             }
+            "control.cancel" => {
+                let told = (session.to_owned(), data.to_owned());
+                let Some(one) = self.cancelling.get(&told) else {
+                    return Err(format!("{event_id}: nobody cancelled {data}"));
+                };
+                self.cancelled.insert((session.to_owned(), offset), *one);
+                return Ok(());
+            }
             "answer.done" => End::Done,
             "answer.late" if client == "$server" => End::Fallback,
             "answer.dead" if client == "$server" => End::Dead,
@@ -96,6 +125,14 @@ impl Jobs {
         let key = (session.to_owned(), job);
         if let Some(before) = self.ends.insert(key.clone(), (end, offset)) {
             return Err(format!("{name} ended by {before:?}, and again by {end:?} at {offset}"));
+        }
+        let here = (session.to_owned(), job)..(session.to_owned(), offset);
+        let cancelled = self.cancelled.range(here).any(|(_, one)| one.is_none_or(|one| one == job));
+        if end != End::Done && data.contains("\"cancelled\"") && !cancelled {
+            return Err(format!("{name} ended as cancelled at {offset}, and nothing before it says so"));
+        }
+        if end != End::Done && data.contains("\"deadline\"") && cancelled {
+            return Err(format!("{name} was cancelled, and ended at {offset} for its deadline"));
         }
         let begun = self.times.get(&key).copied();
         if self.timely

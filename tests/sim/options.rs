@@ -252,7 +252,7 @@ impl Options {
             if work.chance(500) {
                 roles.push(own(Role { bosses: sessions, silent: true, slow: work.chance(500), ..Role::default() }));
             }
-            for _ in 0..work.between(0, 3) {
+            for _ in 0..work.between(0, 3).max(u64::from(work.chance(800))) {
                 let works = Some(*work.pick(&[1, 3, 20]));
                 roles.push(own(Role { works, slow: work.chance(300), ..Role::default() }));
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   entries of a session, or of a bucket of the tenant     put · delete · get · list · watch
-//!   queues of the tenant                                   declare · pull · dead letters
+//!   queues of the tenant                                   declare · drop · list · pull · dead letters
 //!   a job, by queue and event, under a lease               fail · extend · progress       dead: redrive · drop
 //! ```
 //! A bucket is a session that no client can name otherwise: `$entries.<bucket>`.
@@ -168,6 +168,16 @@ pub struct NewQueue<'a> {
 pub enum QueueAsk<'a> {
     /// It is to be so.
     Declare(NewQueue<'a>),
+    /// It is to be no more.
+    Drop {
+        /// Queue.
+        queue: &'a str,
+    },
+    /// Which there are.
+    List {
+        /// Go on behind this one.
+        after: Option<&'a str>,
+    },
     /// The connection takes up to so many of its jobs at once; 0 = no more.
     Pull {
         /// Queue.

@@ -7,7 +7,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::shard::Shard;
 
 pub(crate) fn run(shard: &mut Shard, call: Call<'_>, parts: &NewParts<'_>) -> Outcome {
-    let NewParts { events, markers, entries, complete } = *parts;
+    let NewParts { events, markers, entries, complete, .. } = *parts;
     if events.is_empty() && markers.is_empty() && entries.is_empty() && complete.is_none() {
         return shard.refuse(call.asker, Refused::field(Refusal::MissingField, "events"));
     }

@@ -45,6 +45,8 @@ pub(crate) struct NewParts<'a> {
     pub entries: &'a [NewEntry<'a>],
     /// The job that it ends.
     pub complete: Option<(JobName<'a>, Lease)>,
+    /// Where the session must go on.
+    pub if_next: Option<u64>,
 }
 
 /// How the appended record was asked for, hence how it is answered.
@@ -87,7 +89,7 @@ fn append_if_sound(
     checked: &mut Checked,
 ) -> Outcome {
     let Call { asker, partition, session, now, .. } = call;
-    let NewParts { events, markers, entries, complete } = *parts;
+    let NewParts { events, markers, entries, complete, if_next } = *parts;
     let bytes = record_bytes_max(shard, asker, session, parts);
     if !shard.log.room(bytes) {
         if shard.log.no_space() {
@@ -128,6 +130,11 @@ fn append_if_sound(
         }
         return shard.refuse(asker, Refused::field(Refusal::MessageIdReused, "message_id"));
     }
+    // A repeat was answered: what it came after has not changed for it.
+    let tail = shard.log.partition(slot).tail();
+    if if_next.is_some_and(|next| next != tail) {
+        return shard.refuse(asker, Refused::expects(Refusal::WrongNext, "if_next", tail));
+    }
     if !entries.is_empty()
         && let Err(refused) = check_entries(shard, partition, slot, &asker.tenant, entries, now)
     {
@@ -146,10 +153,21 @@ fn append_if_sound(
             Some(done)
         }
     };
-    let tail = shard.log.partition(slot).tail();
+    let causes = checked.new.iter().map(|new| (new.prev_offset != NO_OFFSET).then_some(new.prev_offset));
+    let topics = events.iter().map(|event| event.topic);
+    let cancels = shard.cancels(slot, topics.zip(causes), complete.as_ref().map(|(job, _)| job));
+    if !cancels.is_empty() {
+        let bytes = bytes + cancels.iter().map(|(queue, _)| queue.len() + size_of::<JobBody<'_>>()).sum::<usize>();
+        if bytes > shard.log.record_bytes_max() {
+            return shard.refuse(asker, Refused::field(Refusal::CommandTooLarge, "events"));
+        }
+        if !shard.log.room(bytes) {
+            return Outcome::Later;
+        }
+    }
     let openings = shard.openings(&asker.tenant, session, events.iter().map(|event| event.topic), tail, now);
     if !openings.is_empty() {
-        if openings.len() >= RECORD_JOBS_MAX {
+        if openings.len() + cancels.len() >= RECORD_JOBS_MAX {
             return shard.refuse(asker, Refused::field(Refusal::CommandTooLarge, "events"));
         }
         if let Err(refused) = shard.admit_jobs(&asker.tenant, slot, &openings) {
@@ -159,8 +177,17 @@ fn append_if_sound(
     if let Some(refused) = check_markers(shard, slot, markers, events.len() as u64) {
         return shard.refuse(asker, refused);
     }
-    shard.append_checked(call, slot, parts, &checked.new, (done, &openings), form);
+    shard.append_checked(call, slot, parts, &checked.new, Steps { done, openings: &openings, cancels: &cancels }, form);
     Outcome::Done
+}
+
+/// What becomes of jobs by one record.
+#[derive(Clone, Copy)]
+struct Steps<'a> {
+    /// The one that it ends.
+    done: Option<u32>,
+    openings: &'a [Opening],
+    cancels: &'a [(Box<str>, Offset)],
 }
 
 /// Advice while the disk is full: as long as the log itself waits before it tries again.
@@ -193,6 +220,9 @@ fn first_needs_no_past(parts: &NewParts<'_>) -> Option<Refused> {
     let NewParts { events, markers, .. } = *parts;
     if parts.complete.is_some() {
         return Some(Refused::field(Refusal::UnknownJob, "job"));
+    }
+    if parts.if_next.is_some_and(|next| next > 0) {
+        return Some(Refused::expects(Refusal::WrongNext, "if_next", 0));
     }
     if events.is_empty() && !markers.is_empty() {
         return Some(Refused::field(Refusal::UnknownSession, "session"));
@@ -430,12 +460,12 @@ impl Shard {
         slot: PartitionSlot,
         parts: &NewParts<'_>,
         new: &[New],
-        (done, openings): (Option<u32>, &[Opening]),
+        Steps { done, openings, cancels }: Steps<'_>,
         form: Form,
     ) {
         let Call { asker, partition, now, .. } = call;
-        let NewParts { events, markers, entries, complete } = *parts;
-        let plain = entries.is_empty() && openings.is_empty() && complete.is_none();
+        let NewParts { events, markers, entries, complete, .. } = *parts;
+        let plain = entries.is_empty() && openings.is_empty() && cancels.is_empty() && complete.is_none();
         let appended = if let ([event], [new], [], true) = (events, new, markers, plain) {
             self.log.append(slot, &[body(asker, event, new, now)], &[], now.wall_ms)
         } else {
@@ -445,21 +475,24 @@ impl Shard {
                 markers.iter().map(|marker| MarkerBody { name: marker.name, offset: marker.offset }).collect();
             let entries: Vec<EntryBody<'_>> = entries.iter().map(|entry| entry_body(entry, now)).collect();
             let mut jobs: Vec<JobBody<'_>> = openings.iter().map(Opening::body).collect();
-            jobs.extend(complete.iter().map(|(job, _)| JobBody {
-                queue: job.queue,
-                offset: job.offset,
-                act: JobAct::Done as u8,
+            let step = |queue, offset, act| JobBody {
+                queue,
+                offset,
+                act: act as u8,
                 priority: 0,
                 attempts: 0,
                 at_ms: now.wall_ms,
                 partial: b"",
-            }));
+            };
+            jobs.extend(complete.iter().map(|(job, _)| step(job.queue, job.offset, JobAct::Done)));
+            jobs.extend(cancels.iter().map(|(queue, offset)| step(queue, *offset, JobAct::Cancelled)));
             let parts = Parts { events: &bodies, markers: &markers, entries: &entries, jobs: &jobs };
             let appended = self.log.append_parts(slot, &parts, now.wall_ms);
             if !entries.is_empty() {
                 self.entries_changed(partition, slot, &asker.tenant, &entries, now);
             }
             self.jobs_opened(&asker.tenant, openings);
+            self.queues.cancelled(partition, cancels);
             if let Some(done) = done {
                 self.free_worker(done, false);
                 self.queues.set_state(done, State::Settling);

@@ -185,9 +185,10 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
             put_durability(w, *durability);
             put_event(w, event);
         }
-        Command::Commit { session, events, markers, entries, complete } => {
+        Command::Commit { session, events, markers, entries, complete, if_next } => {
             w.u8(2).text(session).u32(events.len() as u32).u32(markers.len() as u32).u32(entries.len() as u32);
             work::put_complete(w, complete);
+            w.option(*if_next);
             entries.iter().for_each(|entry| work::put_entry(w, entry));
             events.iter().for_each(|event| put_event(w, event));
             markers.iter().for_each(|marker| {
@@ -232,12 +233,13 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         2 => {
             let session = r.text();
             let (events, markers, entries) = (r.u32(), r.u32(), r.u32());
-            let complete = work::get_complete(r);
+            let (complete, if_next) = (work::get_complete(r), r.option());
             let entries: Vec<NewEntry<'_>> = (0..entries).map(|_| work::get_entry(r)).collect();
             let events: Vec<NewEvent<'_>> = (0..events).map(|_| get_event(r)).collect();
             let markers: Vec<NewMarker<'_>> =
                 (0..markers).map(|_| NewMarker { name: r.text(), offset: r.u64() }).collect();
-            then(Command::Commit { session, events: &events, markers: &markers, entries: &entries, complete })
+            let (events, markers, entries) = (&events, &markers, &entries);
+            then(Command::Commit { session, events, markers, entries, complete, if_next })
         }
         3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),

@@ -4,9 +4,12 @@
 //!   queue.declare ─► shard of `$queues` ─► sound? no loop? ─► record: an entry ─► committed ─► DEFINE to every shard
 //!                                                                                   answered ◄── DEFINED from every shard
 //! ```
+//! A queue is dropped in the same way: its entry goes, and DEFINE says nothing of it but its name.
+//!
 //! When it is answered every event that matches, wherever it is published, becomes a job; of those published meanwhile some do. What a
 //! crash leaves is either: the record, and then every shard begins with it, or nothing.
 
+use super::jobs::Rest;
 use super::{Definition, QUEUES};
 use crate::effect::{Reply, WorkReply};
 use crate::ids::{CommandId, ShardId};
@@ -18,17 +21,30 @@ use std::sync::Arc;
 use storage::ids::LogSeq;
 use storage::recovery::Recovered;
 
-/// A queue of a recovered folder, to be made known to every shard.
+/// A queue of a recovered folder.
 #[derive(Clone, Debug)]
-pub struct Declared {
+struct Declared {
     tenant: Box<str>,
     definition: Definition,
 }
 
+/// What a recovered folder says of queues, to be made known to every shard.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    queues: Vec<Declared>,
+    /// When the oldest job that is open was opened, and how long one of them can last at most. Milliseconds.
+    open: Option<(u64, u64)>,
+}
+
 /// All queues of a recovered folder.
-pub fn declared(recovered: &Recovered) -> Vec<Declared> {
+pub fn declared(recovered: &Recovered) -> Known {
     let mut found = Vec::new();
+    let mut open: Option<(u64, u64)> = None;
     for log in &recovered.logs {
+        for job in log.streaming.iter().flat_map(|known| &known.jobs).filter(|job| !job.dead) {
+            let (since_ms, life_ms) = (job.opened_ms, job.deadline_ms.saturating_sub(job.opened_ms));
+            open = Some(open.map_or((since_ms, life_ms), |(s, l)| (s.min(since_ms), l.max(life_ms))));
+        }
         let mut take = |tenant: &str, entries: &storage::catalog::Entries| {
             let definitions = entries.live().filter_map(|(_, entry)| Definition::get(&entry.value));
             found.extend(definitions.map(|definition| Declared { tenant: tenant.into(), definition }));
@@ -46,7 +62,7 @@ pub fn declared(recovered: &Recovered) -> Vec<Declared> {
             }
         }
     }
-    found
+    Known { queues: found, open }
 }
 
 /// A declaration on its way.
@@ -57,20 +73,23 @@ pub(super) struct Declaring {
     id: CommandId,
     tenant: Arc<str>,
     queue: Box<str>,
-    /// Told to the other shards once it is committed.
+    /// Told to the other shards once it is committed; empty where it is dropped.
     value: Option<Vec<u8>>,
+    drops: bool,
     waits_for: Vec<ShardId>,
 }
 
 impl Shard {
-    /// These queues were declared before this process began.
-    pub fn know_queues(&mut self, declared: &[Declared]) {
-        for Declared { tenant, definition } in declared {
+    /// These queues were declared before this process began, and so long were jobs open.
+    pub fn know_queues(&mut self, known: &Known) {
+        for Declared { tenant, definition } in &known.queues {
             self.queues.define(tenant, definition.clone());
         }
+        self.queues.timers.boot_pin = known.open.map(|(since_ms, life_ms)| (since_ms, Rest::For(life_ms)));
+        self.log.keep_from(self.queues.timers.pinned_ms());
     }
 
-    /// The record that declares a queue was appended.
+    /// The record that declares a queue, or drops it, was appended.
     pub(crate) fn declaring(
         &mut self,
         origin: Origin,
@@ -82,8 +101,9 @@ impl Shard {
     ) {
         self.queues.declarations += 1;
         let number = self.queues.declarations;
-        let (tenant, queue, value, waits_for) = (tenant.clone(), queue.into(), Some(value), Vec::new());
-        self.queues.declaring.push(Declaring { number, log_seq, origin, id, tenant, queue, value, waits_for });
+        let (tenant, queue, drops, waits_for) = (tenant.clone(), queue.into(), value.is_empty(), Vec::new());
+        let value = Some(value);
+        self.queues.declaring.push(Declaring { number, log_seq, origin, id, tenant, queue, value, drops, waits_for });
     }
 
     /// Makes known what was committed, answers what is known. Returns the work done.
@@ -95,15 +115,13 @@ impl Shard {
                 continue;
             }
             let Some(value) = one.value.take() else { continue };
-            let (tenant, number) = (one.tenant.clone(), one.number);
+            let (tenant, queue, number) = (one.tenant.clone(), one.queue.clone(), one.number);
             let others: Vec<ShardId> = (0..self.config.shards).map(ShardId).filter(|shard| *shard != own).collect();
             one.waits_for.clone_from(&others);
-            if let Some(definition) = Definition::get(&value) {
-                self.queues.define(&tenant, definition);
-            }
+            self.hear_define(&tenant, &queue, &value);
             for shard in others {
                 let mut word = Vec::new();
-                Writer(&mut word).u8(request::DEFINE).u64(number).text(&tenant).bytes(&value);
+                Writer(&mut word).u8(request::DEFINE).u64(number).text(&tenant).text(&queue).bytes(&value);
                 self.queues.tell(shard, word);
             }
             done += 1;
@@ -115,18 +133,25 @@ impl Shard {
                 break;
             }
             let one = self.queues.declaring.swap_remove(at);
-            self.answer(one.origin, one.id, &Reply::Work(WorkReply::Declared { queue: &one.queue }));
+            let queue = &*one.queue;
+            let reply = if one.drops { WorkReply::QueueDropped { queue } } else { WorkReply::Declared { queue } };
+            self.answer(one.origin, one.id, &Reply::Work(reply));
             done += 1;
         }
         done
     }
 
-    /// `DEFINE`: a queue is so from now on.
-    pub(crate) fn handle_define(&mut self, from: ShardId, r: &mut Reader<'_>) {
-        let (number, tenant, value) = (r.u64(), r.text(), r.bytes());
-        if let Some(definition) = Definition::get(value) {
-            self.queues.define(tenant, definition);
+    fn hear_define(&mut self, tenant: &str, queue: &str, value: &[u8]) {
+        match Definition::get(value) {
+            Some(definition) => self.queues.define(tenant, definition),
+            None => self.queues.undefine(tenant, queue),
         }
+    }
+
+    /// `DEFINE`: a queue is so from now on, or is no more.
+    pub(crate) fn handle_define(&mut self, from: ShardId, r: &mut Reader<'_>) {
+        let (number, tenant, queue, value) = (r.u64(), r.text(), r.text(), r.bytes());
+        self.hear_define(tenant, queue, value);
         let mut word = Vec::new();
         Writer(&mut word).u8(request::DEFINED).u64(number);
         self.queues.tell(from, word);

@@ -3,16 +3,20 @@
 //! ```text
 //!   lease over, fail ─► attempts left? ─ yes ─► record: tried               ─► again after the backoff
 //!                           └ no ─┐
-//!   deadline ─► fallback? ─ no ───┴──────────► record: dead     + event of the dead letter's topic
+//!   deadline, cancelled ─► fallback? ─ no ┴──► record: dead     + event of the dead letter's topic
 //!                    └ yes ──────────────────► record: fallback + event of the fallback's topic
 //! ```
 //! The end and what the server says of it are one record. The event names its cause, the job's own event, and has a message id that no
 //! client can have made: the job's name under `$server`. It is exempt from capacities: an answer is never refused.
+//!
+//! A `control.cancel` cancels the job whose event is its cause, or without a cause all jobs of its session that are open: the steps that
+//! say so stand in its own record, so a crash forgets neither or both.
 
 use super::jobs::{Due, State};
 use super::policy::Definition;
+use super::worker::Freed;
 use super::{JobKey, SERVER};
-use crate::command::DataKind;
+use crate::command::{DataKind, JobName};
 use crate::effect::JobHappened;
 use crate::ids::{Now, Offset};
 use crate::names::is_topic;
@@ -25,6 +29,9 @@ use storage::record::{EventBody, JobAct, JobBody, NO_OFFSET, Parts, parts_bytes_
 
 /// Jobs that one turn ends or tries again.
 const DUE_PER_TURN_MAX: usize = 256;
+
+/// Topic of the event that cancels jobs.
+const CANCEL: &str = "control.cancel";
 
 /// Topic of what is given up where its queue is not known any more.
 const DEAD_TOPIC: &str = "job.dead";
@@ -57,6 +64,8 @@ impl Opening {
 pub(crate) enum Reason {
     /// Its time is over.
     Deadline,
+    /// An event wants it no longer.
+    Cancelled,
     /// Its attempts are.
     Attempts,
     /// A worker said that trying again is no use.
@@ -69,6 +78,7 @@ impl Reason {
     const fn name(self) -> &'static str {
         match self {
             Reason::Deadline => "deadline",
+            Reason::Cancelled => "cancelled",
             Reason::Attempts => "attempts",
             Reason::Failed => "failed",
             Reason::Lost => "lost",
@@ -138,6 +148,33 @@ impl Shard {
         Ok(())
     }
 
+    /// Jobs that these events cancel; not the one that their record ends. Their offsets begin at the tail.
+    pub(crate) fn cancels<'a>(
+        &self,
+        slot: PartitionSlot,
+        events: impl Iterator<Item = (&'a str, Option<Offset>)>,
+        done: Option<&JobName<'_>>,
+    ) -> Vec<(Box<str>, Offset)> {
+        let mut cancels: Vec<(Box<str>, Offset)> = Vec::new();
+        if self.queues.is_empty() && self.queues.open() == 0 {
+            return cancels;
+        }
+        let partition = self.log.partition(slot);
+        for (at, (topic, cause)) in (partition.tail()..).zip(events) {
+            if topic != CANCEL {
+                continue;
+            }
+            for job in partition.cancelled_by(at, cause) {
+                let is_done = done.is_some_and(|done| done.queue == &*job.queue && done.offset == job.offset);
+                let known = cancels.iter().any(|(queue, offset)| (queue, *offset) == (&job.queue, job.offset));
+                if !is_done && !known {
+                    cancels.push((job.queue.clone(), job.offset));
+                }
+            }
+        }
+        cancels
+    }
+
     /// They were appended.
     pub(crate) fn jobs_opened(&mut self, tenant: &Arc<str>, openings: &[Opening]) {
         for opening in openings {
@@ -164,6 +201,7 @@ impl Shard {
                 continue;
             }
             let (partition, session, line) = (job.partition, job.session.clone(), job.line);
+            let over = if job.cancelled { Reason::Cancelled } else { Reason::Deadline };
             let tenant = self.queues.lines[line as usize].tenant.clone();
             let slot = match self.open(partition, &tenant, &session, None) {
                 Opened::Ready(slot) => slot,
@@ -174,7 +212,7 @@ impl Shard {
                 }
             };
             let ended = match due {
-                Due::Deadline => self.end_job(id.0, slot, Reason::Deadline, now).map(|_| ()),
+                Due::Deadline => self.end_job(id.0, slot, over, now).map(|_| ()),
                 Due::Lost => self.end_job(id.0, slot, Reason::Lost, now).map(|_| ()),
                 _ => self.attempt_over(id.0, slot, None, true, now).map(|_| ()),
             };
@@ -239,7 +277,9 @@ impl Shard {
         let definition = self.queues.definition(&tenant, &queue).cloned();
         let fallback = definition.as_ref().and_then(|definition| definition.fallback.as_ref());
         let (act, topic, said) = match (reason, fallback) {
-            (Reason::Deadline | Reason::Lost, Some((topic, data))) => (JobAct::Fallback, &**topic, &**data),
+            (Reason::Deadline | Reason::Cancelled | Reason::Lost, Some((topic, data))) => {
+                (JobAct::Fallback, &**topic, &**data)
+            }
             _ => (JobAct::Dead, definition.as_ref().map_or(DEAD_TOPIC, |d| &d.dead_letter), &b""[..]),
         };
         debug_assert!(is_topic(topic.as_bytes()), "declared");
@@ -286,6 +326,11 @@ impl Shard {
     pub(crate) fn free_worker(&mut self, job: u32, lost: bool) {
         let known = &self.queues.jobs[job as usize];
         let State::Claimed(claim) = known.state else { return };
+        let lost = match (lost, known.cancelled) {
+            (false, _) => Freed::Ended,
+            (true, false) => Freed::Lost,
+            (true, true) => Freed::Cancelled,
+        };
         let key = JobKey::of(known.partition, &self.queues.lines[known.line as usize].queue, known.offset);
         self.say_free(claim.shard, key, claim.lease.nonce, lost);
     }

@@ -14,6 +14,7 @@ use crate::command::{JobName, Lease};
 use crate::ids::{Epoch, Now, Offset, PartitionId, ShardId};
 use crate::shard::Shard;
 use crate::wheel::Wheel;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use storage::catalog::OpenJob;
 use storage::log::{Log, Streaming};
@@ -55,6 +56,8 @@ pub(crate) struct Job {
     pub line: u32,
     pub class: u8,
     pub attempts: u16,
+    /// When its event was published, as far as this process knows: from there on the log keeps what there is.
+    pub event_ms: u64,
     pub opened_ms: u64,
     /// Wall time; of a dead one, since when.
     pub deadline_ms: u64,
@@ -62,6 +65,8 @@ pub(crate) struct Job {
     pub state: State,
     /// Somebody has claimed it since this process began.
     pub was_claimed: bool,
+    /// An event wants it no longer.
+    pub cancelled: bool,
     /// Its event, where it had to be read from disk.
     pub event: Option<Box<[u8]>>,
 }
@@ -87,9 +92,46 @@ pub(crate) struct Timers {
     /// Jobs of the recovered log that have no time of this process yet, and when the next attempt of each may begin.
     recovered: Vec<((u32, u32), u64)>,
     pub now_us: u64,
+    /// When events of open jobs were published, in [`PIN_MS`], and of how many.
+    pins: BTreeMap<u64, u32>,
+    /// Jobs of all shards that were open when this process began, some perhaps with events in logs that others expire:
+    /// since when, and for how long at most.
+    pub boot_pin: Option<(u64, Rest)>,
 }
 
+/// How long something lasts: known only once the clock is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rest {
+    /// So long, ms.
+    For(u64),
+    /// Until then, monotonic.
+    Until(u64),
+}
+
+/// Grain in which is known when events of open jobs were published.
+const PIN_MS: u64 = 1024;
+
 impl Timers {
+    fn pin(&mut self, event_ms: u64) {
+        *self.pins.entry(event_ms / PIN_MS).or_default() += 1;
+    }
+
+    fn unpin(&mut self, event_ms: u64) {
+        if let Some(count) = self.pins.get_mut(&(event_ms / PIN_MS)) {
+            *count -= 1;
+            if *count == 0 {
+                self.pins.remove(&(event_ms / PIN_MS));
+            }
+        }
+    }
+
+    /// Events of this time and later may be those of open jobs.
+    pub fn pinned_ms(&self) -> Option<u64> {
+        let own = self.pins.first_key_value().map(|(grain, _)| grain * PIN_MS);
+        let boot = self.boot_pin.map(|(since_ms, _)| since_ms);
+        own.into_iter().chain(boot).min()
+    }
+
     pub fn put(&mut self, at_us: u64, job: (u32, u32), due: Due) {
         self.wheel.put(at_us, (job, due));
     }
@@ -112,11 +154,13 @@ impl Queues {
                 let (slot, generation) = self.insert(partition, session, *epoch, *offset, line, *priority);
                 let fresh = &mut self.jobs[slot as usize];
                 (fresh.opened_ms, fresh.deadline_ms, fresh.attempts) = (*opened_ms, *deadline_ms, *attempts);
+                (fresh.event_ms, fresh.cancelled) = (*opened_ms, !*dead && deadline_ms == opened_ms);
                 if *dead {
                     self.bury(slot);
                 } else {
                     self.lines[line as usize].used += 1;
                     self.timers.recovered.push(((slot, generation), *ready_ms));
+                    self.timers.pin(*opened_ms);
                 }
             }
         }
@@ -142,11 +186,13 @@ impl Queues {
             line,
             class,
             attempts: 0,
+            event_ms: 0,
             opened_ms: 0,
             deadline_ms: 0,
             deadline_us: u64::MAX,
             state: State::Backoff,
             was_claimed: false,
+            cancelled: false,
             event: None,
         };
         let slot = self.jobs.insert(job) as u32;
@@ -233,6 +279,15 @@ impl Queues {
         }
     }
 
+    /// Their record was appended: however they end behind it, it is not because they were waited for.
+    pub fn cancelled(&mut self, partition: PartitionId, cancels: &[(Box<str>, Offset)]) {
+        for (queue, offset) in cancels {
+            if let Some(slot) = self.job_of.get(&JobKey::of(partition, queue, *offset)) {
+                self.jobs[*slot as usize].cancelled = true;
+            }
+        }
+    }
+
     /// Its worker was heard of.
     pub fn extend_lease(&mut self, slot: u32, until_us: u64) {
         let job = &mut self.jobs[slot as usize];
@@ -295,10 +350,21 @@ impl Queues {
                     }
                     let job = &mut self.jobs[slot as usize];
                     (job.attempts, job.opened_ms, job.deadline_ms) = (0, record.time_ms(), step.at_ms);
-                    (job.state, job.was_claimed) = (State::Backoff, false);
+                    (job.state, job.was_claimed, job.cancelled) = (State::Backoff, false, false);
+                    let event_ms = job.event_ms;
+                    self.timers.pin(event_ms);
                     self.begin(slot, now.mono_us + life_ms * 1000);
                 }
                 (JobAct::Dropped, Some(slot)) => self.remove(slot),
+                (JobAct::Cancelled, Some(slot)) => {
+                    let job = &mut self.jobs[slot as usize];
+                    if matches!(job.state, State::Dead(_)) {
+                        continue;
+                    }
+                    (job.cancelled, job.deadline_us) = (true, now.mono_us);
+                    // One that settles is looked at when it has.
+                    self.due.push_back(((slot, job.generation), Due::Deadline));
+                }
             }
         }
     }
@@ -312,7 +378,8 @@ impl Queues {
         let (partition, session, epoch) = (record.partition(), record.session(), record.epoch());
         let (slot, _) = self.insert(partition, session, epoch, step.offset, line, step.priority);
         let job = &mut self.jobs[slot as usize];
-        (job.opened_ms, job.deadline_ms) = (record.time_ms(), step.at_ms);
+        (job.event_ms, job.opened_ms, job.deadline_ms) = (record.time_ms(), record.time_ms(), step.at_ms);
+        self.timers.pin(record.time_ms());
         let life_us = step.at_ms.saturating_sub(record.time_ms()) * 1000;
         self.begin(slot, now.mono_us + life_us);
     }
@@ -323,7 +390,9 @@ impl Queues {
         let here = &mut self.lines[line as usize];
         here.used = here.used.saturating_sub(1);
         here.ended(now.mono_us);
-        let (partition, offset) = (self.jobs[slot as usize].partition, self.jobs[slot as usize].offset);
+        let job = &self.jobs[slot as usize];
+        let (partition, offset) = (job.partition, job.offset);
+        self.timers.unpin(job.event_ms);
         self.lines[line as usize].remove(partition, offset);
         self.note_news(line);
     }
@@ -351,6 +420,11 @@ impl Shard {
     pub(super) fn jobs_look(&mut self, now: Now) -> usize {
         let queues = &mut self.queues;
         queues.timers.now_us = now.mono_us;
+        queues.timers.boot_pin = match queues.timers.boot_pin {
+            Some((since_ms, Rest::For(ms))) => Some((since_ms, Rest::Until(now.mono_us + ms * 1000))),
+            Some((_, Rest::Until(us))) if us <= now.mono_us => None,
+            pin => pin,
+        };
         for (id, ready_ms) in std::mem::take(&mut queues.timers.recovered) {
             let Some(job) = queues.get(id) else { continue };
             let life_ms = job.deadline_ms.saturating_sub(job.opened_ms);
@@ -383,6 +457,7 @@ impl Shard {
             }
         }
         queues.timers.fired = fired;
+        self.log.keep_from(self.queues.timers.pinned_ms());
         count
     }
 
@@ -421,5 +496,20 @@ mod tests {
         assert_eq!(rest_ms(1000, 400, 700), 300);
         assert_eq!(rest_ms(1000, 400, 2000), 0);
         assert_eq!(rest_ms(1000, 400, 1), 400);
+    }
+
+    #[test]
+    fn the_oldest_open_job_says_what_is_kept() {
+        let mut timers = Timers::default();
+        assert_eq!(timers.pinned_ms(), None);
+        for event_ms in [9 * PIN_MS + 5, 3 * PIN_MS + 1, 3 * PIN_MS + 9] {
+            timers.pin(event_ms);
+        }
+        timers.unpin(3 * PIN_MS + 1);
+        assert_eq!(timers.pinned_ms(), Some(3 * PIN_MS), "not later than the event");
+        timers.unpin(3 * PIN_MS + 9);
+        assert_eq!(timers.pinned_ms(), Some(9 * PIN_MS));
+        timers.boot_pin = Some((7, Rest::For(5)));
+        assert_eq!(timers.pinned_ms(), Some(7));
     }
 }

@@ -23,6 +23,7 @@
 
 pub(crate) mod claim;
 pub(crate) mod dead;
+mod deal;
 pub(crate) mod declare;
 pub(crate) mod ends;
 pub(crate) mod jobs;
@@ -31,7 +32,7 @@ pub(crate) mod packed;
 pub(crate) mod policy;
 pub(crate) mod worker;
 
-pub use declare::{Declared, declared};
+pub use declare::{Known, declared};
 
 use crate::ids::{Offset, PartitionId, ShardId};
 use crate::shard::Shard;
@@ -111,6 +112,16 @@ impl Queues {
             self.lines[line as usize].reorder(definition.order);
         }
         self.definitions.entry(tenant.into()).or_default().insert(queue, Arc::new(definition));
+    }
+
+    /// There is no such queue from now on. Its jobs that are open go on to their deadlines, and end as dead letters.
+    pub fn undefine(&mut self, tenant: &str, queue: &str) {
+        if let Some(of_tenant) = self.definitions.get_mut(tenant) {
+            of_tenant.remove(queue);
+            if of_tenant.is_empty() {
+                self.definitions.remove(tenant);
+            }
+        }
     }
 
     fn find_line(&self, tenant: &str, queue: &str) -> Option<u32> {

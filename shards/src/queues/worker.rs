@@ -10,6 +10,7 @@
 //! session's shard says FREE. A job for a worker that has gone before it was told goes back at once, and counts as no attempt; one that
 //! it was told of runs until its lease is over, for a lost socket is no failure.
 
+use super::deal::Deal;
 use super::{JobKey, packed};
 use crate::command::JobName;
 use crate::effect::{JobHappened, Reply, WorkReply};
@@ -61,6 +62,27 @@ impl Pull {
     }
 }
 
+/// How a job came to be its worker's no longer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Freed {
+    /// By its own word.
+    Ended,
+    /// Its lease or its deadline was over.
+    Lost,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl Freed {
+    fn of(number: u8) -> Freed {
+        match number {
+            0 => Freed::Ended,
+            1 => Freed::Lost,
+            _ => Freed::Cancelled,
+        }
+    }
+}
+
 /// A job that a connection has, or is about to be told of.
 struct Held {
     connection: ConnectionId,
@@ -73,7 +95,8 @@ struct Held {
     told: bool,
 }
 
-type QueueName = (Arc<str>, Arc<str>);
+/// Tenant and queue.
+pub(super) type QueueName = (Arc<str>, Arc<str>);
 
 /// All that the connections of a shard take.
 #[derive(Default)]
@@ -81,7 +104,7 @@ pub(crate) struct Workers {
     pulls: BTreeMap<QueueName, Pull>,
     held: HashMap<JobKey, Held, BuildHasherDefault<Xxh3Default>>,
     /// Queues with credit and something to ask for, perhaps.
-    due: VecDeque<QueueName>,
+    due: Deal,
     /// Jobs that wait for room in the socket of their worker.
     ready: VecDeque<(JobKey, u64, Box<[u8]>)>,
 }
@@ -98,7 +121,7 @@ impl Workers {
             && pull.sources.iter().any(|source| source.ready && !source.asked)
             && !std::mem::replace(&mut pull.is_due, true)
         {
-            self.due.push_back(name.clone());
+            self.due.push(name.clone());
         }
     }
 }
@@ -212,7 +235,7 @@ impl Shard {
     pub(super) fn serve_claims(&mut self, now: Now) -> usize {
         let mut done = 0;
         for _ in 0..self.workers.due.len() {
-            let Some(name) = self.workers.due.pop_front() else { break };
+            let Some(name) = self.workers.due.pop() else { break };
             let Some(pull) = self.workers.pulls.get_mut(&name) else { continue };
             pull.is_due = false;
             let count = pull.free().min(CLAIM_JOBS_MAX);
@@ -247,7 +270,7 @@ impl Shard {
                         if let Some(pull) = self.workers.pulls.get_mut(&name) {
                             pull.is_due = true;
                         }
-                        self.workers.due.push_back(name);
+                        self.workers.due.push(name);
                         break;
                     }
                 }
@@ -332,31 +355,36 @@ impl Shard {
     }
 
     /// Tells the shard of a worker that its job is no longer its own.
-    pub(super) fn say_free(&mut self, shard: ShardId, key: JobKey, nonce: u64, lost: bool) {
+    pub(super) fn say_free(&mut self, shard: ShardId, key: JobKey, nonce: u64, how: Freed) {
         if shard == self.config.shard {
-            self.job_freed(key, nonce, lost);
+            self.job_freed(key, nonce, how);
         } else {
             let mut word = Vec::new();
-            Writer(&mut word).u8(request::FREE).u128(key.0).u64(nonce).u8(u8::from(lost));
+            Writer(&mut word).u8(request::FREE).u128(key.0).u64(nonce).u8(how as u8);
             self.queues.tell(shard, word);
         }
     }
 
     /// `FREE`: a job of a worker here is no longer its own.
     pub(crate) fn handle_free(&mut self, r: &mut Reader<'_>) {
-        let (key, nonce, lost) = (JobKey(r.u128()), r.u64(), r.u8() == 1);
-        self.job_freed(key, nonce, lost);
+        let (key, nonce, how) = (JobKey(r.u128()), r.u64(), Freed::of(r.u8()));
+        self.job_freed(key, nonce, how);
     }
 
-    fn job_freed(&mut self, key: JobKey, nonce: u64, lost: bool) {
+    fn job_freed(&mut self, key: JobKey, nonce: u64, how: Freed) {
         if self.workers.held.get(&key).is_none_or(|held| held.nonce != nonce) {
             return;
         }
         let Some(held) = self.workers.held.remove(&key) else { return };
         self.return_credit(&held);
-        if lost && held.told && self.has_effect_room(1) && self.readers.clients.get(held.connection).is_some() {
+        if how != Freed::Ended
+            && held.told
+            && self.has_effect_room(1)
+            && self.readers.clients.get(held.connection).is_some()
+        {
             let job = JobName { queue: &held.queue, epoch: held.epoch, offset: held.offset };
-            let reply = WorkReply::Job { session: &held.session, job, happened: JobHappened::Lost };
+            let happened = JobHappened::Lost { cancelled: how == Freed::Cancelled };
+            let reply = WorkReply::Job { session: &held.session, job, happened };
             self.effects.reply(held.connection, CommandId::None, &Reply::Work(reply));
         }
     }

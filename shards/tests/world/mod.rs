@@ -335,7 +335,7 @@ impl World {
             if let Effect::Reply {
                 connection,
                 id: CommandId::None,
-                reply: Reply::Work(WorkReply::Job { session, job, happened: JobHappened::Lost }),
+                reply: Reply::Work(WorkReply::Job { session, job, happened: JobHappened::Lost { .. } }),
             } = effect
             {
                 let lost = Got::Lost(session.to_owned(), job.offset);
@@ -358,6 +358,12 @@ impl World {
                         format!("committed {offset} {count} {duplicate} {revision}")
                     }
                     Reply::Work(WorkReply::Job { happened, .. }) => format!("{happened:?}"),
+                    Reply::Work(WorkReply::Queues { items, more }) => {
+                        let all: Vec<String> = shards::effect::queue_items(items)
+                            .map(|item| format!("{} {}", item.queue, item.capacity))
+                            .collect();
+                        format!("queues {}{}", all.join(", "), if more { " more" } else { "" })
+                    }
                     Reply::Work(WorkReply::Put { key, revision, .. }) => format!("put {key} {revision}"),
                     Reply::Work(WorkReply::Deleted { key, revision, .. }) => format!("deleted {key} {revision}"),
                     other => format!("{other:?}"),

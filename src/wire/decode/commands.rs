@@ -268,7 +268,7 @@ impl Reader<'_, '_> {
         if !has_parts && complete.is_none() {
             return Err(fields.refused(Refusal::MissingField, Field::Events));
         }
-        Ok(Plan::Commit { session, complete })
+        Ok(Plan::Commit { session, complete, if_next: self.optional_integer(fields, Field::IfNext)? })
     }
 
     /// Events, markers and entries of a commit into this session.

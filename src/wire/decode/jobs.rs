@@ -167,7 +167,8 @@ impl Reader<'_, '_> {
     pub(super) fn complete_alone(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let (job, lease) = (self.job(fields)?, self.lease(fields)?);
         self.commit_parts(fields, job.session)?;
-        Ok(Plan::Commit { session: job.session, complete: Some((job, lease)) })
+        let if_next = self.optional_integer(fields, Field::IfNext)?;
+        Ok(Plan::Commit { session: job.session, complete: Some((job, lease)), if_next })
     }
 
     /// The job that a commit ends.
@@ -189,6 +190,11 @@ impl Reader<'_, '_> {
     pub(super) fn pull(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let queue = self.name(fields, Field::Queue)?;
         Ok(Plan::Pull { queue, credit: self.required_integer(fields, Field::Credit)? })
+    }
+
+    pub(super) fn list_queues(&mut self, fields: &Fields) -> Result<Plan, Refused> {
+        let after = fields.has(Field::After).then(|| self.name(fields, Field::After)).transpose()?;
+        Ok(Plan::Queues { after })
     }
 
     pub(super) fn dead_list(&mut self, fields: &Fields) -> Result<Plan, Refused> {

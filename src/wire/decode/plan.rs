@@ -73,7 +73,7 @@ pub(super) enum Plan {
     Ping,
     UnsubscribePatterns,
     Publish { session: Place, durability: Durability },
-    Commit { session: Place, complete: Option<(JobPlan, Lease)> },
+    Commit { session: Place, complete: Option<(JobPlan, Lease)>, if_next: Option<u64> },
     Subscribe { session: Place, from: FromPlan, policy: Policy },
     StreamAppend { session: Place, stream: Place, seq: u64, delta: Place, topic: Option<Place>, durability: Durability },
     StreamClose { session: Place, stream: Place, status: StreamStatus },
@@ -86,6 +86,8 @@ pub(super) enum Plan {
     Entry { session: Place, ask: EntryPlan },
     Job { job: JobPlan, ask: JobAskPlan },
     Declare(QueuePlan),
+    Undeclare(Place),
+    Queues { after: Option<Place> },
     Pull { queue: Place, credit: u64 },
     Dead { queue: Place, from: u64 },
     Revoke { what: Revocable, name: Place },
@@ -145,6 +147,8 @@ impl Reader<'_, '_> {
                 *patterns = recycled(some_patterns);
                 flow
             }
+            Plan::Undeclare(queue) => each(Command::Queue { ask: QueueAsk::Drop { queue: text(queue) } }),
+            Plan::Queues { after } => each(Command::Queue { ask: QueueAsk::List { after: after.map(text) } }),
             Plan::Pull { queue, credit } => each(Command::Queue { ask: QueueAsk::Pull { queue: text(queue), credit } }),
             Plan::Dead { queue, from } => each(Command::Queue { ask: QueueAsk::Dead { queue: text(queue), from } }),
             Plan::UnsubscribePatterns => each(Command::UnsubscribePatterns),
@@ -155,7 +159,7 @@ impl Reader<'_, '_> {
                 // `publish` has just planned it.
                 None => ControlFlow::Continue(()),
             },
-            Plan::Commit { session, complete } => {
+            Plan::Commit { session, complete, if_next } => {
                 let mut some_events: Vec<NewEvent<'_>> = recycled(std::mem::take(events));
                 some_events.extend(event_plans.iter().map(|plan| plan.event(frame, bytes)));
                 let mut some_markers: Vec<NewMarker<'_>> = recycled(std::mem::take(markers));
@@ -168,6 +172,7 @@ impl Reader<'_, '_> {
                     markers: &some_markers,
                     entries: &some_entries,
                     complete: complete.map(|(job, lease)| (job.name(frame, bytes), lease)),
+                    if_next,
                 };
                 let flow = each(command);
                 *entries = recycled(some_entries);

@@ -9,8 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use shards::command::{
-    Claim, DataKind, Durability, From, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceAct, PresenceState,
-    Revocable, RosterKind, SeenEvent, StreamStatus,
+    Claim, DataKind, Durability, From, JobName, Lease, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceAct,
+    PresenceState, Revocable, RosterKind, SeenEvent, StreamStatus,
 };
 use shards::ids::{InlineText, SLICES};
 
@@ -407,7 +407,11 @@ fn policy(fields: &Object<'_>) -> Result<Policy, No> {
 }
 
 fn commit(fields: &Object<'_>) -> Result<String, No> {
-    let session = fields.name("session")?;
+    commit_into(fields, fields.name("session")?, None)
+}
+
+/// A commit into this session; without `ends` it may say itself which job it ends.
+fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Lease)>) -> Result<String, No> {
     let mut events = Vec::new();
     match fields.get("events").map(|node| &node.tree) {
         None => {}
@@ -432,14 +436,19 @@ fn commit(fields: &Object<'_>) -> Result<String, No> {
         }
     }
     let entries = work::commit_entries(fields)?;
-    if events.is_empty() && markers.is_empty() && entries.is_empty() {
+    let complete = match ends {
+        None => work::commit_complete(fields, session)?,
+        ends => ends,
+    };
+    if events.is_empty() && markers.is_empty() && entries.is_empty() && complete.is_none() {
         return Err(fields.no(Refusal::MissingField, "events"));
     }
     let events: Vec<NewEvent<'_>> = events.iter().map(|(_, event)| whole(event)).collect();
     let markers: Vec<NewMarker<'_>> =
         markers.iter().map(|(name, offset)| NewMarker { name, offset: *offset }).collect();
     let (events, markers, entries) = (&events, &markers, &entries);
-    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete: None }))
+    let if_next = fields.optional("if_next", Object::integer)?;
+    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, if_next }))
 }
 
 fn whole<'a>(event: &'a Event<'_>) -> NewEvent<'a> {
@@ -703,6 +712,11 @@ const FRAMES: &[&str] = &[
     r#"[{"type":"job.extend","job":"q/a:b:00f1e2d3c4b5a697:0","lease":"1.8899aabbccddeeff","lease_ms":9},{"type":"pull","queue":"q","credit":2}]"#,
     r#"{"type":"job.progress","job":"q/s:00f1e2d3c4b5a697:12","lease":"65535.8899aabbccddeeff","data":{"a":[1]}}"#,
     r#"[{"type":"dead.redrive","job":"q/s:00f1e2d3c4b5a697:1"},{"type":"dead.drop","job":"q:r/s:00f1e2d3c4b5a697:1"},{"type":"dead.list","queue":"q","from":7}]"#,
+    r#"{"type":"complete","job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff","events":[{"topic":"a","message_id":"m","data":1}]}"#,
+    r#"{"type":"commit","session":"s","complete":{"job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff"},"if_next":13}"#,
+    r#"{"type":"queue.declare","queue":"q","patterns":["job.*","a.>"],"priorities":["a.b"],"capacity":9,"lease_ms":5,"deadline_ms":50}"#,
+    r#"{"type":"queue.declare","queue":"q","patterns":[">"],"attempts":2,"backoff_ms":0,"order":"none","fallback":{"topic":"x","data":[1]},"dead_letter":"y"}"#,
+    r#"[{"type":"queue.drop","queue":"q"},{"type":"queue.list","after":"q"},{"type":"queue.list"}]"#,
     r#"{"type":"read","id":20,"session":"demo","offset":41}"#,
     r#"{"type":"hello","id":"h","credit":{"events":1000,"bytes":1048576}}"#,
     r#"{"type":"resume","id":1,"token":"AQEAAAAAZ-_","attempt":2,"seen":["a:b:00f1e2d3c4b5a697:12","s:00f1e2d3c4b5a698:0"],"position":"1.2"}"#,

@@ -83,6 +83,8 @@ pub(super) const COMMANDS: &[(&str, Read)] = &[
     ("entry.watch", |reader, fields| reader.entry(fields, Reader::entry_watch)),
     ("entry.unwatch", |reader, fields| reader.entry(fields, Reader::entry_unwatch)),
     ("queue.declare", |reader, fields| reader.declare(fields)),
+    ("queue.drop", |reader, fields| reader.name(fields, Field::Queue).map(Plan::Undeclare)),
+    ("queue.list", |reader, fields| reader.list_queues(fields)),
     ("pull", |reader, fields| reader.pull(fields)),
     ("complete", |reader, fields| reader.complete_alone(fields)),
     ("job.fail", |reader, fields| reader.job_ask(fields, Reader::job_fail)),

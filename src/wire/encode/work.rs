@@ -12,7 +12,7 @@
 use super::{begin, durability_name, event_id, hex16, number, payload, text};
 use shards::command::JobName;
 use shards::command::work::BUCKET;
-use shards::effect::{JobHappened, WorkReply};
+use shards::effect::{JobHappened, WorkReply, queue_items};
 use shards::ids::CommandId;
 use shards::outbox::{DeadFrame, EntriesFrame, JobFrame};
 use storage::record::EntryAct;
@@ -54,8 +54,30 @@ pub(super) fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &WorkReply<'_>) {
             text(out, prefix);
             text(out, "\"");
         }
-        WorkReply::Declared { queue } => {
-            begin(out, "declared", id);
+        WorkReply::Queues { items, more } => {
+            begin(out, "queues", id);
+            text(out, ",\"queues\":[");
+            let mut before = "{\"queue\":\"";
+            for item in queue_items(items) {
+                text(out, before);
+                before = ",{\"queue\":\"";
+                text(out, item.queue);
+                let numbers = [
+                    ("\",\"capacity\":", item.capacity),
+                    (",\"lease_ms\":", item.lease_ms),
+                    (",\"deadline_ms\":", item.deadline_ms),
+                    (",\"attempts\":", item.attempts.into()),
+                ];
+                for (name, value) in numbers {
+                    text(out, name);
+                    number(out, value);
+                }
+                text(out, "}");
+            }
+            text(out, if more { "],\"more\":true" } else { "]" });
+        }
+        WorkReply::Declared { queue } | WorkReply::QueueDropped { queue } => {
+            begin(out, if matches!(reply, WorkReply::Declared { .. }) { "declared" } else { "queue.dropped" }, id);
             text(out, ",\"queue\":\"");
             text(out, queue);
             text(out, "\"");
@@ -73,7 +95,7 @@ pub(super) fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &WorkReply<'_>) {
                 JobHappened::Dead { .. } => "dead",
                 JobHappened::Extended { .. } => "extended",
                 JobHappened::Progressed => "progressed",
-                JobHappened::Lost => "job.lost",
+                JobHappened::Lost { .. } => "job.lost",
                 JobHappened::Redriven => "redriven",
                 JobHappened::Dropped => "dropped",
             };
@@ -90,6 +112,7 @@ pub(super) fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &WorkReply<'_>) {
                     text(out, ",\"lease_ms\":");
                     number(out, lease_ms);
                 }
+                JobHappened::Lost { cancelled: true } => text(out, ",\"cancelled\":true"),
                 _ => {}
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   opened ─► open ─┬─ tried (attempts, when again) ─┐      each step is part of a record: what a checkpoint and the records behind
-//!                   │◄──────────── progress ─────────┘      it hold is all that a job is
+//!                   │◄──── progress, cancelled ──────┘      it hold is all that a job is
 //!                   ├─ done, fallback ─► forgotten
 //!                   └─ dead ─► kept ─┬─ redriven ─► open
 //!                                    └─ dropped, or too many: the oldest ─► forgotten
@@ -45,7 +45,7 @@ pub struct OpenJob {
     pub offset: Offset,
     /// When it was opened, Unix ms.
     pub opened_ms: u64,
-    /// When it ends whatever happens, Unix ms; of a dead one: when it was given up.
+    /// When it ends whatever happens, Unix ms; of a dead one: when it was given up; of a cancelled one: when it was opened.
     pub deadline_ms: u64,
     /// The next attempt begins no earlier, Unix ms.
     pub ready_ms: u64,
@@ -86,6 +86,11 @@ impl Jobs {
         names.sort_unstable();
         names.dedup();
         open + count + JOBS_DEAD_MAX <= JOBS_MAX && names.len() <= JOB_QUEUES_MAX
+    }
+
+    /// Jobs that an event at `at` cancels: the one that is its cause, or all that are open before it.
+    pub fn cancelled_by(&self, at: Offset, cause: Option<Offset>) -> impl Iterator<Item = &OpenJob> {
+        self.list.iter().filter(move |job| !job.dead && cause.map_or(job.offset < at, |cause| cause == job.offset))
     }
 
     /// Is there room for a partial result of so many bytes in place of what this job has?
@@ -136,6 +141,12 @@ impl Jobs {
                 let job = &mut self.list[at];
                 (job.dead, job.attempts, job.ready_ms) = (false, 0, 0);
                 (job.opened_ms, job.deadline_ms) = (time_ms, step.at_ms);
+            }
+            (JobAct::Cancelled, Some(at)) => {
+                let job = &mut self.list[at];
+                if !job.dead {
+                    job.deadline_ms = job.opened_ms;
+                }
             }
         }
     }
@@ -256,6 +267,11 @@ impl Partition {
         }
     }
 
+    /// See [`Jobs::cancelled_by`].
+    pub fn cancelled_by(&self, at: Offset, cause: Option<Offset>) -> impl Iterator<Item = &OpenJob> {
+        self.kept_jobs().into_iter().flat_map(move |jobs| jobs.cancelled_by(at, cause))
+    }
+
     /// See [`Jobs::partial_room`].
     pub fn partial_room(&self, job: &OpenJob, bytes: usize) -> bool {
         self.kept_jobs().is_some_and(|jobs| jobs.partial_room(job, bytes))
@@ -312,12 +328,19 @@ mod tests {
         assert_eq!((job.dead, job.opened_ms, job.deadline_ms, job.attempts), (false, 8000, 9000, 0));
         jobs.step(step("q", 6, JobAct::Dropped), 8001);
         assert!(jobs.get("q", 6).is_none());
+        let cancelled = |jobs: &Jobs, at, cause| jobs.cancelled_by(at, cause).map(|job| job.offset).collect::<Vec<_>>();
+        assert_eq!((cancelled(&jobs, 9, None), cancelled(&jobs, 5, None)), (vec![5], vec![]), "open ones before it");
+        assert_eq!((cancelled(&jobs, 9, Some(5)), cancelled(&jobs, 9, Some(7))), (vec![5], vec![]), "or the one named");
+        jobs.step(step("q", 5, JobAct::Cancelled), 8002);
+        jobs.step(step("q", 7, JobAct::Cancelled), 8002);
+        let deadline = |offset| jobs.get("q", offset).map(|job| job.deadline_ms);
+        assert_eq!((deadline(5), deadline(7)), (Some(8000), Some(507)), "a dead one stays as it is");
     }
 
     proptest! {
         #[test]
         fn what_is_kept_comes_back_and_no_bytes_make_it_panic(
-            steps in proptest::collection::vec((0u64..20, 0u8..3, 0u8..8, 0usize..900), 0..300), cut in any::<u16>(),
+            steps in proptest::collection::vec((0u64..20, 0u8..3, 0u8..9, 0usize..900), 0..300), cut in any::<u16>(),
         ) {
             let mut jobs = Jobs::default();
             for (offset, queue, act, partial) in steps {

@@ -184,6 +184,11 @@ impl Log {
         self.background.wall_ms = self.background.wall_ms.max(now_ms);
     }
 
+    /// Tells the log that events of this time (Unix ms) and later are still needed, whatever retention says; `None`: none is.
+    pub fn keep_from(&mut self, from_ms: Option<u64>) {
+        self.shelf.pin(from_ms.unwrap_or(u64::MAX));
+    }
+
     fn poll_checkpoint(&mut self) {
         match &self.background.checkpointing {
             Checkpointing::Idle => {

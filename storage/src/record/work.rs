@@ -69,10 +69,12 @@ pub enum JobAct {
     Redriven = 6,
     /// A dead one is forgotten.
     Dropped = 7,
+    /// An open one is wanted no longer, by word of an event in the same record: its deadline is over.
+    Cancelled = 8,
 }
 
 impl JobAct {
-    const ALL: [JobAct; 8] = [
+    const ALL: [JobAct; 9] = [
         JobAct::Opened,
         JobAct::Tried,
         JobAct::Progress,
@@ -81,6 +83,7 @@ impl JobAct {
         JobAct::Dead,
         JobAct::Redriven,
         JobAct::Dropped,
+        JobAct::Cancelled,
     ];
 
     /// By its number.

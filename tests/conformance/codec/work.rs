@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shards::command::{DataKind, Durability, JobName, Lease};
-use shards::effect::{JobHappened, Reply, WorkReply};
+use shards::effect::{JobHappened, QueueItem, Reply, WorkReply, put_queue_item};
 use shards::ids::CommandId;
 use shards::outbox::{DeadFrame, DeadJob, EntriesFrame, JobFrame};
 use storage::record::EntryAct;
@@ -41,7 +41,7 @@ pub fn reply_again(value: &Value, id: &CommandId, out: &mut Vec<u8>) {
         "progressed" => Some(JobHappened::Progressed),
         "redriven" => Some(JobHappened::Redriven),
         "dropped" => Some(JobHappened::Dropped),
-        "job.lost" => Some(JobHappened::Lost),
+        "job.lost" => Some(JobHappened::Lost { cancelled: value["cancelled"] == true }),
         _ => None,
     };
     if let Some(happened) = happened {
@@ -49,7 +49,17 @@ pub fn reply_again(value: &Value, id: &CommandId, out: &mut Vec<u8>) {
         let job = JobName { queue, epoch, offset };
         return encode::reply(out, id, &Reply::Work(WorkReply::Job { session, job, happened }));
     }
+    let mut items = Vec::new();
+    for item in value["queues"].as_array().into_iter().flatten() {
+        let int = |key: &str| item[key].as_u64().unwrap();
+        let queue = item["queue"].as_str().unwrap();
+        let (capacity, lease_ms, deadline_ms) = (int("capacity"), int("lease_ms"), int("deadline_ms"));
+        let attempts = int("attempts") as u16;
+        put_queue_item(&mut items, &QueueItem { queue, capacity, lease_ms, deadline_ms, attempts });
+    }
     let reply = match str("type") {
+        "queues" => WorkReply::Queues { items: &items, more: value["more"] == true },
+        "queue.dropped" => WorkReply::QueueDropped { queue },
         "put" => WorkReply::Put { session, key, revision, durability },
         "deleted" => WorkReply::Deleted { session, key, revision, durability },
         "watching" => WorkReply::Watching { session, prefix },

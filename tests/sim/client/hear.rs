@@ -119,7 +119,7 @@ impl Client {
         self.counts.add("frame", "notice");
         let (session, topic) = (Frame::text(&frame.session, "session")?, Frame::text(&frame.topic, "topic")?);
         let (named, ..) = crate::oracle::parse_event_id(Frame::text(&frame.event_id, "event_id")?)?;
-        let listens = self.follows.contains_key(session) || self.feed.is_some();
+        let listens = self.follows.contains_key(session) || self.feed.is_some() || self.labour.listens(session);
         if named != session || !topic.starts_with("control.") || !listens {
             return Err("a notice of nothing".to_owned());
         }

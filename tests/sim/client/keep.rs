@@ -185,7 +185,7 @@ impl Client {
         let value = format!("\"{next} {}\"", "v".repeat(padding));
         let ttl_ms = workload.chance(200).then(|| workload.between(2, 60));
         let life = ttl_ms.map_or(String::new(), |ttl| format!(",\"ttl_ms\":{ttl}"));
-        oracle.entries.puts(&place, &key, &value);
+        oracle.entries.puts(&place, &key, &value, ttl_ms.is_some());
         if workload.chance(200) {
             // As a part of a commit: nothing else is in it, for events of this place are nobody's.
             if !place.starts_with("bucket ") {

@@ -4,6 +4,7 @@
 //!   boss     declare ─► publish work.do ─► acknowledged: opened          listens to every session of its jobs from the start
 //!   worker   pull ─► job ─► complete with an answer · fail · extend · progress · nothing at all
 //! ```
+//! Now and then a boss cancels: one job, by naming its event as the cause, or all of a session.
 //! What a worker has is its own matter; how each job ends is read from the sessions.
 
 use super::*;
@@ -25,6 +26,15 @@ struct Task {
     lease: String,
 }
 
+/// An event on its way.
+#[derive(Clone, Debug)]
+struct Unsent {
+    session: String,
+    data: String,
+    /// It cancels this job, or all.
+    cancels: Option<Option<String>>,
+}
+
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Labour {
@@ -36,8 +46,8 @@ pub(super) struct Labour {
     tasks: Vec<Task>,
     /// Jobs that it was told of and that count against its credit, as far as it knows.
     taken: u64,
-    /// Not acknowledged: session and data by message id.
-    unsent: BTreeMap<u64, (String, String)>,
+    /// Not acknowledged, by message id.
+    unsent: BTreeMap<u64, Unsent>,
     next: u64,
 }
 
@@ -55,14 +65,18 @@ pub(super) enum Ask {
 
 /// An event of a session with jobs?
 pub(super) fn is_of_jobs(frame: &Frame<'_>) -> bool {
-    let topic = frame.topic.as_deref().unwrap_or_default();
-    matches!(topic, "work.do" | "answer.done" | "answer.late" | "answer.dead")
+    frame.session.as_deref().is_some_and(|session| session.starts_with('j'))
 }
 
 impl Labour {
     pub fn new(role: &Role) -> Labour {
         let hears = role.bosses.iter().map(|session| (session.clone(), Hear::default())).collect();
         Labour { hears, ..Labour::default() }
+    }
+
+    /// Does it listen there?
+    pub fn listens(&self, session: &str) -> bool {
+        self.hears.contains_key(session)
     }
 
     /// The connection is gone.
@@ -126,7 +140,8 @@ impl Client {
         if let Some(credit) = self.role.works {
             self.work_on(credit, workload, net, calm);
         }
-        true
+        // Who audits follows other sessions as well.
+        self.follows.is_empty()
     }
 
     fn publish_jobs(&mut self, workload: &mut Random, net: &mut Random, oracle: &mut Oracle, calm: bool) {
@@ -140,16 +155,26 @@ impl Client {
             let session = workload.pick(&self.role.bosses).clone();
             self.labour.next += 1;
             let data = format!("{{\"n\":{},\"c\":{}}}", self.labour.next, self.index);
-            oracle.jobs.sends(&session, &data);
-            self.labour.unsent.insert(self.labour.next, (session, data));
+            let cancels = workload.chance(60).then(|| {
+                let one = workload.chance(600).then(|| oracle.jobs.last_opened(&session)).flatten();
+                oracle.jobs.cancels(&session, &data, one.as_ref().map(|(offset, _)| *offset));
+                one.map(|(_, event_id)| event_id)
+            });
+            if cancels.is_none() {
+                oracle.jobs.sends(&session, &data);
+            }
+            self.labour.unsent.insert(self.labour.next, Unsent { session, data, cancels });
         }
         let todo: Vec<u64> = self.labour.unsent.keys().copied().filter(|id| !waiting.contains(id)).take(4).collect();
         for number in todo {
-            let (session, data) = self.labour.unsent[&number].clone();
+            let Unsent { session, data, cancels } = self.labour.unsent[&number].clone();
+            let topic = if cancels.is_some() { "control.cancel" } else { "work.do" };
+            let cause =
+                cancels.flatten().map_or(String::new(), |event_id| format!("\"prev_event_id\":\"{event_id}\","));
             let id = self.command(Pending::Labour(Ask::Publish(number)));
             let text = format!(
-                "{{\"type\":\"publish\",\"id\":{id},\"session\":\"{session}\",\"topic\":\"work.do\",\"message_id\":\"w{number}\",\
-                 \"data\":{data}}}"
+                "{{\"type\":\"publish\",\"id\":{id},\"session\":\"{session}\",\"topic\":\"{topic}\",\"message_id\":\"w{number}\",\
+                 {cause}\"data\":{data}}}"
             );
             self.send(net, &text);
         }
@@ -287,8 +312,8 @@ impl Client {
                 Ok(())
             }
             (Ask::Publish(number), "published", _) => {
-                let Some((session, _)) = self.labour.unsent.remove(number) else { return Ok(()) };
-                if frame.durability.as_deref() != Some("disk") {
+                let Some(Unsent { session, cancels, .. }) = self.labour.unsent.remove(number) else { return Ok(()) };
+                if cancels.is_some() || frame.durability.as_deref() != Some("disk") {
                     return Ok(());
                 }
                 oracle.jobs.opened(Frame::text(&frame.event_id, "event_id")?, &session)

@@ -257,6 +257,8 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::Auth { .. } => "auth",
         Command::Queue { ask } => match ask {
             QueueAsk::Declare(_) => "queue.declare",
+            QueueAsk::Drop { .. } => "queue.drop",
+            QueueAsk::List { .. } => "queue.list",
             QueueAsk::Pull { .. } => "pull",
             QueueAsk::Dead { .. } => "dead.list",
         },

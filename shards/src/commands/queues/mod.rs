@@ -1,14 +1,16 @@
 //! Commands about queues and jobs, one file each.
 //!
 //! ```text
-//!   client's shard: begin ─┬─ pull                        here
-//!                          ├─ declare ─► `$queues`: run    the shard that keeps the tenant's queues
+//!   client's shard: begin ─┬─ pull, list                  here
+//!                          ├─ declare, drop ─► `$queues`: run    the shard that keeps the tenant's queues
 //!                          └─ dead ─► run                  the shard that the cursor names
 //!   session's shard: job   fail, extend, progress, redrive, drop
 //! ```
 
 mod declare;
+mod drop;
 pub(crate) mod job;
+mod list;
 mod pull;
 
 use super::{Call, Outcome};
@@ -32,8 +34,11 @@ pub(crate) fn begin(
     let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
     let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id, rights: None };
     match *ask {
-        QueueAsk::Declare(_) => shard.session_command(asker, QUEUES, &Command::Queue { ask: *ask }, now),
+        QueueAsk::Declare(_) | QueueAsk::Drop { .. } => {
+            shard.session_command(asker, QUEUES, &Command::Queue { ask: *ask }, now)
+        }
         QueueAsk::Pull { queue, credit } => pull::run(shard, &asker, connection, queue, credit),
+        QueueAsk::List { after } => list::run(shard, &asker, connection, after),
         QueueAsk::Dead { queue, from } => {
             if shard.queues.definition(&asker.tenant, queue).is_none() {
                 shard.refuse_local(connection, id, Refused::field(Refusal::UnknownQueue, "queue"));
@@ -57,11 +62,12 @@ pub(crate) fn begin(
 pub(crate) fn run(shard: &mut Shard, call: Call<'_>, ask: &QueueAsk<'_>) -> Outcome {
     match ask {
         QueueAsk::Declare(new) => declare::run(shard, call, new),
+        QueueAsk::Drop { queue } => drop::run(shard, call, queue),
         QueueAsk::Dead { queue, from } => {
             shard.list_dead(call.asker, queue, *from);
             Outcome::Done
         }
-        // Stays where the client is.
-        QueueAsk::Pull { .. } => Outcome::Done,
+        // Stay where the client is.
+        QueueAsk::Pull { .. } | QueueAsk::List { .. } => Outcome::Done,
     }
 }

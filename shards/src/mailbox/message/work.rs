@@ -149,8 +149,15 @@ pub fn put_queue_ask(w: &mut Writer<'_>, ask: &QueueAsk<'_>) {
         QueueAsk::Dead { queue, from } => {
             w.u8(2).text(queue).u64(*from);
         }
+        QueueAsk::Drop { queue } => {
+            w.u8(3).text(queue);
+        }
         QueueAsk::Pull { queue, .. } => {
             w.u8(0).text(queue);
+        }
+        // Answered where it is asked.
+        QueueAsk::List { after } => {
+            w.u8(0).text(after.unwrap_or_default());
         }
     }
 }
@@ -184,6 +191,7 @@ pub fn with_queue_ask<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T
             };
             then(Command::Queue { ask: QueueAsk::Declare(new) })
         }
+        3 => then(Command::Queue { ask: QueueAsk::Drop { queue: r.text() } }),
         2 => then(Command::Queue { ask: QueueAsk::Dead { queue: r.text(), from: r.u64() } }),
         _ => then(Command::Queue { ask: QueueAsk::Pull { queue: r.text(), credit: 0 } }),
     }
@@ -212,6 +220,12 @@ pub fn put_work_reply(w: &mut Writer<'_>, reply: &WorkReply<'_>) {
         WorkReply::Pulling { queue, credit } => {
             w.u8(6).text(queue).u64(*credit);
         }
+        WorkReply::QueueDropped { queue } => {
+            w.u8(8).text(queue);
+        }
+        WorkReply::Queues { items, more } => {
+            w.u8(9).bytes(items).u8(u8::from(*more));
+        }
         WorkReply::Job { session, job, happened } => {
             w.u8(7).text(session);
             put_job(w, job);
@@ -222,7 +236,7 @@ pub fn put_work_reply(w: &mut Writer<'_>, reply: &WorkReply<'_>) {
                 JobHappened::Progressed => w.u8(4),
                 JobHappened::Redriven => w.u8(5),
                 JobHappened::Dropped => w.u8(6),
-                JobHappened::Lost => w.u8(7),
+                JobHappened::Lost { cancelled } => w.u8(7).u8(u8::from(*cancelled)),
             };
         }
     }
@@ -242,6 +256,8 @@ pub fn get_work_reply<'a>(r: &mut Reader<'a>) -> WorkReply<'a> {
         3 => WorkReply::Watching { session: r.text(), prefix: r.text() },
         5 => WorkReply::Declared { queue: r.text() },
         6 => WorkReply::Pulling { queue: r.text(), credit: r.u64() },
+        8 => WorkReply::QueueDropped { queue: r.text() },
+        9 => WorkReply::Queues { items: r.bytes(), more: r.u8() == 1 },
         7 => {
             let (session, job) = (r.text(), get_job(r));
             let happened = match r.u8() {
@@ -250,7 +266,7 @@ pub fn get_work_reply<'a>(r: &mut Reader<'a>) -> WorkReply<'a> {
                 3 => JobHappened::Extended { lease_ms: r.u64() },
                 4 => JobHappened::Progressed,
                 5 => JobHappened::Redriven,
-                7 => JobHappened::Lost,
+                7 => JobHappened::Lost { cancelled: r.u8() == 1 },
                 _ => JobHappened::Dropped,
             };
             WorkReply::Job { session, job, happened }

@@ -1,7 +1,7 @@
 //! Commands about entries, queues and jobs, read the long way.
 
-use super::{No, Object, Tree, epoch, is_name, number};
-use shards::command::{Command, EntryAsk, JobAsk, JobName, Lease, NewEntry, QueueAsk};
+use super::{No, Object, Tree, epoch, is_name, is_pattern, number};
+use shards::command::{Command, EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
 use shards::refusal::Refusal;
 
 const ENTRY_BYTES_MAX: usize = 48;
@@ -81,9 +81,93 @@ fn job_command(kind: &str, fields: &Object<'_>) -> Result<String, No> {
     Ok(format!("{:?}", Command::Job { session, job, ask }))
 }
 
+/// The job that a commit into this session says that it ends.
+pub(super) fn commit_complete<'a>(fields: &Object<'a>, session: &str) -> Result<Option<(JobName<'a>, Lease)>, No> {
+    let Some(node) = fields.get("complete") else { return Ok(None) };
+    let (of, name, lease) = fields.inside("complete", node, |inner| {
+        let (of, name) = job(inner)?;
+        Ok((of, name, lease(inner)?))
+    })?;
+    if of != session {
+        return Err(fields.no(Refusal::CrossSession, "complete"));
+    }
+    Ok(Some((name, lease)))
+}
+
+fn complete(fields: &Object<'_>) -> Result<String, No> {
+    let ((session, name), lease) = (job(fields)?, lease(fields)?);
+    super::commit_into(fields, session, Some((name, lease)))
+}
+
+fn patterns<'a>(fields: &Object<'a>, field: &str) -> Result<Vec<&'a str>, No> {
+    let Some(node) = fields.get(field) else { return Ok(Vec::new()) };
+    let Tree::Array(nodes) = &node.tree else { return Err(fields.no(Refusal::WrongType, field)) };
+    let mut patterns = Vec::new();
+    for node in nodes {
+        let Tree::Text(text) = &node.tree else { return Err(fields.no(Refusal::WrongType, field)) };
+        if patterns.len() == 16 {
+            return Err(fields.no(Refusal::CommandTooLarge, field));
+        }
+        if !is_pattern(text) {
+            return Err(fields.no(Refusal::BadPattern, field));
+        }
+        patterns.push(&**text);
+    }
+    Ok(patterns)
+}
+
+fn declare(fields: &Object<'_>) -> Result<String, No> {
+    let queue = fields.name("queue")?;
+    let topics = patterns(fields, "patterns")?;
+    if topics.is_empty() {
+        return Err(fields.no(Refusal::MissingField, "patterns"));
+    }
+    let priorities = patterns(fields, "priorities")?;
+    let integer = |field| fields.optional(field, Object::integer);
+    let deadline_ms = integer("deadline_ms")?.unwrap_or(10_000);
+    let order = match fields.optional("order", Object::text)? {
+        None | Some("session") => JobOrder::Session,
+        Some("none") => JobOrder::Free,
+        Some(_) => return Err(fields.no(Refusal::WrongType, "order")),
+    };
+    let is_topic =
+        |inner: &Object<'_>, field: &str| inner.held(field, super::is_topic, Refusal::BadTopic).map(str::to_owned);
+    let fallback = match fields.get("fallback") {
+        None => None,
+        Some(node) => Some(fields.inside("fallback", node, |inner| {
+            let topic = is_topic(inner, "topic")?;
+            match inner.node("data") {
+                Some(node) if node.depth > 64 => Err(inner.no(Refusal::BadData, "data")),
+                Some(node) if node.raw.len() > 2048 => Err(inner.no(Refusal::EventTooLarge, "data")),
+                node => Ok((topic, node.map_or("", |node| &*node.raw))),
+            }
+        })?),
+    };
+    let dead_letter = fields.optional("dead_letter", is_topic)?.unwrap_or_else(|| "job.dead".to_owned());
+    let new = NewQueue {
+        queue,
+        topics: &topics,
+        priorities: &priorities,
+        capacity: integer("capacity")?.unwrap_or(10_000),
+        lease_ms: integer("lease_ms")?.unwrap_or(deadline_ms.min(5000)),
+        deadline_ms,
+        attempts: integer("attempts")?.unwrap_or(3),
+        backoff_ms: integer("backoff_ms")?.unwrap_or(deadline_ms.min(200)),
+        order,
+        fallback: fallback.as_ref().map(|(topic, data)| Fallback { topic, data: data.as_bytes() }),
+        dead_letter: &dead_letter,
+    };
+    Ok(format!("{:?}", Command::Queue { ask: QueueAsk::Declare(new) }))
+}
+
 fn queue_command(kind: &str, fields: &Object<'_>) -> Result<String, No> {
+    if kind == "queue.list" {
+        let ask = QueueAsk::List { after: fields.optional("after", |f, at| f.name(at))? };
+        return Ok(format!("{:?}", Command::Queue { ask }));
+    }
     let queue = fields.name("queue")?;
     let ask = match kind {
+        "queue.drop" => QueueAsk::Drop { queue },
         "pull" => QueueAsk::Pull { queue, credit: fields.integer("credit")? },
         _ => QueueAsk::Dead { queue, from: fields.optional("from", Object::integer)?.unwrap_or(0) },
     };
@@ -96,7 +180,9 @@ pub(super) fn command(kind: &str, fields: &Object<'_>) -> Option<Result<String, 
         "job.fail" | "job.extend" | "job.progress" | "dead.redrive" | "dead.drop" => {
             return Some(job_command(kind, fields));
         }
-        "pull" | "dead.list" => return Some(queue_command(kind, fields)),
+        "pull" | "dead.list" | "queue.drop" | "queue.list" => return Some(queue_command(kind, fields)),
+        "queue.declare" => return Some(declare(fields)),
+        "complete" => return Some(complete(fields)),
         _ => {}
     }
     if !["put", "delete", "get", "list", "watch", "unwatch"].iter().any(|act| kind == format!("entry.{act}")) {
