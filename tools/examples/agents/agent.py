@@ -30,18 +30,28 @@ class Agent:
         self.at = {}
         self.settings = {}
         self.changed = asyncio.Condition()
+        self.now = ("idle", {})
+        self.said = asyncio.Event()
 
     async def enter(self):
         await self.client.enter(ROOM, "idle", {"role": self.role, "at": []}, lease_ms=LEASE_MS)
 
-    async def busy(self, key, state=None, what=None):
-        """Says what it is at, by job; without a state that job is over."""
+    def busy(self, key, state=None, what=None):
+        """Says what it is at, by job; without a state that job is over. Nobody waits for that to be heard."""
         if state:
             self.at[key] = (state, what)
         else:
             self.at.pop(key, None)
         state = next((state for state, _ in self.at.values()), "idle")
-        await self.client.enter(ROOM, state, {"role": self.role, "at": [what for _, what in list(self.at.values())[:4]]})
+        self.now = (state, {"role": self.role, "at": [what for _, what in list(self.at.values())[:4]]})
+        self.said.set()
+
+    async def show(self):
+        """Tells the room, the latest only."""
+        while True:
+            await self.said.wait()
+            self.said.clear()
+            await self.client.enter(ROOM, *self.now)
 
     async def follow_settings(self):
         watch = await self.client.watch("entry", bucket=ROOM, prefix=self.client.name)
@@ -70,7 +80,7 @@ def main(role, work, **flags):
                 await client.call({"type": "queue.declare", **queue})
             agent = Agent(client, role)
             await agent.enter()
-            await work(agent, options)
+            await asyncio.gather(work(agent, options), agent.show(), agent.follow_settings())
 
     try:
         asyncio.run(run())

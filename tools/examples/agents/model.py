@@ -124,7 +124,7 @@ async def work(agent, options):
 
     async def reply(job):
         turn = job.data["turn"]
-        await agent.busy(job.name, "thinking", {"session": job.session, "turn": turn, "question": job.data["question"][:80]})
+        agent.busy(job.name, "thinking", {"session": job.session, "turn": turn, "question": job.data["question"][:80]})
         if job.data.get("steer"):
             steered[job.session, turn] = job.data["steer"]
         status = "complete"
@@ -140,7 +140,7 @@ async def work(agent, options):
             await job.complete([{"topic": "model.result", "message_id": f"{stream}-result", "prev_event_id": job.event_id, "data": result}])
         finally:
             steered.pop((job.session, turn), None)
-            await agent.busy(job.name)
+            agent.busy(job.name)
 
     async def hear():
         """Control events of all sessions, of which only the steering ones are for a model: stopping closes its stream."""
@@ -149,7 +149,7 @@ async def work(agent, options):
             if frame["type"] == "event" and len(steered) < 1000:
                 steered[frame["session"], frame["data"]["turn"]] = frame["data"]["text"]
 
-    await asyncio.gather(agent.follow_settings(), hear(), client.work("models", reply, credit=options.credit))
+    await asyncio.gather(hear(), client.work("models", reply, credit=options.credit))
 
 
 if __name__ == "__main__":

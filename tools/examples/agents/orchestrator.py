@@ -32,16 +32,18 @@ class Turns:
     async def run(self, job):
         """One lease of one turn: from wherever it stands to its end."""
         number = offset_of(job.event_id)
-        await self.agent.busy(job.name, "thinking", {"session": job.session, "turn": number})
+        self.agent.busy(job.name, "thinking", {"session": job.session, "turn": number})
         claimed = {"turn": number, "agent": self.client.name, "attempt": job.attempt}
-        await self.client.publish(job.session, "turn.claimed", claimed, message_id=f"{job.lease}-claimed", prev_event_id=job.event_id)
         epoch = job.event_id.split(":")[-2]
-        feed = await self.client.subscribe(job.session, start={"offset": number, "epoch": epoch}, policy="rollup")
+        feed, _ = await asyncio.gather(
+            self.client.subscribe(job.session, start={"offset": number, "epoch": epoch}, policy="rollup"),
+            self.client.publish(job.session, "turn.claimed", claimed, message_id=f"{job.lease}-claimed", prev_event_id=job.event_id),
+        )
         try:
             await self._go(job, number, feed)
         finally:
             await feed.close()
-            await self.agent.busy(job.name)
+            self.agent.busy(job.name)
 
     async def _go(self, job, number, feed):
         story, steer = Story(), None
@@ -109,7 +111,7 @@ class Turns:
 
 
 async def work(agent, options):
-    await asyncio.gather(agent.follow_settings(), agent.client.work("turns", Turns(agent).run, credit=16))
+    await agent.client.work("turns", Turns(agent).run, credit=16)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ def queues(deadline_ms):
     apology = {"text": SORRY}
     again = {"attempts": 100, "backoff_ms": 20}
     return [
-        {"queue": "turns", "patterns": ["chat.ask"], "lease_ms": deadline_ms // 8, "deadline_ms": deadline_ms, **again}
+        {"queue": "turns", "patterns": ["chat.ask"], "lease_ms": deadline_ms // 6, "deadline_ms": deadline_ms, **again}
         | {"order": "session", "fallback": {"topic": "chat.answer", "data": apology}, "dead_letter": "chat.answer"},
-        {"queue": "tools", "patterns": ["tool.call"], "lease_ms": deadline_ms // 8, "deadline_ms": deadline_ms * 2 // 5, **again}
+        {"queue": "tools", "patterns": ["tool.call"], "lease_ms": deadline_ms // 6, "deadline_ms": deadline_ms * 2 // 5, **again}
         | {"order": "none", "fallback": {"topic": "tool.gave_up", "data": {}}, "dead_letter": "tool.gave_up"},
-        {"queue": "models", "patterns": ["model.ask"], "lease_ms": deadline_ms // 8, "deadline_ms": deadline_ms * 4 // 5, **again}
+        {"queue": "models", "patterns": ["model.ask"], "lease_ms": deadline_ms // 6, "deadline_ms": deadline_ms * 4 // 5, **again}
         | {"order": "none", "fallback": {"topic": "model.gave_up", "data": {}}, "dead_letter": "model.gave_up"},
     ]

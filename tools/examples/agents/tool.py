@@ -22,15 +22,15 @@ def look_up(query):
 
 async def work(agent, options):
     async def call(job):
-        await agent.busy(job.name, "tool", {"session": job.session, "turn": job.data["turn"], "query": job.data["query"]})
+        agent.busy(job.name, "tool", {"session": job.session, "turn": job.data["turn"], "query": job.data["query"]})
         try:
             await asyncio.sleep(agent.settings.get("delay_ms", options.delay_ms) / 1000)
             found = {"turn": job.data["turn"], "agent": agent.client.name, "found": look_up(job.data["query"])}
             await job.complete([{"topic": "tool.result", "message_id": f"{job.lease}-result", "prev_event_id": job.event_id, "data": found}])
         finally:
-            await agent.busy(job.name)
+            agent.busy(job.name)
 
-    await asyncio.gather(agent.follow_settings(), agent.client.work("tools", call, credit=8))
+    await agent.client.work("tools", call, credit=8)
 
 
 if __name__ == "__main__":

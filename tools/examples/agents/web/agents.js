@@ -2,7 +2,7 @@
 
 const ROLES = { orchestrator: "orchestrator", tool: "tool", "model-1": "model", "model-2": "model", server: "server" };
 const ICONS = { orchestrator: "◈", tool: "⚒", model: "✦", server: "▤" };
-const STATES = { idle: "idle", thinking: "thinking", tool: "at work", blocked: "blocked", gone: "gone", unknown: "not seen yet" };
+const STATES = { up: "up", idle: "idle", thinking: "thinking", tool: "at work", blocked: "blocked", gone: "gone", unknown: "not seen yet" };
 
 export class Agents {
   /** `put(name, settings)` changes what a model does; `kill(name)` kills a process. */
@@ -40,8 +40,8 @@ export class Agents {
       controls.append(delay, stall, crash);
     }
     const killing = this.#button("kill -9", `SIGKILL for ${name}; it starts again after a moment`, () => kill(name));
-    killing.className = "danger";
-    controls.append(killing);
+    killing.className = "kill danger";
+    card.append(killing);
     this.root.append(card);
     return card;
   }
@@ -63,7 +63,7 @@ export class Agents {
   }
 
   server(connected) {
-    this.#say(this.cards.get("server"), connected ? "idle" : "gone", connected ? "connected" : "this page comes back by itself");
+    this.#say(this.cards.get("server"), connected ? "up" : "gone", connected ? "the log, the queues, the rooms" : "this page comes back by itself");
     if (!connected) for (const [name, card] of this.cards) if (name !== "server") this.#say(card, "unknown", "");
   }
 

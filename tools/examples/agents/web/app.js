@@ -106,7 +106,7 @@ function show(turn) {
     items.set(turn.number, item);
     $("turns").append(item);
   }
-  item.className = `turn ${turn.outcome ?? "running"}`;
+  item.className = `turn ${turn.outcome === "answer" ? "answered" : (turn.outcome ?? "running")}`;
   item.querySelector(".text").replaceChildren(...texts(turn));
   item.querySelector("footer").textContent = footer(turn);
 }

@@ -14,12 +14,14 @@ function shape(parent, kind, attributes, text) {
   return node;
 }
 
-/** [{who, from, to, kind}]: who worked when, by what the log says. */
-function bars(turn, now) {
+/** [{who, from, to, kind}]: who worked when, by what the log says; whoever was killed worked until then. */
+function bars(turn, now, ops) {
   const found = [];
   const open = new Map();
   const end = (who, at) => {
-    if (open.has(who)) found.push({ ...open.get(who), to: at });
+    const bar = open.get(who);
+    const death = bar && ops.find((op) => op.died && op.name === who && op.at >= bar.from && op.at < at);
+    if (bar) found.push({ ...bar, to: death?.at ?? at });
     open.delete(who);
   };
   for (const mark of turn.marks) {
@@ -40,7 +42,7 @@ function bars(turn, now) {
 export function draw(root, turn, ops, deadlineMs) {
   const now = Date.now();
   const until = Math.max(turn.endedAt ?? now, turn.askedAt + 1000);
-  const span = Math.max(until - turn.askedAt, Math.min(deadlineMs, (until - turn.askedAt) * 1.25));
+  const span = Math.max(until - turn.askedAt, deadlineMs) * 1.02;
   const x = (at) => LEFT + (Math.max(0, Math.min(at - turn.askedAt, span)) / span) * (WIDTH - LEFT - 8);
   const y = (who) => 8 + Math.max(0, LANES.indexOf(LANES.includes(who) ? who : "you")) * LANE;
   const height = LANES.length * LANE + 26;
@@ -52,7 +54,7 @@ export function draw(root, turn, ops, deadlineMs) {
     shape(svg, "text", { x: 0, y: y(lane) + 13, class: "lane" }, lane);
     shape(svg, "line", { x1: LEFT, x2: WIDTH - 4, y1: y(lane) + 9, y2: y(lane) + 9, class: "rail" });
   }
-  for (const bar of bars(turn, now)) {
+  for (const bar of bars(turn, now, ops)) {
     const width = Math.max(3, x(bar.to) - x(bar.from));
     shape(svg, "rect", { x: x(bar.from), y: y(bar.who) + 2, width, height: 14, rx: 4, class: `bar ${bar.kind}` });
   }
@@ -68,15 +70,13 @@ export function draw(root, turn, ops, deadlineMs) {
   for (const mark of turn.marks.filter((one) => one.topic.startsWith("control."))) dot(mark.at, "you", "control", mark.what);
   for (const mark of turn.marks.filter((one) => one.topic.endsWith(".gave_up"))) dot(mark.at, "server", "gave-up", mark.what);
   if (turn.endedAt) dot(turn.endedAt, turn.marks.at(-1)?.who === "server" ? "server" : "you", turn.outcome, turn.outcome);
-  if (turn.askedAt + deadlineMs <= turn.askedAt + span + 1) {
-    const at = x(turn.askedAt + deadlineMs);
-    shape(svg, "line", { x1: at, x2: at, y1: 0, y2: height - 20, class: "deadline" });
+  const limit = x(turn.askedAt + deadlineMs);
+  shape(svg, "line", { x1: limit, x2: limit, y1: 0, y2: height - 20, class: "deadline" });
+  for (const part of [0, 0.25, 0.5]) {
+    const at = turn.askedAt + deadlineMs * part;
+    shape(svg, "text", { x: x(at), y: height - 6, "text-anchor": part ? "middle" : "start" }, `${((deadlineMs * part) / 1000).toFixed(1)} s`);
   }
-  for (let tick = 0; tick <= 4; tick += 1) {
-    const at = turn.askedAt + (span * tick) / 4;
-    const anchor = tick === 4 ? "end" : tick === 0 ? "start" : "middle";
-    shape(svg, "text", { x: x(at), y: height - 6, class: "tick", "text-anchor": anchor }, `${((at - turn.askedAt) / 1000).toFixed(1)} s`);
-  }
+  shape(svg, "text", { x: limit, y: height - 6, class: "deadline", "text-anchor": "end" }, `deadline ${deadlineMs / 1000} s`);
   root.replaceChildren(svg);
 }
 
