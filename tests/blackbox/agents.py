@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """The example of the agents, each of its parts killed in turn: every question ends once, in time, and what was said is said once.
 
-    ask ─► wait until it is at the right place ─► kill one part, or several ─► (start again) ─► the end: answer │ partial │ fallback
+    ask ─► wait until it is at the right place ─► kill one part, or several ─► start again ─► answer │ partial │ fallback
 
-What is checked comes from the log, read by the tests' own client: one end for each question, within its deadline, caused by it, in
-the order of the questions; no step of the orchestrator twice; the text what the streams say, a beginning of the whole answer, all of it
-where the end is an answer. Beside that a reader on the example's client library gets each event once and in order, over all that.
+What is checked comes from the log, read by the tests' own client: one end for each question, within its deadline, caused by it,
+in the order of the questions; no step of the orchestrator twice; the text what the streams say, a beginning of the whole answer,
+all of it where the end is an answer. Beside that a reader on the example's client library gets each event once and in order, over
+all that.
 """
 
 import argparse
 import asyncio
-import pathlib
 import random
 import re
 import subprocess
@@ -148,7 +148,13 @@ class Room:
 
     async def ask(self):
         asks = [
-            {"type": "publish", "session": self.name, "topic": "chat.ask", "message_id": f"{self.name}-{n}", "data": {"text": text}}
+            {
+                "type": "publish",
+                "session": self.name,
+                "topic": "chat.ask",
+                "message_id": f"{self.name}-{n}",
+                "data": {"text": text},
+            }
             for n, text in enumerate(self.questions)
         ]
         await patiently(self.cast.server, *asks)
@@ -267,7 +273,17 @@ async def terminal(cast, folder):
     """The terminal client is killed in the middle, and its next process shows the end of the same question, asked once."""
     await cast.all_alive()
     room = Room(cast, "terminal", 1)
-    ask = ["--ask", room.questions[0], "--name", "you", "--keep", f"{folder}/you.json", "--session", room.name, *cast.flags[:2]]
+    ask = [
+        "--ask",
+        room.questions[0],
+        "--name",
+        "you",
+        "--keep",
+        f"{folder}/you.json",
+        "--session",
+        room.name,
+        *cast.flags[:2],
+    ]
     command = [sys.executable, EXAMPLE / "chat.py", *ask]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
     await until(cast.server, room.name, talks)
@@ -304,7 +320,18 @@ async def at_random(cast, reader, dice, seconds):
 
 def one_command():
     """The command of the README, with a binary that is there."""
-    command = [sys.executable, EXAMPLE, "--binary", binary(), "--ask", "How does a log survive a crash?", "--port", "0", "--page-port", "0"]
+    command = [
+        sys.executable,
+        EXAMPLE,
+        "--binary",
+        binary(),
+        "--ask",
+        "How does a log survive a crash?",
+        "--port",
+        "0",
+        "--page-port",
+        "0",
+    ]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
     assert said.returncode == 0 and re.search(r"^[✓◐✗] (answer|partial|fallback)", said.stdout, re.MULTILINE), said
     print("one command: ends with its answer", flush=True)

@@ -176,7 +176,9 @@ export class Client {
     if (!token) return this.#send({ type: "resume", id: "resume" }, { type: "hello", credit: { events: this.credit } });
     this.life.attempt += 1;
     this.#keep();
-    const seen = [...this.subscriptions.values()].filter((one) => one.last).map((one) => `${one.session}:${one.last.join(":")}`);
+    const seen = [...this.subscriptions.values()]
+      .filter((one) => one.last)
+      .map((one) => `${one.session}:${one.last.join(":")}`);
     this.#send(
       { type: "resume", id: "resume", token, attempt: this.life.attempt, seen },
       { type: "hello", credit: { events: this.credit } },
@@ -196,7 +198,9 @@ export class Client {
     this.brought = new Set();
     this.connected = true;
     this.pauseMs = PAUSE_MS_MIN;
-    const again = [...this.watches.values()].map((watch) => (watch.revision ? { ...watch.command, revision: watch.revision } : watch.command));
+    const again = [...this.watches.values()].map((watch) =>
+      watch.revision ? { ...watch.command, revision: watch.revision } : watch.command,
+    );
     const asked = [...this.waiting.values()].map((ask) => ask.command);
     for (const command of [...again, ...this.rooms.values(), ...asked]) this.#send(command);
     if (this.owed === 0) this.#allRestored();
@@ -212,7 +216,9 @@ export class Client {
   }
 
   #allRestored() {
-    const asked = new Set([...this.waiting.values()].filter((ask) => ask.command.type === "subscribe").map((ask) => ask.command.session));
+    const asked = new Set(
+      [...this.waiting.values()].filter((ask) => ask.command.type === "subscribe").map((ask) => ask.command.session),
+    );
     for (const { session, policy, from, last } of this.subscriptions.values()) {
       if (this.brought.has(session) || asked.has(session)) continue;
       this.#send({ type: "subscribe", session, policy, from: last ? { offset: last[1] + 1, epoch: last[0] } : from });

@@ -66,7 +66,12 @@ def port(wanted):
 class Page(http.server.SimpleHTTPRequestHandler):
     """The files of the page, the client library, and where the server is."""
 
-    extensions_map = {".js": "text/javascript", ".css": "text/css", ".html": "text/html; charset=utf-8", "": "application/octet-stream"}
+    extensions_map = {
+        ".js": "text/javascript",
+        ".css": "text/css",
+        ".html": "text/html; charset=utf-8",
+        "": "application/octet-stream",
+    }
 
     def __init__(self, *args, config, **more):
         self.config = config

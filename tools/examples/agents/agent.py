@@ -1,6 +1,7 @@
 """What the agents share: flags, a client, a place in the room of agents, settings that others may change while they run.
 
-    room `agents`      presence: who is there and what they are at            bucket `agents`    entry NAME: {"delay_ms": 60, "stall": false}
+room `agents`      presence: who is there and what they are at
+    bucket `agents`    entry NAME: {"delay_ms": 60, "stall": false}
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """A conversation in a terminal. It is a client like any other: kill it, start it again, and it goes on where it was.
 
-    text          asks            /stop            ends the answer, from any device
-    /steer TEXT   while it talks  /kill NAME       orchestrator, tool, model-1, model-2, server
-    /timeline     what happened   /stall NAME, /crash NAME, /delay NAME MS, /well NAME          what a model does
-    /why          the server's own view of the last answer, where the binary knows `tidegate why`
-    /quit
+text          asks            /stop            ends the answer, from any device
+/steer TEXT   while it talks  /kill NAME       orchestrator, tool, model-1, model-2, server
+/timeline     what happened   /stall NAME, /crash NAME, /delay NAME MS, /well NAME          what a model does
+/why          the server's own view of the last answer, where the binary knows `tidegate why`
+/quit
 """
 
 import argparse
@@ -60,14 +60,23 @@ class Chat:
         topic = frame["topic"]
         if topic == "chat.ask" and turn.asked_by != self.client.name:
             self.say(f"{BOLD}{turn.asked_by}: {turn.question}{RESET}")
-        elif topic in ("model.started", "tool.call", "turn.claimed", "tool.gave_up", "model.gave_up", "control.cancel", "control.steer"):
+        elif topic in (
+            "model.started",
+            "tool.call",
+            "turn.claimed",
+            "tool.gave_up",
+            "model.gave_up",
+            "control.cancel",
+            "control.steer",
+        ):
             _, who, what, _ = turn.marks[-1]
             self.say(f"{DIM}· {who} {what}{RESET}")
         elif topic == "chat.answer" and turn.endings == 1:
             took = (turn.ended_at - turn.asked_at) / 1000
             if turn.outcome == "fallback":
                 self.say(turn.text)
-            self.say(f"{DIM}{MARK[turn.outcome]} {turn.outcome}{' (' + turn.reason + ')' if turn.reason else ''} after {took:.1f} s{RESET}")
+            why = f" ({turn.reason})" if turn.reason else ""
+            self.say(f"{DIM}{MARK[turn.outcome]} {turn.outcome}{why} after {took:.1f} s{RESET}")
             if turn.event_id == self.mine or self.mine is None:
                 self.ended.set()
 
@@ -93,7 +102,12 @@ class Chat:
             await self.client.publish("ops", "ops.kill", {"name": rest})
         elif word in ("/stall", "/crash", "/delay", "/well"):
             name, _, number = rest.partition(" ")
-            data = {"/stall": {"stall": True}, "/crash": {"crash": True}, "/delay": {"delay_ms": int(number or 60)}, "/well": {}}[word]
+            data = {
+                "/stall": {"stall": True},
+                "/crash": {"crash": True},
+                "/delay": {"delay_ms": int(number or 60)},
+                "/well": {},
+            }[word]
             await self.client.call({"type": "entry.put", "bucket": "agents", "key": name, "data": data})
         elif word == "/timeline" and turn:
             self.say("\n".join(timeline(turn, self.ops)))

@@ -155,5 +155,7 @@ def agents_of(fleet, deadline_ms, *model_flags):
 
 def knows(binary, command):
     """Does this server binary have that command?"""
-    usage = subprocess.run([str(binary), "help"], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=20)
+    usage = subprocess.run(
+        [str(binary), "help"], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=20
+    )
     return f"tidegate {command}" in usage.stdout + usage.stderr

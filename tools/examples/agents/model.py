@@ -1,9 +1,9 @@
 """A model worker with a fake model: it streams an answer token by token, and can be made slow, stuck, or to crash.
 
-    queue models ─► model.ask ─► what was said before? ─► model.started ─► stream.append … ─► stream.close ─► complete: model.result
+    queue models ─► model.ask ─► what was said before? ─► model.started ─► tokens … ─► stream.close ─► complete: model.result
 
-It holds nothing that dies with it. Whoever takes a job over closes the stream of the worker before, reads what it said, and goes on
-in a stream of its own. The lease is extended with the tokens, not by a timer: a stuck model loses its job.
+It holds nothing that dies with it. Whoever takes a job over closes the stream of the worker before, reads what it said, and goes
+on in a stream of its own. The lease is extended with the tokens, not by a timer: a stuck model loses its job.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ def answer(question, found):
     """What the fake model would say, if nobody interrupted it."""
     return (
         f"You asked: “{question.strip()}”. I had a tool look that up, and it says this: {found}. "
-        "So here is the short of it. Water comes and goes on a clock that nobody here sets, and a good gate does not fight it: it takes "
-        "what fits, holds what does not, and says so. The same goes for a stream of events: each one gets a number, lands on disk, and "
-        "only then is it told to anyone. If a worker falls over halfway, the next one reads what was already said and goes on from "
-        "there. That is what you are looking at now."
+        "So here is the short of it. Water comes and goes on a clock that nobody here sets, and a good gate does not fight it: "
+        "it takes what fits, holds what does not, and says so. The same goes for a stream of events: each one gets a number, "
+        "lands on disk, and only then is it told to anyone. If a worker falls over halfway, the next one reads what was already said "
+        "and goes on from there. That is what you are looking at now."
     )
 
 
@@ -59,8 +59,9 @@ async def said_before(client, job):
 async def begin(client, job):
     """Takes the turn's answer over: (name of the stream, what was said before).
 
-    A worker may wake up late and not know that its lease is over. So: read the entry, ask whether the lease holds, and say `started`
-    only if the entry is as it was. Whoever got the lease later has changed it by then, or will find it changed and read again.
+    A worker may wake up late and not know that its lease is over. So: read the entry, ask whether the lease holds, and say
+    `started` only if the entry is as it was. Whoever got the lease later has changed it by then, or will find it changed and read
+    again.
     """
     key, stream = f"say.{job.data['turn']}", f"say.{job.data['turn']}.{job.lease}"
     while True:
@@ -68,7 +69,13 @@ async def begin(client, job):
         revision = next((entry["revision"] for entry in held["entries"] if entry["key"] == key), 0)
         await job.extend()
         said = await said_before(client, job)
-        started = {"turn": job.data["turn"], "agent": client.name, "attempt": job.attempt, "stream": stream, "after": len(said)}
+        started = {
+            "turn": job.data["turn"],
+            "agent": client.name,
+            "attempt": job.attempt,
+            "stream": stream,
+            "after": len(said),
+        }
         event = {"topic": "model.started", "message_id": f"{stream}-started", "prev_event_id": job.event_id, "data": started}
         entry = {"key": key, "data": stream, "ttl_ms": TTL_MS, "if_revision": revision}
         try:
@@ -96,7 +103,9 @@ async def work(agent, options):
         """What the settings ask for: delay, a stall that lasts until it is taken back, a crash, once."""
         await asyncio.sleep(agent.settings.get("delay_ms", options.delay_ms) / 1000)
         if agent.settings.get("crash") and n >= options.trip_at:
-            await client.call({"type": "entry.put", "bucket": "agents", "key": client.name, "data": {**agent.settings, "crash": False}})
+            await client.call(
+                {"type": "entry.put", "bucket": "agents", "key": client.name, "data": {**agent.settings, "crash": False}}
+            )
             os._exit(3)
         async with agent.changed:
             await agent.changed.wait_for(lambda: not agent.settings.get("stall") or n < options.trip_at)
@@ -137,7 +146,9 @@ async def work(agent, options):
                     raise
                 status = "stopped"
             result = {"turn": turn, "agent": client.name, "status": status, "stream": stream}
-            await job.complete([{"topic": "model.result", "message_id": f"{stream}-result", "prev_event_id": job.event_id, "data": result}])
+            await job.complete(
+                [{"topic": "model.result", "message_id": f"{stream}-result", "prev_event_id": job.event_id, "data": result}]
+            )
         finally:
             steered.pop((job.session, turn), None)
             agent.busy(job.name)

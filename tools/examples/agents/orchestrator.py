@@ -4,8 +4,9 @@
                                       ├─► commit: model.ask  + entry turn.N = model      queue models ─► model.result │ gave_up
                                       └─► complete: chat.answer − entry turn.N           or, at the deadline, the server: fallback
 
-Each step is one record, made only if the entry is as it was read: of two orchestrators that both believe in a turn one gets on. What it
-has heard is read again from the log, from the question on; the entry says how far it came. So it may die between any two lines.
+Each step is one record, made only if the entry is as it was read: of two orchestrators that both believe in a turn one gets on.
+What it has heard is read again from the log, from the question on; the entry says how far it came. So it may die between any two
+lines.
 """
 
 import asyncio
@@ -37,7 +38,9 @@ class Turns:
         epoch = job.event_id.split(":")[-2]
         feed, _ = await asyncio.gather(
             self.client.subscribe(job.session, start={"offset": number, "epoch": epoch}, policy="rollup"),
-            self.client.publish(job.session, "turn.claimed", claimed, message_id=f"{job.lease}-claimed", prev_event_id=job.event_id),
+            self.client.publish(
+                job.session, "turn.claimed", claimed, message_id=f"{job.lease}-claimed", prev_event_id=job.event_id
+            ),
         )
         try:
             await self._go(job, number, feed)
@@ -64,10 +67,16 @@ class Turns:
                 await self._end(job, number, PARTIAL, turn.text, "stopped")
             elif topic in ("tool.result", "tool.gave_up") and step == "tool":
                 found = event["data"].get("found", "nothing, for the tool did not answer")
-                ask = {"question": job.data["text"], "found": found, "asked": job.event_id, **({"steer": steer} if steer else {})}
+                ask = {
+                    "question": job.data["text"],
+                    "found": found,
+                    "asked": job.event_id,
+                    **({"steer": steer} if steer else {}),
+                }
                 step, revision = await self._step(job, number, revision, "model", "model.ask", ask)
-            elif topic == "model.result" and event["data"]["status"] == "complete":
-                await self._end(job, number, ANSWER, turn.text, "")
+            elif topic == "model.result":
+                whole = event["data"]["status"] == "complete"
+                await self._end(job, number, ANSWER if whole else PARTIAL, turn.text, "" if whole else "stopped")
             elif topic == "model.gave_up":
                 await self._end(job, number, PARTIAL if turn.text else FALLBACK, turn.text or SORRY, "no model finished")
             elif time.monotonic() - told > PROGRESS_EVERY_S:
@@ -86,7 +95,12 @@ class Turns:
 
     async def _step(self, job, number, revision, step, topic, data):
         """Says what is to be done and that it was said, in one record; returns where the turn stands then, by whomever."""
-        event = {"topic": topic, "message_id": f"{job.lease}-{step}", "prev_event_id": job.event_id, "data": {"turn": number, **data}}
+        event = {
+            "topic": topic,
+            "message_id": f"{job.lease}-{step}",
+            "prev_event_id": job.event_id,
+            "data": {"turn": number, **data},
+        }
         entry = {"key": f"turn.{number}", "data": {"step": step}, "ttl_ms": TTL_MS, "if_revision": revision}
         try:
             await self.client.call({"type": "commit", "session": job.session, "events": [event], "entries": [entry]})
@@ -99,7 +113,9 @@ class Turns:
         """Whoever is answering finds its stream closed at the next token."""
         if turn.stream:
             try:
-                await self.client.call({"type": "stream.close", "session": job.session, "stream": turn.stream, "status": "cancelled"})
+                await self.client.call(
+                    {"type": "stream.close", "session": job.session, "stream": turn.stream, "status": "cancelled"}
+                )
             except Refused as no:
                 if no.name not in ("stream_closed", "unknown_stream"):
                     raise

@@ -1,10 +1,10 @@
 """What happened in a conversation, from its log and nothing else.
 
     chat.ask ─► turn.claimed ─► tool.call ─► tool.result ─► model.ask ─► model.started ─► deltas … ─► model.result ─► chat.answer
-       n            (again)                  tool.gave_up                 (again: goes on `after` so many characters)      ends turn n
+       n            (again)                  tool.gave_up                 (again: goes on `after` so much text)      ends turn n
 
-A turn's text is what the stream says that the last `model.started` named; that event cuts what an earlier worker may have said beyond
-what its successor had read. `web/story.js` is the same for the page.
+A turn's text is what the stream says that the last `model.started` named; that event cuts what an earlier worker may have said
+beyond what its successor had read. `web/story.js` is the same for the page.
 """
 
 import dataclasses
@@ -58,7 +58,9 @@ class Story:
     def take(self, frame):
         """Takes an event or a merged delta in. Returns the turns that it changed, each with what it adds: text, or None."""
         if frame["type"] == "stream.delta":
-            return [self._say(one["stream"], one.get("delta", "")) for one in frame["streams"] if one["stream"] in self.streams]
+            return [
+                self._say(one["stream"], one.get("delta", "")) for one in frame["streams"] if one["stream"] in self.streams
+            ]
         if frame["type"] != "event":
             return []
         if "stream" in frame:
@@ -126,4 +128,7 @@ def timeline(turn, ops=()):
     told += [(at, who, what) for at, who, what, _ in turn.marks]
     told += [(at, who, what) for at, who, what in ops if turn.asked_at <= at <= end + 2000]
     width = max(len(who) for _, who, _ in told)
-    return [f"{(at - turn.asked_at) / 1000:+7.2f} s  {who:<{width}}  {what}" for at, who, what in sorted(told, key=lambda one: one[0])]
+    return [
+        f"{(at - turn.asked_at) / 1000:+7.2f} s  {who:<{width}}  {what}"
+        for at, who, what in sorted(told, key=lambda one: one[0])
+    ]

@@ -1,6 +1,6 @@
 """The tool agent: looks things up, slowly.
 
-    queue tools ─► tool.call {query} ─► complete: tool.result {found}, one record
+queue tools ─► tool.call {query} ─► complete: tool.result {found}, one record
 """
 
 import asyncio
@@ -26,7 +26,9 @@ async def work(agent, options):
         try:
             await asyncio.sleep(agent.settings.get("delay_ms", options.delay_ms) / 1000)
             found = {"turn": job.data["turn"], "agent": agent.client.name, "found": look_up(job.data["query"])}
-            await job.complete([{"topic": "tool.result", "message_id": f"{job.lease}-result", "prev_event_id": job.event_id, "data": found}])
+            await job.complete(
+                [{"topic": "tool.result", "message_id": f"{job.lease}-result", "prev_event_id": job.event_id, "data": found}]
+            )
         finally:
             agent.busy(job.name)
 

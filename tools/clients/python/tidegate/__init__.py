@@ -5,9 +5,9 @@
         async for frame in await client.subscribe("demo", start="earliest"):
             print(frame)
 
-Connections come and go; the program does not notice but for the time. A command is sent until it is answered, under the same message
-id, so it is done once. A feed goes on behind the last event that it brought. Jobs, watches and places in rooms are taken up again.
-Needs the PyPI package `websockets`, and nothing else.
+Connections come and go; the program does not notice but for the time. A command is sent until it is answered, under the same
+message id, so it is done once. A feed goes on behind the last event that it brought. Jobs, watches and places in rooms are
+taken up again. Needs the PyPI package `websockets`, and nothing else.
 """
 
 from .client import Client

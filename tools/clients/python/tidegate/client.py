@@ -1,8 +1,8 @@
 """One life over many connections.
 
-    dial ─► welcome ─► resume, hello ─► resumed ─► unanswered commands again, pulls, watches, rooms ─► frames … ─► gone ─► pause ─► dial
-                          │                          │
-                          └ token, seen, position    └ what the life brought back is left alone, what it lost is subscribed again
+    dial ─► welcome ─► resume, hello ─► resumed ─► unanswered commands, pulls, watches, rooms ─► frames … ─► gone ─► pause ─► dial
+                         │                 └ what the life brought back is left alone, what it lost is subscribed again
+                         └ token, seen, position
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class _Ask:
 class Client:
     """A client of a server. `name` is its identity; `keep` a file in which its life outlives the process.
 
-    `credit` bounds how many events may come before they are worked off, `pause_s_max` how long it waits between attempts to connect.
+    `credit` bounds how many events may come before they are worked off, `pause_s_max` how long it waits before it connects again.
     """
 
     def __init__(self, url, name=None, *, keep=None, credit=256, pause_s_max=10.0):
@@ -153,7 +153,7 @@ class Client:
                 await self.link.send(*commands)
 
     async def publish(self, session, topic, data, *, message_id=None, **fields):
-        """An event; returns its id once it is on disk. Give a `message_id` that you keep where your process may die in between."""
+        """An event; returns its id once it is on disk. Give a `message_id` of your own where your process may die meanwhile."""
         command = {"type": "publish", "session": session, "topic": topic, "data": data, **fields}
         if fields.get("durability") != "volatile":
             command["message_id"] = message_id or uuid.uuid4().hex
@@ -167,7 +167,9 @@ class Client:
         """All events of a session that are kept, from an offset on; none where nothing was ever published."""
         while True:
             try:
-                page = await self.call({"type": "history", "session": session, "limit": 256, **({} if start is None else {"from": start})})
+                page = await self.call(
+                    {"type": "history", "session": session, "limit": 256, **({} if start is None else {"from": start})}
+                )
             except Refused as no:
                 if no.name != "unknown_session":
                     raise
@@ -237,7 +239,13 @@ class Client:
     async def enter(self, session, state="idle", data=None, **fields):
         """Is in a session, also after reconnects. Entered again, it says everything anew."""
         fresh = session not in self.rooms
-        command = {"type": "presence.enter", "session": session, "state": state, **({} if data is None else {"data": data}), **fields}
+        command = {
+            "type": "presence.enter",
+            "session": session,
+            "state": state,
+            **({} if data is None else {"data": data}),
+            **fields,
+        }
         self.rooms[session] = command
         kind = "presence.enter" if fresh else "presence.update"
         await self.call({**{name: value for name, value in command.items() if fresh or name != "lease_ms"}, "type": kind})
@@ -300,7 +308,13 @@ class Client:
         seen = {**life["seen"], **{key: feed.seen for key, feed in self.feeds.items() if key != "patterns" and feed.seen}}
         position = self.feeds["patterns"].position if "patterns" in self.feeds else life["position"]
         self._note()
-        command = {"type": "resume", "id": "resume", "token": life["token"], "attempt": life["attempt"], "seen": list(seen.values())}
+        command = {
+            "type": "resume",
+            "id": "resume",
+            "token": life["token"],
+            "attempt": life["attempt"],
+            "seen": list(seen.values()),
+        }
         return {**command, "position": position} if position else command
 
     def _lost_with_connection(self):

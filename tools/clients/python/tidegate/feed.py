@@ -93,7 +93,9 @@ class Feed:
     def begin(self, answer):
         """What the server says when the subscription stands."""
         if "position" in answer and answer["position"] and not self.at:
-            self.at = {slice_: int(place) for slice_, _, place in (one.partition(".") for one in answer["position"].split(","))}
+            self.at = {
+                slice_: int(place) for slice_, _, place in (one.partition(".") for one in answer["position"].split(","))
+            }
 
     def again(self):
         """The command that subscribes again from where the feed is, for a life that has forgotten it."""

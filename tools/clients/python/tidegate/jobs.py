@@ -38,7 +38,12 @@ class Job:
         self.ended = False
 
     def _command(self, kind, **fields):
-        return {"type": kind, "job": self.name, "lease": self.lease, **{name: value for name, value in fields.items() if value is not None}}
+        return {
+            "type": kind,
+            "job": self.name,
+            "lease": self.lease,
+            **{name: value for name, value in fields.items() if value is not None},
+        }
 
     async def complete(self, events=(), entries=(), markers=()):
         """Ends the job, together with what is given, all of its session: everything or nothing."""

@@ -2,7 +2,7 @@
 
     dial(url, client, token) ─► Link ─► send({...}), async for frame in link ─► ends ─► Pauses.after(why) ─► dial …
 
-The pauses are those of PROTOCOL.md, "How a client reconnects": the close code says whether to come back at once, later, or not at all.
+The pauses are those of PROTOCOL.md, "How a client reconnects": the close code says whether to come back now, later, or never.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class Pauses:
         self.next_s = PAUSE_S_MIN
 
     def after(self, why, link=None):
-        """Seconds to wait after a connection ended, or was never made, because of `why`. Raises Over where there is no way back."""
+        """Seconds to wait after a connection ended, or was not made, because of `why`. Raises Over where there is no way back."""
         if isinstance(why, InvalidStatus):
             return self._refused(why)
         code = link.close_code if link else None

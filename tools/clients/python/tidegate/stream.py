@@ -2,8 +2,8 @@
 
     append("Once") ─► sent          append(" upon"), append(" a") ─► wait ─► acknowledged ─► sent as one delta, " upon a"
 
-One delta is under way at a time, and what is said meanwhile goes into the next. So order needs no care, a slow server gets fewer and
-longer deltas, and whoever produces tokens waits only where a lot is unsent.
+One delta is under way at a time, and what is said meanwhile goes into the next. So order needs no care, a slow server gets fewer
+and longer deltas, and whoever produces tokens waits only where a lot is unsent.
 """
 
 import asyncio

@@ -2,7 +2,15 @@
 
 const ROLES = { orchestrator: "orchestrator", tool: "tool", "model-1": "model", "model-2": "model", server: "server" };
 const ICONS = { orchestrator: "◈", tool: "⚒", model: "✦", server: "▤" };
-const STATES = { up: "up", idle: "idle", thinking: "thinking", tool: "at work", blocked: "blocked", gone: "gone", unknown: "not seen yet" };
+const STATES = {
+  up: "up",
+  idle: "idle",
+  thinking: "thinking",
+  tool: "at work",
+  blocked: "blocked",
+  gone: "gone",
+  unknown: "not seen yet",
+};
 
 export class Agents {
   /** `put(name, settings)` changes what a model does; `kill(name)` kills a process. */
@@ -58,12 +66,20 @@ export class Agents {
       if (name === "server") continue;
       const member = members.get(name);
       const at = member?.data?.at?.[0];
-      this.#say(card, member ? member.state : "gone", at ? (at.query ?? at.question ?? `turn ${at.turn} of ${at.session}`) : "");
+      this.#say(
+        card,
+        member ? member.state : "gone",
+        at ? (at.query ?? at.question ?? `turn ${at.turn} of ${at.session}`) : "",
+      );
     }
   }
 
   server(connected) {
-    this.#say(this.cards.get("server"), connected ? "up" : "gone", connected ? "the log, the queues, the rooms" : "this page comes back by itself");
+    this.#say(
+      this.cards.get("server"),
+      connected ? "up" : "gone",
+      connected ? "the log, the queues, the rooms" : "this page comes back by itself",
+    );
     if (!connected) for (const [name, card] of this.cards) if (name !== "server") this.#say(card, "unknown", "");
   }
 

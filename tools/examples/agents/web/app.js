@@ -8,7 +8,11 @@ import { Agents } from "./agents.js";
 import { Story } from "./story.js";
 import { draw, list } from "./timeline.js";
 
-const SUGGESTIONS = ["Why do tide gates close by themselves?", "How does a log survive a crash?", "Does the moon pull harder than the sun?"];
+const SUGGESTIONS = [
+  "Why do tide gates close by themselves?",
+  "How does a log survive a crash?",
+  "Does the moon pull harder than the sun?",
+];
 const ENDINGS = { answer: "answered", partial: "partial answer", fallback: "fallback" };
 const $ = (id) => document.getElementById(id);
 
@@ -133,7 +137,9 @@ function footer(turn) {
   const workers = [...new Set(turn.parts.map((part) => part.agent))].filter((one) => one !== "server").join(" → ");
   if (turn.outcome) {
     const took = ((turn.endedAt - turn.askedAt) / 1000).toFixed(1);
-    return [ENDINGS[turn.outcome] + (turn.reason ? `: ${turn.reason}` : ""), `${took} s`, workers].filter(Boolean).join(" · ");
+    return [ENDINGS[turn.outcome] + (turn.reason ? `: ${turn.reason}` : ""), `${took} s`, workers]
+      .filter(Boolean)
+      .join(" · ");
   }
   const last = turn.marks.at(-1);
   return last ? `${last.who} ${last.what} …` : "waiting for an orchestrator …";
@@ -187,7 +193,11 @@ $("theme").onclick = () => {
 };
 if (localStorage.getItem("theme")) document.documentElement.dataset.theme = localStorage.getItem("theme");
 for (const text of SUGGESTIONS) {
-  const button = Object.assign(document.createElement("button"), { type: "button", textContent: text, onclick: () => ask(text) });
+  const button = Object.assign(document.createElement("button"), {
+    type: "button",
+    textContent: text,
+    onclick: () => ask(text),
+  });
   $("suggestions").append(button);
 }
 

@@ -11,7 +11,12 @@ const offsetOf = (eventId) => Number(eventId.slice(eventId.lastIndexOf(":") + 1)
 
 class Turn {
   constructor(frame) {
-    Object.assign(this, { number: offsetOf(frame.event_id), eventId: frame.event_id, askedBy: frame.client, askedAt: frame.time });
+    Object.assign(this, {
+      number: offsetOf(frame.event_id),
+      eventId: frame.event_id,
+      askedBy: frame.client,
+      askedAt: frame.time,
+    });
     this.question = frame.data.text;
     // Text by the worker who said it: what a takeover looks like.
     this.parts = [];
@@ -76,7 +81,8 @@ export class Story {
 
   /** Takes an event or a merged delta in; returns the turns that it changed. */
   take(frame) {
-    if (frame.type === "stream.delta") return frame.streams.map((one) => this.#say(one.stream, one.delta ?? "")).filter(Boolean);
+    if (frame.type === "stream.delta")
+      return frame.streams.map((one) => this.#say(one.stream, one.delta ?? "")).filter(Boolean);
     if (frame.type !== "event") return [];
     if (frame.stream !== undefined) return [this.#say(frame.stream, frame.data ?? "")].filter(Boolean);
     if (frame.topic === "chat.ask") {
@@ -112,7 +118,8 @@ export class Story {
       this.streams.set(data.stream, turn);
     }
     if (topic === "chat.answer" && !turn.outcome) turn.end({ client, data, time });
-    const what = topic === "chat.answer" ? turn.outcome + (turn.reason ? `: ${turn.reason}` : "") : (WHAT[topic]?.(data) ?? topic);
+    const what =
+      topic === "chat.answer" ? turn.outcome + (turn.reason ? `: ${turn.reason}` : "") : (WHAT[topic]?.(data) ?? topic);
     turn.marks.push({ at: time, who, topic, what, data, eventId });
   }
 }

@@ -25,7 +25,8 @@ function bars(turn, now, ops) {
     open.delete(who);
   };
   for (const mark of turn.marks) {
-    if (mark.topic === "turn.claimed") end(mark.who, mark.at), open.set(mark.who, { who: mark.who, from: mark.at, kind: "lead" });
+    if (mark.topic === "turn.claimed")
+      (end(mark.who, mark.at), open.set(mark.who, { who: mark.who, from: mark.at, kind: "lead" }));
     if (mark.topic === "tool.call") open.set("tool", { who: "tool", from: mark.at, kind: "work" });
     if (mark.topic === "tool.result" || mark.topic === "tool.gave_up") end("tool", mark.at);
     if (mark.topic === "model.started") {
@@ -65,18 +66,30 @@ export function draw(root, turn, ops, deadlineMs) {
     else shape(dot, "circle", { r: 4 });
     shape(dot, "title", {}, `${name} ${what}`);
   }
-  const dot = (at, who, kind, title) => shape(shape(svg, "circle", { cx: x(at), cy: y(who) + 9, r: 5, class: `dot ${kind}` }), "title", {}, title);
+  const dot = (at, who, kind, title) =>
+    shape(shape(svg, "circle", { cx: x(at), cy: y(who) + 9, r: 5, class: `dot ${kind}` }), "title", {}, title);
   dot(turn.askedAt, "you", "ask", "asked");
   for (const mark of turn.marks.filter((one) => one.topic.startsWith("control."))) dot(mark.at, "you", "control", mark.what);
-  for (const mark of turn.marks.filter((one) => one.topic.endsWith(".gave_up"))) dot(mark.at, "server", "gave-up", mark.what);
+  for (const mark of turn.marks.filter((one) => one.topic.endsWith(".gave_up")))
+    dot(mark.at, "server", "gave-up", mark.what);
   if (turn.endedAt) dot(turn.endedAt, turn.marks.at(-1)?.who === "server" ? "server" : "you", turn.outcome, turn.outcome);
   const limit = x(turn.askedAt + deadlineMs);
   shape(svg, "line", { x1: limit, x2: limit, y1: 0, y2: height - 20, class: "deadline" });
   for (const part of [0, 0.25, 0.5]) {
     const at = turn.askedAt + deadlineMs * part;
-    shape(svg, "text", { x: x(at), y: height - 6, "text-anchor": part ? "middle" : "start" }, `${((deadlineMs * part) / 1000).toFixed(1)} s`);
+    shape(
+      svg,
+      "text",
+      { x: x(at), y: height - 6, "text-anchor": part ? "middle" : "start" },
+      `${((deadlineMs * part) / 1000).toFixed(1)} s`,
+    );
   }
-  shape(svg, "text", { x: limit, y: height - 6, class: "deadline", "text-anchor": "end" }, `deadline ${deadlineMs / 1000} s`);
+  shape(
+    svg,
+    "text",
+    { x: limit, y: height - 6, class: "deadline", "text-anchor": "end" },
+    `deadline ${deadlineMs / 1000} s`,
+  );
   root.replaceChildren(svg);
 }
 
@@ -86,13 +99,19 @@ export function list(root, turn, ops) {
   const told = [
     { at: turn.askedAt, who: turn.askedBy, what: "asks" },
     ...turn.marks,
-    ...ops.filter((op) => op.at >= turn.askedAt && op.at <= until).map((op) => ({ at: op.at, who: op.name, what: op.what, died: op.died })),
+    ...ops
+      .filter((op) => op.at >= turn.askedAt && op.at <= until)
+      .map((op) => ({ at: op.at, who: op.name, what: op.what, died: op.died })),
   ].sort((a, b) => a.at - b.at);
   root.replaceChildren(
     ...told.map(({ at, who, what, died }) => {
       const line = document.createElement("li");
       line.className = died ? "died" : "";
-      for (const [name, text] of [["when", `${((at - turn.askedAt) / 1000).toFixed(2)} s`], ["who", who], ["what", what]]) {
+      for (const [name, text] of [
+        ["when", `${((at - turn.askedAt) / 1000).toFixed(2)} s`],
+        ["who", who],
+        ["what", what],
+      ]) {
         const part = document.createElement("span");
         part.className = name;
         part.textContent = text;
