@@ -11,6 +11,7 @@ all that.
 
 import argparse
 import asyncio
+import itertools
 import random
 import re
 import subprocess
@@ -29,8 +30,9 @@ import queues  # noqa: E402
 import tidegate  # noqa: E402
 
 AGENTS = {"orchestrator": "orchestrator", "tool": "tool", "model-1": "model", "model-2": "model"}
-# What a busy machine may add to a deadline, beside the time in which there was no server.
-GRACE_MS = 3000
+# What a deadline may be late, beside the time in which the server acknowledged nothing: it was dead, or the machine stood still.
+GRACE_MS = 1000
+BEAT_MS = 400
 
 
 class Cast:
@@ -42,7 +44,7 @@ class Cast:
         self.deadline_ms = deadline_ms
         self.delay_ms = delay_ms
         self.processes = {}
-        self.down = []
+        self.beats = []
 
     def start(self, name):
         flags = [*self.flags, "--name", name, *(["--delay-ms", str(self.delay_ms)] if AGENTS[name] == "model" else [])]
@@ -50,10 +52,8 @@ class Cast:
 
     def kill(self, name):
         if name == "server":
-            began = time.time()
             self.server.kill9()
             self.server.start(shards=random.choice([1, 2, 3]))
-            self.down.append((began * 1000, time.time() * 1000))
         elif name in self.processes:
             process = self.processes.pop(name)
             process.kill()
@@ -81,8 +81,20 @@ class Cast:
         for name in list(self.processes):
             self.kill(name)
 
-    def down_ms(self, begin, end):
-        return sum(max(0, min(end, until) - max(begin, since)) for since, until in self.down)
+    async def beat(self):
+        """Notes when the server acknowledged something, all the time."""
+        count = 0
+        while True:
+            count += 1
+            beat = {"type": "publish", "session": "heart", "topic": "beat", "message_id": f"beat-{count}", "data": count}
+            await patiently(self.server, beat)
+            self.beats.append(time.time() * 1000)
+            await asyncio.sleep(BEAT_MS / 4000)
+
+    def stood_still_ms(self, begin, end):
+        """How long between two moments the server acknowledged nothing, as far as that is more than its usual pace."""
+        beats = [begin, *(beat for beat in self.beats if begin < beat < end), end]
+        return sum(max(0, after - before - BEAT_MS) for before, after in itertools.pairwise(beats))
 
 
 async def patiently(server, *commands):
@@ -129,7 +141,7 @@ async def until(server, session, happened, timeout_s=20.0):
     while not happened(events := await log_of(server, session)):
         told = [f"{event['time']} {event['client']} {event['topic']} {str(event.get('data'))[:80]}" for event in events]
         assert time.monotonic() < until_s, f"{session} stands still:\n" + "\n".join(told)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
     return events
 
 
@@ -174,7 +186,7 @@ class Room:
 
     def check_turn(self, ask, end, events):
         number = split_event_id(ask["event_id"])[2]
-        took = end["time"] - ask["time"] - self.cast.down_ms(ask["time"], end["time"])
+        took = end["time"] - ask["time"] - self.cast.stood_still_ms(ask["time"], end["time"])
         assert took <= self.cast.deadline_ms + GRACE_MS, f"{self.name}/{number}: ended after {took} ms: {end}"
         mine = [event for event in events if isinstance(event.get("data"), dict) and event["data"].get("turn") == number]
         for step in ("tool.call", "model.ask"):
@@ -234,8 +246,9 @@ class Reader:
 
 
 def at_work(events):
-    """The model that answers now."""
-    return next(event["data"]["agent"] for event in reversed(events) if event["topic"] == "model.started")
+    """The model that answers now, or any where none has begun."""
+    started = [event["data"]["agent"] for event in events if event["topic"] == "model.started"]
+    return started[-1] if started else "model-1"
 
 
 async def round_of(cast, reader, title, when, victims, back=True, rooms=2, questions=1, before=None):
@@ -340,7 +353,7 @@ def one_command():
 async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="each part once, in less than a minute")
-    parser.add_argument("--deadline-ms", type=int, default=4000)
+    parser.add_argument("--deadline-ms", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=3.0, help="of killing at random")
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
@@ -352,8 +365,10 @@ async def main():
         try:
             await patiently(server, *({"type": "queue.declare", **queue} for queue in queues.queues(options.deadline_ms)))
             reader = Reader(server)
+            heart = asyncio.create_task(cast.beat())
             async with reader.client:
                 await rounds(cast, reader, dice, options, folder)
+            heart.cancel()
         finally:
             cast.close()
     one_command()

@@ -8,7 +8,6 @@ Of what the fleet says nothing gets lost while the server is down: it is said wh
 import asyncio
 import contextlib
 import ctypes
-import os
 import pathlib
 import signal
 import subprocess
@@ -155,7 +154,4 @@ def agents_of(fleet, deadline_ms, *model_flags):
 
 def knows(binary, command):
     """Does this server binary have that command?"""
-    usage = subprocess.run(
-        [str(binary), "help"], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=20
-    )
-    return f"tidegate {command}" in usage.stdout + usage.stderr
+    return subprocess.run([str(binary), command, "--help"], capture_output=True, timeout=20).returncode == 0

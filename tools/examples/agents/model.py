@@ -28,8 +28,8 @@ def answer(question, found):
         f"You asked: “{question.strip()}”. I had a tool look that up, and it says this: {found}. "
         "So here is the short of it. Water comes and goes on a clock that nobody here sets, and a good gate does not fight it: "
         "it takes what fits, holds what does not, and says so. The same goes for a stream of events: each one gets a number, "
-        "lands on disk, and only then is it told to anyone. If a worker falls over halfway, the next one reads what was already said "
-        "and goes on from there. That is what you are looking at now."
+        "lands on disk, and only then is it told to anyone. If a worker falls over halfway, the next one reads what was already "
+        "said and goes on from there. That is what you are looking at now."
     )
 
 

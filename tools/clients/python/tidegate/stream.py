@@ -53,8 +53,10 @@ class Stream:
                 raise
 
     async def close(self, status="complete"):
+        """Ends it. Where nothing was said there is no stream, and nothing to end."""
         await self.flush()
-        await self.client.call({"type": "stream.close", **self.command, "status": status})
+        if self.seq:
+            await self.client.call({"type": "stream.close", **self.command, "status": status})
 
     def abandon(self):
         """Says nothing more. The server ends the stream when its lease is over, unless somebody does before."""
