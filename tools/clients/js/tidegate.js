@@ -46,13 +46,20 @@ export class Client {
     this.pauseMs = PAUSE_MS_MIN;
     this.connected = false;
     this.over = null;
-    setInterval(() => this.#acknowledge(), ACK_EVERY_MS);
-    addEventListener("online", () => this.wake?.());
+    this.ticker = setInterval(() => this.#acknowledge(), ACK_EVERY_MS);
+    globalThis.addEventListener?.("online", () => this.wake?.());
     this.#run();
   }
 
   get name() {
     return this.life.client;
+  }
+
+  /** Ends the connection, not the life. */
+  close() {
+    this.#acknowledge();
+    this.#end("closed");
+    this.socket?.close();
   }
 
   // --- commands
@@ -135,7 +142,9 @@ export class Client {
       const code = await this.#connection();
       const before = this.connected;
       this.connected = false;
-      if (code >= 4200 && code < 4300) return this.#end(code);
+      if (this.over) return;
+      if (code === 4200) return this.#end("this client is at work in another place");
+      if (code > 4200 && code < 4300) return this.#end(`the server closed this client: ${code}`);
       if (before) for (const ask of this.waiting.values()) ask.repeated = true;
       const pause = this.#pauseAfter(code);
       this.onConnection(false, pause);
@@ -165,8 +174,10 @@ export class Client {
     return pause;
   }
 
-  #end(code) {
-    this.over = code === 4200 ? "this client is at work in another place" : `the server closed this client: ${code}`;
+  #end(why) {
+    this.over = why;
+    clearInterval(this.ticker);
+    this.wake?.();
     for (const ask of this.waiting.values()) ask.reject(new Error(this.over));
     this.onConnection(false, null, this.over);
   }

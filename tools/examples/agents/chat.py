@@ -19,7 +19,7 @@ import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"))
 
-from story import Story, timeline  # noqa: E402
+from story import Story, offset_of, timeline  # noqa: E402
 
 from tidegate import Client  # noqa: E402
 
@@ -38,6 +38,8 @@ class Chat:
         self.last = None
         self.mine = None
         self.ended = asyncio.Event()
+        # What the log held when this process began: it is told in short, and not again.
+        self.begin_at = 0
         self.at_line_start = True
         # A question that may not have reached the server yet: it is asked again, under its old id, by the next process.
         self.draft = pathlib.Path(options.keep).with_suffix(".ask") if options.keep else None
@@ -47,6 +49,20 @@ class Chat:
             text = f"\n{text}"
         print(text, end=end, flush=True)
         self.at_line_start = end == "\n"
+
+    async def begin(self):
+        """Reads what was said before, shows where an answer is under way, and listens from there on."""
+        start = "earliest"
+        async for event in self.client.history(self.options.session):
+            self.story.take(event)
+            _, epoch, offset = event["event_id"].rsplit(":", 2)
+            self.begin_at = int(offset) + 1
+            start = {"offset": self.begin_at, "epoch": epoch}
+        self.last = next(reversed(self.story.turns.values()), None)
+        if self.last and not self.last.outcome:
+            self.say(f"{BOLD}{self.last.asked_by}: {self.last.question}{RESET}")
+            self.say(self.last.text, end="")
+        return await self.client.subscribe(self.options.session, start=start, policy="rollup")
 
     def take(self, frame):
         for turn, text in self.story.take(frame):
@@ -72,13 +88,16 @@ class Chat:
             _, who, what, _ = turn.marks[-1]
             self.say(f"{DIM}· {who} {what}{RESET}")
         elif topic == "chat.answer" and turn.endings == 1:
-            took = (turn.ended_at - turn.asked_at) / 1000
-            if turn.outcome == "fallback":
-                self.say(turn.text)
-            why = f" ({turn.reason})" if turn.reason else ""
-            self.say(f"{DIM}{MARK[turn.outcome]} {turn.outcome}{why} after {took:.1f} s{RESET}")
-            if turn.event_id == self.mine or self.mine is None:
-                self.ended.set()
+            self.conclude(turn)
+            self.ended.set()
+
+    def conclude(self, turn):
+        """The last line of a turn."""
+        if turn.outcome == "fallback":
+            self.say(turn.text)
+        why = f" ({turn.reason})" if turn.reason else ""
+        took = (turn.ended_at - turn.asked_at) / 1000
+        self.say(f"{DIM}{MARK[turn.outcome]} {turn.outcome}{why} after {took:.1f} s{RESET}")
 
     async def ask(self, text, message_id=None):
         ask = {"message_id": message_id or uuid.uuid4().hex, "text": text}
@@ -122,7 +141,8 @@ class Chat:
 
     async def listen(self, feed):
         async for frame in feed:
-            self.take(frame)
+            if frame["type"] != "notice" and offset_of(frame.get("event_id", f":{self.begin_at}")) >= self.begin_at:
+                self.take(frame)
 
     async def hear_ops(self):
         """What happened to the processes meanwhile."""
@@ -156,7 +176,7 @@ class Chat:
 async def run(options):
     async with Client(options.url, options.name, keep=options.keep, pause_s_max=1.0) as client:
         chat = Chat(client, options)
-        feed = await client.subscribe(options.session, policy="rollup")
+        feed = await chat.begin()
         tasks = [asyncio.create_task(chat.listen(feed)), asyncio.create_task(chat.hear_ops())]
         try:
             draft = json.loads(chat.draft.read_text()) if chat.draft and chat.draft.exists() else None
@@ -165,7 +185,7 @@ async def run(options):
                 await chat.ask(**(draft or {"text": options.ask}))
                 await wait_for_answer(chat)
                 chat.asked()
-                chat.say("\n".join(timeline(chat.story.turns[int(chat.mine.rsplit(":", 1)[1])], chat.ops)))
+                chat.say("\n".join(timeline(chat.story.turns[offset_of(chat.mine)], chat.ops)))
             else:
                 await client.enter(options.session, data={"role": "user"})
                 chat.say(f"{DIM}session {options.session}; ask something, or /help{RESET}")
@@ -176,12 +196,11 @@ async def run(options):
 
 
 async def wait_for_answer(chat):
-    """The answer may have come while no process of this client was alive: then the log has it."""
-    number = int(chat.mine.rsplit(":", 1)[1])
-    async for event in chat.client.history(chat.options.session, number):
-        turn = chat.story.turns.get(number)
-        if not (turn and turn.outcome):
-            chat.take(event)
+    """The answer may have come while no process of this client was alive: then it was in the log."""
+    number = offset_of(chat.mine)
+    turn = chat.story.turns.get(number)
+    if turn and turn.outcome:
+        return chat.conclude(turn)
     while not ((turn := chat.story.turns.get(number)) and turn.outcome):
         chat.ended.clear()
         await chat.ended.wait()

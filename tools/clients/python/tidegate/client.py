@@ -1,8 +1,8 @@
 """One life over many connections.
 
-    dial ─► welcome ─► resume, hello ─► resumed ─► unanswered commands, pulls, watches, rooms ─► frames … ─► gone ─► pause ─► dial
-                         │                 └ what the life brought back is left alone, what it lost is subscribed again
-                         └ token, seen, position
+dial ─► welcome ─► resume, hello ─► resumed ─► unanswered commands, pulls, watches, rooms ─► frames … ─► gone ─► pause ─► dial
+                     │                 └ what the life brought back is left alone, what it lost is subscribed again
+                     └ token, seen, position
 """
 
 import asyncio
@@ -204,6 +204,7 @@ class Client:
     async def drop(self, feed):
         if self.feeds.get(feed.key) is feed:
             del self.feeds[feed.key]
+            self._life["seen"].pop(feed.key, None)
             feed.end(True)
             self._release(feed)
             with contextlib.suppress(Refused):
@@ -438,7 +439,7 @@ class Client:
             feed.begin(frame)
             if seen := self._life["seen"].get(key):
                 _, epoch, offset = seen.rsplit(":", 2)
-                feed.last[key] = (epoch, int(offset))
+                feed.last = (epoch, int(offset))
         else:
             self.restore({"type": "unsubscribe", **_scope(key)})
         self._owes_less()

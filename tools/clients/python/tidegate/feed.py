@@ -60,8 +60,8 @@ class Feed:
         self.client = client
         self.key = key
         self.command = command
-        # The last event that came, by session and by slice: where a resume goes on, and what is not taken twice.
-        self.last = {}
+        # The last event that came, of a session as (epoch, offset), of patterns by slice: where a resume goes on.
+        self.last = None
         self.at = {}
         self.worked_to = None
         self.frames = collections.deque()
@@ -76,14 +76,13 @@ class Feed:
         kind = frame["type"]
         costs = window.take() if kind in ("event", "stream.delta") else None
         event_id = frame.get("event_id")
-        if event_id and kind != "notice":
-            session, epoch, offset = split_event_id(event_id)
-            before = self.last.get(session)
-            if before and before[0] == epoch and offset <= before[1] and self.key != "patterns":
+        if event_id and kind != "notice" and self.key != "patterns":
+            _, epoch, offset = split_event_id(event_id)
+            if self.last and self.last[0] == epoch and offset <= self.last[1]:
                 if costs:
                     window.worked(costs)
                 return
-            self.last[session] = (epoch, offset)
+            self.last = (epoch, offset)
         if self.key == "patterns" and "at" in frame and kind != "gap":
             slice_, _, place = frame["at"].partition(".")
             self.at[slice_] = max(int(place), self.at.get(slice_, 0))
@@ -101,8 +100,10 @@ class Feed:
         """The command that subscribes again from where the feed is, for a life that has forgotten it."""
         if self.key == "patterns":
             return {**self.command, "from": {"position": self.position}} if self.at else self.command
-        last = self.last.get(self.key)
-        return {**self.command, "from": {"offset": last[1] + 1, "epoch": last[0]}} if last else self.command
+        if not self.last:
+            return self.command
+        epoch, offset = self.last
+        return {**self.command, "from": {"offset": offset + 1, "epoch": epoch}}
 
     @property
     def position(self):
@@ -111,8 +112,7 @@ class Feed:
     @property
     def seen(self):
         """Event id of the last event that came, of a session's feed."""
-        last = self.last.get(self.key)
-        return f"{self.key}:{last[0]}:{last[1]}" if last else None
+        return f"{self.key}:{self.last[0]}:{self.last[1]}" if self.last else None
 
     def end(self, why):
         self.why_over = why
