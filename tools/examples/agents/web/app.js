@@ -129,6 +129,9 @@ function texts(turn) {
     text.textContent = part.text;
     nodes.push(text);
   }
+  if (turn.outcome && !turn.text) {
+    nodes.push(Object.assign(document.createElement("em"), { textContent: "Nothing was said before it ended." }));
+  }
   if (!turn.outcome) nodes.push(Object.assign(document.createElement("i"), { className: "caret" }));
   return nodes;
 }
