@@ -14,9 +14,11 @@ import asyncio
 import itertools
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from tide import GONE, ROOT, Client, Refused, Server, binary, environment, history, run, split_event_id
@@ -245,6 +247,52 @@ class Reader:
                 await asyncio.sleep(0.05)
 
 
+LISTEN_IN_JAVASCRIPT = """
+const [library, url, ...sessions] = process.argv.slice(1);
+const { Client } = await import(library);
+const client = new Client(url, { name: "node", credit: 32, pauseMsMax: 500 });
+const say = (frame) => frame.type === "event" && console.log(frame.event_id);
+for (const session of sessions) await client.subscribe(session, { from: "earliest" }, say);
+"""
+
+
+class JavaScriptReader:
+    """The same on the client library for browsers, where there is a Node that has WebSockets."""
+
+    FLAGS = ["--experimental-websocket", "--experimental-default-type=module", "--no-warnings", "--input-type=module"]
+
+    def __init__(self, server, *sessions):
+        self.heard, self.process = [], None
+        node = shutil.which("node")
+        if not node or subprocess.run([node, *self.FLAGS, "-e", "0"], capture_output=True).returncode != 0:
+            print("no Node with WebSockets: the JavaScript client was not tried", flush=True)
+            return
+        library = ROOT / "tools" / "clients" / "js" / "tidegate.js"
+        command = [node, *self.FLAGS, "-e", LISTEN_IN_JAVASCRIPT, str(library), server.url, *sessions]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in self.process.stdout:
+            self.heard.append(line.strip())
+
+    async def check(self, server, session):
+        while self.process:
+            assert self.process.poll() is None, "the JavaScript client ended"
+            events = [event["event_id"] for event in await log_of(server, session)]
+            heard = [event_id for event_id in self.heard if event_id.startswith(f"{session}:")]
+            both = min(len(heard), len(events))
+            assert heard[:both] == events[:both], f"{session}: JavaScript heard {heard[both - 5 :]} of {events[both - 5 :]}"
+            if both == len(events):
+                return
+            await asyncio.sleep(0.1)
+
+    def close(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
 def at_work(events):
     """The model that answers now, or any where none has begun."""
     started = [event["data"]["agent"] for event in events if event["topic"] == "model.started"]
@@ -379,7 +427,14 @@ async def rounds(cast, reader, dice, options, folder):
     called = lambda events: "tool.call" in topics(events)  # noqa: E731
     await round_of(cast, reader, "the worker", talks, lambda events: [at_work(events)])
     await round_of(cast, reader, "orchestrator", talks, ["orchestrator"])
-    await round_of(cast, reader, "server", talks, ["server"], questions=2)
+    page = JavaScriptReader(cast.server, "server-0", "server-1")
+    try:
+        await round_of(cast, reader, "server", talks, ["server"], questions=2)
+        async with asyncio.timeout(60):
+            await page.check(cast.server, "server-0")
+            await page.check(cast.server, "server-1")
+    finally:
+        page.close()
     await round_of(cast, reader, "tool", called, ["tool"], back=False)
     await terminal(cast, folder)
     await round_of(cast, reader, "both workers", talks, ["model-1", "model-2"], back=False)

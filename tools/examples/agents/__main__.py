@@ -140,7 +140,7 @@ async def talk(fleets, binary, data, url, options, keeping):
     keep = data.parent / "you.json"
     command = [sys.executable, HERE / "chat.py", "--url", url, "--session", options.session, "--name", "you", "--keep", keep]
     if fleets.knows(binary, "why"):
-        command += ["--why", f"{binary} why --data {data}"]
+        command += ["--binary", binary, "--data", data]
     if options.ask:
         command += ["--ask", options.ask]
     while True:

@@ -130,14 +130,18 @@ class Chat:
             await self.client.call({"type": "entry.put", "bucket": "agents", "key": name, "data": data})
         elif word == "/timeline" and turn:
             self.say("\n".join(timeline(turn, self.ops)))
-        elif word == "/why" and turn and turn.marks and self.options.why:
-            answer = turn.marks[-1][3]
-            told = await asyncio.to_thread(
-                subprocess.run, [*self.options.why.split(), answer], capture_output=True, text=True, timeout=20
-            )
-            self.say(told.stdout + told.stderr)
+        elif word == "/why" and turn and turn.marks and self.options.binary:
+            await self.ask_the_server("why", turn.marks[-1][3])
+        elif word == "/top" and self.options.binary:
+            await self.ask_the_server("top", "--once")
         else:
             self.say(__doc__.partition("\n\n")[2])
+
+    async def ask_the_server(self, command, *arguments):
+        """What `tidegate why` and `tidegate top` say: they ask the server over a socket in its data folder."""
+        line = [self.options.binary, command, "--data", self.options.data, *arguments]
+        told = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True, timeout=20)
+        self.say((told.stdout + told.stderr).rstrip())
 
     async def listen(self, feed):
         async for frame in feed:
@@ -214,7 +218,8 @@ def main():
     parser.add_argument("--keep", default=None, help="file in which the client outlives its process")
     parser.add_argument("--ask", default=None, help="one question; prints the answer and what happened")
     parser.add_argument("--quiet", action="store_true", help="no tokens as they come")
-    parser.add_argument("--why", default=None, help="command that explains an event id")
+    parser.add_argument("--binary", default=None, help="server binary that knows `why` and `top`")
+    parser.add_argument("--data", default=None, help="the server's data folder")
     logging.basicConfig(format="%(asctime)s chat: %(message)s", level=os.environ.get("AGENTS_LOG", "WARNING"))
     logging.getLogger("websockets").setLevel(logging.WARNING)
     try:
