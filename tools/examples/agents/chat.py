@@ -3,7 +3,7 @@
 text          asks            /stop            ends the answer, from any device
 /steer TEXT   while it talks  /kill NAME       orchestrator, tool, model-1, model-2, server
 /timeline     what happened   /stall NAME, /crash NAME, /delay NAME MS, /well NAME          what a model does
-/why          the server's own view of the last answer, where the binary knows `tidegate why`
+/why          the server's own view of the last answer       /top    what the server does now
 /quit
 """
 
