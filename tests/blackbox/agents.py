@@ -236,7 +236,7 @@ class Reader:
 
     async def check(self, server, name):
         """It has heard what the log holds: all of it, once, in order."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 events = [event["event_id"] for event in await log_of(server, name)]
                 heard = self.heard[name]
@@ -275,6 +275,9 @@ class JavaScriptReader:
     def read(self):
         for line in self.process.stdout:
             self.heard.append(line.strip())
+
+    def listens(self):
+        return not self.process or self.heard
 
     async def check(self, server, session):
         while self.process:
@@ -429,7 +432,7 @@ async def rounds(cast, reader, dice, options, folder):
     await round_of(cast, reader, "orchestrator", talks, ["orchestrator"])
     page = JavaScriptReader(cast.server, "server-0", "server-1")
     try:
-        await round_of(cast, reader, "server", talks, ["server"], questions=2)
+        await round_of(cast, reader, "server", lambda events: talks(events) and page.listens(), ["server"], questions=2)
         async with asyncio.timeout(60):
             await page.check(cast.server, "server-0")
             await page.check(cast.server, "server-1")

@@ -163,6 +163,8 @@ export class Client {
       this.socket = new WebSocket(url, protocols);
       this.socket.onmessage = (message) => this.#take(JSON.parse(message.data));
       this.socket.onclose = (close) => resolve(close.code);
+      // Browsers say `close` too where nothing was opened; Node does not.
+      this.socket.onerror = () => resolve(1006);
     });
   }
 
