@@ -63,8 +63,7 @@ class Turns:
             if topic == "control.steer":
                 steer = event["data"]["text"]
             if topic == "control.cancel":
-                await self._stop(job, turn)
-                await self._end(job, number, PARTIAL, turn.text, "stopped")
+                await self._end(job, number, PARTIAL, await self._cut(job, turn), "stopped")
             elif topic in ("tool.result", "tool.gave_up") and step == "tool":
                 found = event["data"].get("found", "nothing, for the tool did not answer")
                 ask = {
@@ -74,11 +73,13 @@ class Turns:
                     **({"steer": steer} if steer else {}),
                 }
                 step, revision = await self._step(job, number, revision, "model", "model.ask", ask)
+            elif topic == "model.result" and event["data"]["status"] == "complete":
+                await self._end(job, number, ANSWER, turn.text, "")
             elif topic == "model.result":
-                whole = event["data"]["status"] == "complete"
-                await self._end(job, number, ANSWER if whole else PARTIAL, turn.text, "" if whole else "stopped")
+                await self._end(job, number, PARTIAL, await self._cut(job, turn), "stopped")
             elif topic == "model.gave_up":
-                await self._end(job, number, PARTIAL if turn.text else FALLBACK, turn.text or SORRY, "no model finished")
+                text = await self._cut(job, turn)
+                await self._end(job, number, PARTIAL if text else FALLBACK, text or SORRY, "no model finished")
             elif time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
                 if turn and turn.text != kept:
@@ -109,16 +110,19 @@ class Turns:
                 raise
         return await self._read(job.session, number)
 
-    async def _stop(self, job, turn):
-        """Whoever is answering finds its stream closed at the next token."""
+    async def _cut(self, job, turn):
+        """Ends the stream, so that whoever is answering is told at the next token; returns all that was said until then."""
         if turn.stream:
+            close = {"type": "stream.close", "session": job.session, "stream": turn.stream, "status": "cancelled"}
             try:
-                await self.client.call(
-                    {"type": "stream.close", "session": job.session, "stream": turn.stream, "status": "cancelled"}
-                )
+                await self.client.call(close)
             except Refused as no:
                 if no.name not in ("stream_closed", "unknown_stream"):
                     raise
+        story = Story()
+        async for event in self.client.history(job.session, turn.number):
+            story.take(event)
+        return story.turns[turn.number].text
 
     async def _end(self, job, number, outcome, text, reason):
         said = {"turn": number, "outcome": outcome, "text": text, **({"reason": reason} if reason else {})}
