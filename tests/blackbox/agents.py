@@ -340,6 +340,30 @@ async def both_stall(cast):
         await settings(cast, name, stall=True)
 
 
+async def stopped(cast):
+    """Another device says stop in the middle: the turn ends with what was said, and the worker finds its stream closed."""
+    await cast.all_alive()
+    for name in ("model-1", "model-2"):
+        await settings(cast, name, delay_ms=50)
+    room = Room(cast, "stopped")
+    await room.ask()
+    events = await until(cast.server, room.name, talks)
+    stop = {"type": "publish", "session": room.name, "topic": "control.cancel", "message_id": "stop", "data": {"turn": 0}}
+    await patiently(cast.server, {**stop, "prev_event_id": events[0]["event_id"]})
+    outcomes = await room.end()
+    events = await log_of(cast.server, room.name)
+    end = next(event for event in events if event["topic"] == "chat.answer")
+    assert outcomes == ["partial"], end
+    said = next(event["time"] for event in events if event["topic"] == "control.cancel")
+    took = end["time"] - said - cast.stood_still_ms(said, end["time"])
+    assert took < 2 * GRACE_MS, f"said stop, and it ended {took} ms later: {end}"
+    if end["data"].get("reason") == "stopped":
+        assert any(event.get("status") == "cancelled" for event in events), f"no stream was closed: {topics(events)}"
+    for name in ("model-1", "model-2"):
+        await settings(cast, name)
+    print(f"stop from another device; {', '.join(outcomes)}", flush=True)
+
+
 async def terminal(cast, folder):
     """The terminal client is killed in the middle, and its next process shows the end of the same question, asked once."""
     await cast.all_alive()
@@ -447,6 +471,7 @@ async def rounds(cast, reader, dice, options, folder):
         page.close()
     await round_of(cast, reader, "tool", called, ["tool"], back=False)
     await terminal(cast, folder)
+    await stopped(cast)
     await round_of(cast, reader, "both workers", talks, ["model-1", "model-2"], back=False)
     if options.short:
         return
