@@ -77,6 +77,8 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
         }
         Command::Queue { ask } => match ask {
             QueueAsk::Declare(queue) => (Capability::Admin, rights.covers_name(Capability::Admin, None, queue.queue)),
+            QueueAsk::Drop { queue } => (Capability::Admin, rights.covers_name(Capability::Admin, None, queue)),
+            QueueAsk::List { .. } => (Capability::Queue, rights.covers_name(Capability::Queue, None, "*")),
             QueueAsk::Pull { queue, .. } | QueueAsk::Dead { queue, .. } => {
                 (Capability::Queue, rights.covers_name(Capability::Queue, None, queue))
             }
