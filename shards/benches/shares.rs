@@ -13,7 +13,10 @@ use shards::ids::{CommandId, ConnectionId, HashKey, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::{Kind, Limits, Quota, Quotas};
 use shards::mailbox::mesh;
-use shards::outbox::{Gap, HistoryHead, Notice, Outbox, PageItem, PatternGap, RosterFrame, StreamFrame, VolatileEvent};
+use shards::outbox::{
+    DeadFrame, EntriesFrame, Gap, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap, RosterFrame,
+    StreamFrame, VolatileEvent,
+};
 use shards::{Shard, ShardConfig};
 use std::sync::Arc;
 use std::time::Instant;
@@ -94,6 +97,10 @@ fn round(case: &str, turns: u64) -> f64 {
 struct Nobody;
 
 impl Outbox for Nobody {
+    fn entries(&mut self, _: ConnectionId, _: CommandId, _: &EntriesFrame<'_>) {}
+    fn job(&mut self, _: ConnectionId, _: &JobFrame<'_>) {}
+    fn dead(&mut self, _: ConnectionId, _: CommandId, _: &DeadFrame<'_>) {}
+
     fn room(&self, _: ConnectionId) -> usize {
         0
     }

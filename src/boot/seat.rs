@@ -81,7 +81,8 @@ impl Seat {
         report(Report::Ready { shard: own, peer, direct_slots });
 
         // Nothing comes where boot ends before: then there is nothing to serve.
-        let Ok(Belongings { shard, log, recovered, queues, mail, folder, desk, tokens, rules, tls, keeper }) = given.recv()
+        let Ok(Belongings { shard, log, recovered, queues, mail, folder, desk, tokens, rules, tls, keeper }) =
+            given.recv()
         else {
             return;
         };

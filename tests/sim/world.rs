@@ -82,7 +82,8 @@ pub struct World {
 
 fn rights() -> Rights {
     let mut rights = Rights::none(false);
-    let publish = ["*", "chat.>", "tool.>", "job.>", "control.>", "work.>", "answer.>"].map(|grant| (Capability::Publish, grant));
+    let publish =
+        ["*", "chat.>", "tool.>", "job.>", "control.>", "work.>", "answer.>"].map(|grant| (Capability::Publish, grant));
     let work = [Capability::Queue, Capability::Entries, Capability::Admin].map(|capability| (capability, "*"));
     for (capability, grant) in publish.into_iter().chain([(Capability::Subscribe, ">")]).chain(work) {
         rights.add(capability, grant).expect("a grant");

@@ -50,7 +50,7 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
         Command::Publish { session, ref event, .. } => {
             (Capability::Publish, rights.covers_topic(Capability::Publish, session, event.topic))
         }
-        Command::Commit { session, events, markers, entries, complete } => {
+        Command::Commit { session, events, markers, entries, complete, .. } => {
             if !markers.is_empty() && !rights.covers_session(Capability::Subscribe, session) {
                 return Err(Capability::Subscribe.refused());
             }
@@ -180,8 +180,14 @@ mod tests {
             dead_letter: "dead",
         };
         let (markers, puts) = ([marker], [entry]);
-        let commit =
-            |events, markers, entries, complete| Command::Commit { session, events, markers, entries, complete };
+        let commit = |events, markers, entries, complete| Command::Commit {
+            session,
+            events,
+            markers,
+            entries,
+            complete,
+            if_next: None,
+        };
         let entries = |ask| Command::Entry { session, ask };
         let job = |ask| Command::Job { session, job: name, ask };
         let events = [event("chat.a"), event("chat.b")];
