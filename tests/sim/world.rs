@@ -84,7 +84,7 @@ fn rights() -> Rights {
     let mut rights = Rights::none(false);
     let publish =
         ["*", "chat.>", "tool.>", "job.>", "control.>", "work.>", "answer.>"].map(|grant| (Capability::Publish, grant));
-    let work = [Capability::Queue, Capability::Entries, Capability::Admin].map(|capability| (capability, "*"));
+    let work = [(Capability::Queue, "*"), (Capability::Entries, "*"), (Capability::Admin, "q*")];
     for (capability, grant) in publish.into_iter().chain([(Capability::Subscribe, ">")]).chain(work) {
         rights.add(capability, grant).expect("a grant");
     }
