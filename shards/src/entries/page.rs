@@ -165,7 +165,9 @@ fn fetch(shard: &Shard, call: Call<'_>, slot: PartitionSlot, of: (&str, u64, u64
         expires_ms: entry.expires_ms,
         value: &entry.value,
     });
-    let live = live.filter(|item| !shard.entries.is_over(call.partition, item.revision, call.now));
+    // Who knows an older value must hear of this one, though its time is over: its end has no revision yet.
+    let snapshot = page.snapshot;
+    let live = live.filter(|item| !snapshot || !shard.entries.is_over(call.partition, item.revision, call.now));
     let gone = entries.gone().filter(|gone| !page.snapshot && gone.key.starts_with(prefix)).map(|gone| EntryItem {
         key: &gone.key,
         revision: gone.revision,

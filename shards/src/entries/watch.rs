@@ -18,7 +18,7 @@ use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId};
 use crate::input::Handled;
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::request;
-use crate::outbox::Outbox;
+use crate::outbox::{EntriesFrame, Outbox};
 use crate::sessions::{Asker, Origin};
 use crate::shard::Shard;
 use hashbrown::HashMap;
@@ -60,6 +60,8 @@ struct Watch {
     session: Box<str>,
     prefix: Box<str>,
     cursor: u64,
+    /// Revision of the last frame that its client has, or that it said it knows.
+    told: u64,
     base: u64,
     /// There is, or may be, something behind its cursor.
     behind: bool,
@@ -182,6 +184,7 @@ impl Shard {
             session: session.into(),
             prefix: prefix.into(),
             cursor: revision.unwrap_or(0),
+            told: revision.unwrap_or(0),
             base: 0,
             behind: true,
             asked: false,
@@ -353,7 +356,10 @@ impl Shard {
         };
         let begins = page.snapshot && page.base != watch.base || watch.cursor == 0;
         if begins || !page.items.is_empty() {
-            out.entries(connection, CommandId::None, &page.frame());
+            // Pages with nothing of its prefix were looked at in between, and are no hole.
+            let frame = page.frame();
+            out.entries(connection, CommandId::None, &EntriesFrame { after: frame.after.map(|_| watch.told), ..frame });
+            watch.told = page.revision;
         }
         (watch.cursor, watch.base, watch.asked) = (page.revision, page.base, false);
         watch.behind |= page.more;
