@@ -142,9 +142,11 @@ def damage_is_found(server, dest):
     """A sealed segment with a flipped bit makes no backup, and leaves nothing that looks like one."""
     broken = os.path.join(server.folder, "broken")
     shutil.copytree(dest, broken)
-    sealed = sorted(pathlib.Path(broken).glob("seg-*.idx"))[0].with_suffix(".log")
+    # In the words of an event: what lies between groups to fill blocks belongs to nobody.
+    segments = (path.with_suffix(".log") for path in sorted(pathlib.Path(broken).glob("seg-*.idx")))
+    sealed = next(path for path in segments if PAD.encode() in path.read_bytes())
     bytes_of = bytearray(sealed.read_bytes())
-    bytes_of[4096 + 200] ^= 1
+    bytes_of[bytes_of.index(PAD.encode()) + 200] ^= 1
     sealed.write_bytes(bytes_of)
     new = os.path.join(server.folder, "of-broken")
     line = tidegate("backup", new, "--data", broken, status=1)
