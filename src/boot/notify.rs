@@ -1,9 +1,10 @@
 //! What a service manager hears of the process: lines over a datagram socket that it names in `NOTIFY_SOCKET`.
 //!
 //! ```text
-//!   READY=1      accepts                        RELOADING=1  reads its configuration again
+//!   READY=1      accepts
 //!   STOPPING=1   drains, then closes its logs   WATCHDOG=1   every shard has taken a turn since the last one
 //! ```
+//! Nothing is said of SIGHUP: it is no step of the service's life, and a manager that waits for its end would only be slower.
 //! The watchdog asks the shards, so that one that hangs is restarted: a thread that only says that it lives itself proves
 //! nothing. A process that nobody listens to says nothing.
 
@@ -49,14 +50,6 @@ impl Notify {
     /// Serves. The process id is said as well: after a takeover it is another one.
     pub fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nMAINPID={}\nSTATUS={status}", std::process::id()));
-    }
-
-    /// Reads its configuration again; [`Notify::ready`] follows.
-    pub fn reloading(&self) {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `now` is a writable timespec.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
     }
 
     /// Begins to end.
@@ -157,8 +150,6 @@ mod tests {
             let notify = Notify::to(name.as_bytes()).unwrap();
             notify.ready("here");
             assert_eq!(heard(&listener), format!("READY=1\nMAINPID={}\nSTATUS=here", std::process::id()));
-            notify.reloading();
-            assert!(heard(&listener).starts_with("RELOADING=1\nMONOTONIC_USEC="));
             notify.stopping("ends");
             assert_eq!(heard(&listener), "STOPPING=1\nSTATUS=ends");
             drop(listener);

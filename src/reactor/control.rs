@@ -1,10 +1,11 @@
 //! The control plane: what reaches a shard beside mail. Rare, so a lock inside the channel does not matter.
 //!
 //! ```text
-//!   boot ── Serve, Rules, Secure, Quotas, Drain, Cut, Stay, Stop, Release ──┐
-//!   admin ── Look, watchdog ── Ask ──────────────────┤
+//!   boot ── Serve, Drain, Cut, Stay, Stop, Release ──┐
+//!   keepers ── Rules, Secure, Quotas, Revoked ───────┤
+//!   admin ── Look      watchdog ── Ask ──────────────┤
 //!   peer ── Adopt, Revoke ───────────────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
-//!   keeper ◄── Errand ─────────────────────────────────────────────────────── reactor, signals
+//!   keeper ◄── Errand ───────────────────────────────────────────────────── reactor, signals
 //!   boot ◄── Report ─────────────────────────────────────────────────────── reactor, signals, taker
 //! ```
 
