@@ -259,7 +259,7 @@ impl Client {
         let job = Frame::text(&frame.job, "job")?.to_owned();
         self.labour.taken = self.labour.taken.saturating_sub(1);
         // It tries to end it all the same, now and then, and must be refused.
-        if self.event_frames % 2 == 0 {
+        if self.event_frames.is_multiple_of(2) {
             self.labour.tasks.retain(|task| task.job != job);
         }
         Ok(())
