@@ -65,7 +65,8 @@ pub(super) struct Line {
     /// Jobs appended as opened, and not committed as ended: what counts against the queue's share.
     pub used: u64,
     lanes: ByPartition<Lane>,
-    rings: Vec<VecDeque<(PartitionId, u64)>>,
+    /// By class: sessions by ticket. Who leaves is taken out at once: where nobody claims, jobs that only come and end would fill it.
+    rings: Vec<BTreeMap<u64, PartitionId>>,
     /// Sessions with something to be claimed.
     claimable: usize,
     tickets: u64,
@@ -85,7 +86,7 @@ impl Line {
             order,
             used: 0,
             lanes: ByPartition::default(),
-            rings: (0..=QUEUE_PATTERNS_MAX).map(|_| VecDeque::new()).collect(),
+            rings: vec![BTreeMap::new(); QUEUE_PATTERNS_MAX + 1],
             claimable: 0,
             tickets: 0,
             pullers: Vec::new(),
@@ -143,11 +144,8 @@ impl Line {
     /// The next job to be handed out; it waits no longer.
     pub fn claim(&mut self) -> Option<u32> {
         for class in 0..self.rings.len() {
-            while let Some((partition, ticket)) = self.rings[class].pop_front() {
+            while let Some((_, partition)) = self.rings[class].pop_first() {
                 let Some(lane) = self.lanes.get_mut(&partition) else { continue };
-                if lane.ring != Some((class as u8, ticket)) {
-                    continue;
-                }
                 lane.ring = None;
                 self.claimable -= 1;
                 let Some((_, offset)) = lane.next(self.order) else { continue };
@@ -167,10 +165,13 @@ impl Line {
         if class == lane.ring.map(|(class, _)| class) {
             return;
         }
-        self.claimable -= usize::from(lane.ring.is_some());
+        if let Some((class, ticket)) = lane.ring.take() {
+            self.rings[usize::from(class)].remove(&ticket);
+            self.claimable -= 1;
+        }
         lane.ring = class.map(|class| {
             self.tickets += 1;
-            self.rings[usize::from(class)].push_back((partition, self.tickets));
+            self.rings[usize::from(class)].insert(self.tickets, partition);
             self.claimable += 1;
             (class, self.tickets)
         });
@@ -251,6 +252,16 @@ mod tests {
         }
         assert_eq!(line.retry_after_ms(19 * 50_000), 46, "sixteen in 750 ms");
         assert_eq!(line.retry_after_ms(400_000_000), 10_000);
+    }
+
+    #[test]
+    fn jobs_that_nobody_claims_leave_nothing_behind() {
+        let mut line = line(JobOrder::Session);
+        for offset in 0..100 {
+            add(&mut line, 1, offset, 0);
+            line.remove(PartitionId(1), offset);
+        }
+        assert_eq!(line.rings.iter().map(BTreeMap::len).sum::<usize>(), 0);
     }
 
     proptest! {
