@@ -566,9 +566,15 @@ impl Client {
     pub fn missing(&self, feed: &Feed, oracle: &Oracle) -> Option<((u64, u64), (String, u64))> {
         let patterns = &self.role.patterns;
         let wanted = |topic: &str| patterns.iter().any(|p| shards::names::pattern_matches(p, topic));
-        let places = oracle.places_after(feed.start.as_ref()?, wanted);
+        let seen = |place, name: &str, offset| {
+            feed.events.get(&place).is_some_and(|(n, o)| (n.as_str(), *o) == (name, offset))
+        };
         let elsewhere = |session: &str, offset| self.follows.get(session).is_some_and(|f| f.answers_for(offset));
-        places.into_iter().find(|(place, event)| feed.events.get(place) != Some(event) && !elsewhere(&event.0, event.1))
+        // What was seen goes out first: it is nearly all of it, and this runs often.
+        let places = oracle.places_after(feed.start.as_ref()?).filter(|(place, name, offset, event)| {
+            !seen(*place, name, *offset) && wanted(&event.topic) && !elsewhere(name, *offset)
+        });
+        places.min_by_key(|(place, ..)| *place).map(|(place, name, offset, _)| (place, (name.to_owned(), offset)))
     }
 
     /// Follows these sessions from the start, and nothing else.
