@@ -243,6 +243,45 @@ fn at_the_deadline_the_server_answers_with_what_there_is() {
     assert_eq!(jobs(&mut world, 1, 2).len(), 1);
 }
 
+/// Dead letters, page by page: session, offset, attempts.
+fn dead_list(world: &mut World) -> Vec<(String, u64, u16)> {
+    let (mut found, mut from) = (Vec::new(), Some(0));
+    while let Some(at) = from {
+        let list = Command::Queue { ask: QueueAsk::Dead { queue: QUEUE, from: at } };
+        let id = world.send(0, 1, list).unwrap();
+        world.settle();
+        let got = world.queues[0].got.entry(1).or_default();
+        let at = got.iter().position(|got| matches!(got, Got::Dead(of, ..) if *of == Some(id))).unwrap();
+        let Got::Dead(_, dead, next) = got.remove(at) else { panic!() };
+        found.extend(dead);
+        from = next;
+    }
+    found
+}
+
+#[test]
+fn a_session_keeps_the_newest_dead_and_others_keep_theirs() {
+    let mut world = world(1);
+    world.connect(0, 1, "ann");
+    world.connect(0, 2, "worker");
+    say(&mut world, 0, 1, declare(policy()));
+    say(&mut world, 0, 2, pull(1));
+    let kept = storage::catalog::JOBS_DEAD_MAX as u64;
+    for number in 0..=kept + 1 {
+        let session = if number == 0 { "other" } else { "a" };
+        say(&mut world, 0, 1, publish(session, "job.llm", &number.to_string()));
+        let work = jobs(&mut world, 0, 2).remove(0);
+        let over = JobAsk::Fail { lease: work.lease, retry_after_ms: None, retry: false };
+        assert_eq!(about(&mut world, 0, 2, &work, over), "Dead { attempts: 1 }");
+    }
+    let mut found = dead_list(&mut world);
+    found.sort();
+    // Each was followed by what the server said of it.
+    let mut expected: Vec<_> = (1..=kept).map(|number| ("a".to_owned(), number * 2, 1)).collect();
+    expected.push(("other".to_owned(), 0, 1));
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn attempts_fail_wait_and_end_as_a_dead_letter_that_can_be_driven_again() {
     let mut world = world(2);
@@ -267,17 +306,7 @@ fn attempts_fail_wait_and_end_as_a_dead_letter_that_can_be_driven_again() {
     assert_eq!(about(&mut world, 1, 2, &third, fail(third.lease)), "Dead { attempts: 3 }");
     assert!(events(&mut world, "a")[1].contains(r#""reason":"attempts","attempts":3"#));
     // It is listed, on its shard's page, and driven again.
-    let (mut found, mut from) = (Vec::new(), Some(0));
-    while let Some(at) = from {
-        let list = Command::Queue { ask: QueueAsk::Dead { queue: QUEUE, from: at } };
-        let id = world.send(0, 1, list).unwrap();
-        world.settle();
-        let got = world.queues[0].got.entry(1).or_default();
-        let at = got.iter().position(|got| matches!(got, Got::Dead(of, ..) if *of == Some(id))).unwrap();
-        let Got::Dead(_, dead, next) = got.remove(at) else { panic!() };
-        found.extend(dead);
-        from = next;
-    }
+    let found = dead_list(&mut world);
     assert_eq!(found, [("a".to_owned(), 0, 3)]);
     assert_eq!(about(&mut world, 0, 1, &third, JobAsk::Redrive), "Redriven");
     assert_eq!(about(&mut world, 0, 1, &third, JobAsk::Redrive), "refused not_dead job");

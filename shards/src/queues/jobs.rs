@@ -11,10 +11,11 @@
 
 use super::{JobKey, Queues};
 use crate::command::{JobName, Lease};
+use crate::delivery::ByPartition;
 use crate::ids::{Epoch, Now, Offset, PartitionId, ShardId};
 use crate::shard::Shard;
 use crate::wheel::Wheel;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use storage::catalog::OpenJob;
 use storage::log::{Log, Streaming};
@@ -245,6 +246,7 @@ impl Queues {
         (job.state, job.event, job.was_claimed) = (State::Dead(self.dead_seq), None, false);
         let line = job.line;
         self.lines[line as usize].dead.insert(self.dead_seq, slot);
+        self.graves.put(&self.jobs[slot as usize], slot);
     }
 
     fn remove(&mut self, slot: u32) {
@@ -253,6 +255,7 @@ impl Queues {
         line.remove(job.partition, job.offset);
         if let State::Dead(seq) = job.state {
             line.dead.remove(&seq);
+            self.graves.take(&job, slot);
         }
         let key = JobKey::of(job.partition, &line.queue, job.offset);
         self.job_of.remove(&key);
@@ -343,10 +346,11 @@ impl Queues {
                     self.forget_the_oldest_dead(slot);
                 }
                 (JobAct::Redriven, Some(slot)) => {
-                    let job = &mut self.jobs[slot as usize];
+                    let job = &self.jobs[slot as usize];
                     let (line, life_ms) = (job.line, step.at_ms.saturating_sub(record.time_ms()));
                     if let State::Dead(seq) = job.state {
                         self.lines[line as usize].dead.remove(&seq);
+                        self.graves.take(job, slot);
                     }
                     let job = &mut self.jobs[slot as usize];
                     (job.attempts, job.opened_ms, job.deadline_ms) = (0, record.time_ms(), step.at_ms);
@@ -399,19 +403,34 @@ impl Queues {
 
     /// A session keeps only so many dead; the catalog has forgotten the oldest.
     fn forget_the_oldest_dead(&mut self, slot: u32) {
-        let partition = self.jobs[slot as usize].partition;
-        let mut dead: Vec<(u64, u64, u32)> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.partition == partition && matches!(job.state, State::Dead(_)))
-            .map(|(slot, job)| (job.deadline_ms, job.offset, slot as u32))
-            .collect();
-        if dead.len() > storage::catalog::JOBS_DEAD_MAX {
-            dead.retain(|(.., other)| *other != slot);
-            if let Some((.., oldest)) = dead.into_iter().min() {
-                self.remove(oldest);
+        if let Some(oldest) = self.graves.oldest_too_many(&self.jobs[slot as usize], slot) {
+            self.remove(oldest);
+        }
+    }
+}
+
+/// The dead of each session, the oldest first.
+#[derive(Default)]
+pub(super) struct Graves(ByPartition<BTreeSet<(u64, Offset, u32)>>);
+
+impl Graves {
+    fn put(&mut self, job: &Job, slot: u32) {
+        self.0.entry(job.partition).or_default().insert((job.deadline_ms, job.offset, slot));
+    }
+
+    fn take(&mut self, job: &Job, slot: u32) {
+        if let Some(dead) = self.0.get_mut(&job.partition) {
+            dead.remove(&(job.deadline_ms, job.offset, slot));
+            if dead.is_empty() {
+                self.0.remove(&job.partition);
             }
         }
+    }
+
+    /// The oldest but this one, where its session has more than are kept.
+    fn oldest_too_many(&self, job: &Job, slot: u32) -> Option<u32> {
+        let dead = self.0.get(&job.partition).filter(|dead| dead.len() > storage::catalog::JOBS_DEAD_MAX)?;
+        dead.iter().map(|(.., other)| *other).find(|other| *other != slot)
     }
 }
 

@@ -74,6 +74,7 @@ pub(crate) struct Queues {
     jobs: Slab<Job>,
     job_of: HashMap<JobKey, u32, BuildHasherDefault<Xxh3Default>>,
     timers: jobs::Timers,
+    graves: jobs::Graves,
     /// Jobs whose time has come, and for what.
     due: VecDeque<((u32, u32), Due)>,
     /// Jobs whose event is to be read before they can be handed out.
