@@ -6,11 +6,13 @@
 //!   GET /readyz  /healthz                       → Ready, Health        200 or 503
 //!   anything else                               → NotFound, Bad        404, or 400, 405, 426, 431
 //! ```
-//! A connection serves one request: it becomes a WebSocket or is closed after the answer.
+//! What operators ask comes on sockets of its own: [`question`]. A connection serves one request: it becomes a WebSocket or is closed after the answer.
 
+mod question;
 mod request;
 mod response;
 
+pub use question::{Asked, Unheard, question};
 pub use request::{Bad, Head, Request, Route, Upgrade, parse};
 pub use response::{
     append_answer, append_bad, append_forbidden, append_health, append_not_found, append_not_secure, append_switching,

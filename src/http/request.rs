@@ -5,7 +5,7 @@ use shards::names::is_name;
 use std::borrow::Cow;
 
 /// Header lines a request may have; browsers send about 15.
-const HEADERS_MAX: usize = 64;
+pub(super) const HEADERS_MAX: usize = 64;
 
 /// What the bytes so far amount to.
 #[derive(Clone, PartialEq, Eq, Debug)]

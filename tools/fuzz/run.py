@@ -47,7 +47,7 @@ def toolchain():
     sys.exit("no rustc: install Rust (the version is in Cargo.toml, rust-version)")
 
 
-def build(sanitizer):
+def build(targets, sanitizer):
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         sys.exit("no C++ compiler, which libFuzzer is built with: install g++")
     argument, extra, libraries = toolchain()
@@ -55,7 +55,7 @@ def build(sanitizer):
         sys.exit(f"no AddressSanitizer runtime in {libraries}: install a toolchain that has it, or give --sanitizer none")
     flags = FLAGS.split() + ([f"-Zsanitizer={sanitizer}"] if sanitizer != "none" else [])
     environment = {**os.environ, **extra, "RUSTFLAGS": " ".join(flags), "CARGO_TARGET_DIR": str(TARGET)}
-    command = ["cargo", *argument, "build", "-q", "--release", "--locked", "--target", TRIPLE, "--bins"]
+    command = ["cargo", *argument, "build", "-q", "--release", "--locked", "--target", TRIPLE, *(word for target in targets for word in ("--bin", target))]
     print(f"building with {' '.join(argument) or 'RUSTC_BOOTSTRAP=1'}, sanitizer {sanitizer}", flush=True)
     if subprocess.run(command, cwd=HERE, env=environment).returncode != 0:
         sys.exit("the targets do not build")
@@ -127,7 +127,7 @@ def main():
     unknown = [target for target in targets if target not in TARGETS]
     if unknown or (options.input and len(targets) != 1):
         parser.error(f"targets are {' '.join(TARGETS)}; --input takes one of them")
-    build(options.sanitizer)
+    build(targets, options.sanitizer)
     if options.input:
         return subprocess.run([program(targets[0]), options.input]).returncode
     if options.keep:

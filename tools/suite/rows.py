@@ -9,7 +9,7 @@
 import pathlib
 import subprocess
 
-from . import crowd, machine, neighbour, overload, streams
+from . import crowd, machine, neighbour, overload, streams, work
 from .servers import Floor, Nats, Ours, Redis, Secure, Server, UWebSockets
 
 OURS = ("ours", "ours again")
@@ -35,6 +35,8 @@ class Size:
         self.crowd_interval, self.crowd_seconds = (1.0, 1.0) if tiny else (10.0, 20.0)
         # Streams, tokens per second of each, tokens of each, and when a reader joins.
         self.streams = (10, 100, 300, 200) if tiny else (2000, 5, 100, 60) if quick else (2000, 150, 5000, 4000)
+        # Jobs outstanding, few and many; asked for, and due, per second; their deadline.
+        self.deadlines = (100, 1000, 2000, 1000) if tiny else (10_000, 100_000, 10_000, 15_000)
         self.times = ["--warm", self.warm, "--seconds", self.seconds]
 
 
@@ -298,6 +300,29 @@ def rows():
         Metric("tokens/s", high=True),
         Metric("frames of the slow"),
     ]
+    # What others did here with the same shape, in microseconds: Redis 7.1, a JetStream work queue without a sync for each message 11.7.
+    worked = [
+        Metric("CPU µs/job", ("ratio", "Redis always (TCP)", 1.0)),
+        Metric("jobs/s", high=True),
+        Metric("half: CPU µs/job", ("ratio", "Redis always (TCP)", 1.0)),
+        Metric("half: jobs/s", high=True),
+        Metric("half: ack p50 ms"),
+        *(Metric(f"at a worker {which} ms") for which in ("p50", "p99", "p99.9")),
+    ]
+    crossed = [
+        Metric("at a worker p99.9 ms", ("at most", 5.0)),
+        *(Metric(f"at a worker {which} ms") for which in ("p50", "p99")),
+        Metric("jobs/s", high=True),
+        Metric("CPU µs/job"),
+        Metric("half: CPU µs/job"),
+    ]
+    answered = [
+        Metric("late max ms", ("at most", 100.0)),
+        Metric("CPU of many ÷ few", ("at most", 1.2)),
+        *(Metric(key) for key in ("late p50 ms", "late p99.9 ms", "fired late max ms")),
+        Metric("deadlines/s", high=True),
+    ]
+    redis = {"Redis always (TCP)": lambda: Redis(streams=True)}
     return [
         chat("durable chat", lambda: Floor(log=True), [], durable, always),
         chat("chat with sync off", Floor, ["--sync", "off"], unsynced, SUBSCRIBE_PEERS),
@@ -322,6 +347,10 @@ def rows():
         Row("slow readers", ours, [overload.slow_readers], slowed, rounds_max=1, repeats=False, again=True),
         Row("noisy neighbour", {"ours": neighbour.Tenants}, [neighbour.neighbours], isolated, rounds_max=1, repeats=False, again=True),
         Row("streams", {"ours": streams.server}, [streams.tokens], told, rounds_max=2, repeats=False),
+        Row("jobs: asked for, claimed, done", ours, [work.full(), work.half()], worked, redis, again=True),
+        Row("jobs: in order of their sessions", ours, [work.full("--ordered"), work.half("--ordered")], worked, again=True),
+        Row("jobs: to a worker on another shard", {"ours": work.two_shards}, [work.full("--cross"), work.half("--cross")], crossed, again=True),
+        Row("jobs: deadlines", ours, [work.deadlines], answered, rounds_max=2, repeats=False, again=True),
         Row("restart and history of a big log", ours, [big_log], restarts, rounds_max=1, repeats=False),
         Row(
             "many sessions",

@@ -6,8 +6,9 @@
 //!                           every shard: whose cursor? ◄─────┘ ─► readers
 //! ```
 
-use super::request::{Answer, Asked, Status};
+use super::request::{Answer, Status};
 use super::{ANSWER_WITHIN, Desk};
+use crate::http::Asked;
 use crate::reactor::control::Control;
 use crate::reactor::look::{EventLook, Look, ReadersLook};
 use serde_json::{Value, json};

@@ -6,7 +6,8 @@
 //! ```
 
 use super::Desk;
-use super::request::{Answer, Asked, Status};
+use super::request::{Answer, Status};
+use crate::http::Asked;
 use crate::observe::{Dialect, Histogram, Process, ShardTotals, Stage, Step, Totals, expose};
 use serde_json::{Value, json};
 use shards::refusal::Refusal;

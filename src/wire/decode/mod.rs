@@ -16,8 +16,8 @@ mod jobs;
 mod plan;
 mod presence;
 mod reader;
-#[cfg(test)]
-mod reference;
+#[cfg(any(test, fuzzing))]
+pub mod reference;
 mod streams;
 mod table;
 #[cfg(test)]

@@ -1,31 +1,11 @@
 //! The decoder against its frames.
 
 use super::fields::ALL;
+use super::reference::decoded;
 use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
-use shards::limits::{PresenceLimits, WorkLimits};
-
-/// Every command of a frame, in words.
-pub(super) fn decoded(frame: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut scratch = Scratch::new(&Limits {
-        event_bytes_max: 128,
-        presence: PresenceLimits { data_bytes_max: 64, ..PresenceLimits::default() },
-        work: WorkLimits { entry_bytes_max: 48, ..WorkLimits::default() },
-        ..Limits::default()
-    });
-    let rest = decode(frame, Resume::default(), &mut scratch, |id, result| {
-        out.push(match result {
-            Ok(command) => format!("{id:?} {command:?}"),
-            Err(refused) => format!("{id:?} {} {}", refused.refusal.name(), refused.field),
-        });
-        ControlFlow::Continue(())
-    });
-    assert_eq!(rest, None);
-    out
-}
 
 fn one(frame: &str) -> String {
     let mut all = decoded(frame);

@@ -7,7 +7,7 @@ use storage::checkpoint::{CheckpointIndex, entries, find_in_page, reshape};
 use storage::ids::{LogId, PartitionId};
 use tidegate_fuzz::{KEY, LOG, file_of, seal_checkpoint};
 
-const GOLDEN: &[u8] = include_bytes!("../../../storage/tests/golden/checkpoint.ckp");
+const GOLDEN: &[u8] = include_bytes!("../../../storage/tests/golden/2/checkpoint.ckp");
 
 fuzz_target!(|input: &[u8]| {
     let mut file = file_of(input, GOLDEN);

@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use storage::manifest::Manifest;
 use tidegate_fuzz::{file_of, seal_manifest};
 
-const GOLDEN: &[u8] = include_bytes!("../../../storage/tests/golden/manifest");
+const GOLDEN: &[u8] = include_bytes!("../../../storage/tests/golden/2/manifest");
 
 fuzz_target!(|input: &[u8]| {
     let mut file = file_of(input, GOLDEN);

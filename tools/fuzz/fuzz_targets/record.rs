@@ -6,7 +6,7 @@ use storage::record::RecordView;
 use tidegate_fuzz::{file_of, seal_record};
 
 /// Behind the headers of segment and group.
-const GOLDEN: &[u8] = include_bytes!("../../../storage/tests/golden/appended.log");
+const GOLDEN: &[u8] = include_bytes!("../../../storage/tests/golden/2/appended.log");
 const FIRST: usize = 4096 + 64;
 
 pub fn read(record: RecordView<'_>) {

@@ -7,8 +7,8 @@ use storage::segment::{SegmentExpect, SegmentHeader, Verdict, scan_segment};
 use storage::sidecar::SidecarBuilder;
 use tidegate_fuzz::{BLOCK, KEY, file_of, seal_segment, segment};
 
-const APPENDED: &[u8] = include_bytes!("../../../storage/tests/golden/appended.log");
-const REWRITTEN: &[u8] = include_bytes!("../../../storage/tests/golden/clustered.log");
+const APPENDED: &[u8] = include_bytes!("../../../storage/tests/golden/2/appended.log");
+const REWRITTEN: &[u8] = include_bytes!("../../../storage/tests/golden/2/clustered.log");
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, input)) = input.split_first() else { return };

@@ -7,8 +7,8 @@ use storage::recluster::CLUSTERED;
 use storage::sidecar::{BlockAt, SidecarIndex};
 use tidegate_fuzz::{KEY, file_of, seal_sidecar, segment};
 
-const APPENDED: &[u8] = include_bytes!("../../../storage/tests/golden/sidecar.idx");
-const REWRITTEN: &[u8] = include_bytes!("../../../storage/tests/golden/clustered.idx");
+const APPENDED: &[u8] = include_bytes!("../../../storage/tests/golden/2/sidecar.idx");
+const REWRITTEN: &[u8] = include_bytes!("../../../storage/tests/golden/2/clustered.idx");
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, input)) = input.split_first() else { return };

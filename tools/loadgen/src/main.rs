@@ -9,6 +9,7 @@
 //!   crowd       N clients, each with a session, an event now and then, and a life that outlives its connection
 //!   stall       N readers, of whom some stop reading for a while
 //!   streams     N answers token by token, each with two readers; one that joins late, one that is slow
+//!   jobs        producers and workers of one queue                        deadlines   jobs that nobody does, and the server answers
 //!   idle        N connections, memory of each                                     handshake   connections per second
 //! ```
 //! Every delivery is checked to come exactly once and in order. Exit status 1 where a run is INVALID: it lost something, or this

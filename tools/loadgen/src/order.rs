@@ -6,9 +6,11 @@
 //! ```
 
 use crate::engine::Engine;
+use crate::peer::work::{self, Queue, Work};
 use crate::peer::{self, Choice, Name};
 use crate::workload::connect::{self, Door};
 use crate::workload::crowd::{self, Crowd};
+use crate::workload::jobs::{self, Jobs};
 use crate::workload::publish::{self, Load, Spreading};
 use crate::workload::read;
 use crate::workload::stall::{self, Stall};
@@ -222,6 +224,56 @@ enum Workload {
         #[arg(long, default_value_t = 4000)]
         join_at: u64,
     },
+    /// Producers and workers of one queue.
+    Jobs {
+        #[arg(long, default_value_t = 8)]
+        producers: u32,
+        #[arg(long, default_value_t = 8)]
+        workers: u32,
+        /// Of all producers together.
+        #[arg(long, default_value_t = 2048)]
+        sessions: u32,
+        /// Bytes of data of each job.
+        #[arg(long, default_value_t = 256)]
+        bytes: usize,
+        /// Jobs per second over all producers; absent: saturation.
+        #[arg(long)]
+        rate: Option<f64>,
+        /// Saturation: unacknowledged jobs of a producer.
+        #[arg(long, default_value_t = 256)]
+        window: u64,
+        /// Seconds before measuring.
+        #[arg(long, default_value_t = 1.0)]
+        warm: f64,
+        /// Seconds measured.
+        #[arg(long, default_value_t = 4.0)]
+        seconds: f64,
+        /// Jobs of one session one after the other.
+        #[arg(long)]
+        ordered: bool,
+        /// Workers live on another shard than the jobs.
+        #[arg(long)]
+        cross: bool,
+    },
+    /// Jobs that nobody does: the server answers each at its deadline.
+    Deadlines {
+        #[arg(long, default_value_t = 100_000)]
+        jobs: u64,
+        #[arg(long, default_value_t = 64)]
+        producers: u32,
+        /// Of all producers together; one takes some two hundred open jobs.
+        #[arg(long, default_value_t = 1024)]
+        sessions: u32,
+        /// Bytes of data of each job.
+        #[arg(long, default_value_t = 256)]
+        bytes: usize,
+        /// Jobs asked for, and then due, per second.
+        #[arg(long, default_value_t = 10_000.0)]
+        rate: f64,
+        /// Longer than it takes to ask for all of them.
+        #[arg(long, default_value_t = 15_000)]
+        deadline_ms: u64,
+    },
     /// Connect, upgrade, reset, again.
     Handshake {
         #[arg(long, default_value_t = 4.0)]
@@ -247,8 +299,13 @@ pub fn run(order: Order) -> io::Result<Value> {
         | Workload::Fill { shape, .. } => shape.durability.clone(),
         _ => None,
     };
-    let mut peer =
-        peer::make(&Choice { name: order.peer, durable: order.durable, durability, setup: order.setup, run });
+    let mut peer = peer::make(&Choice {
+        name: order.peer,
+        durable: order.durable,
+        durability,
+        setup: order.setup,
+        run: run.clone(),
+    });
     let peer = peer.as_mut();
     let mut engine = Engine::new(order.address, peer.transport(), peer.subprotocol())?;
     engine.come_from(order.source);
@@ -331,6 +388,43 @@ pub fn run(order: Order) -> io::Result<Value> {
             let streams = Streams { streams, rate, tokens, join_at, prefix, server };
             return named("streams", streams::run(&mut engine, &streams));
         }
+        Workload::Jobs { producers, workers, sessions, bytes, rate, window, warm, seconds, ordered, cross } => {
+            let (deadline_ms, capacity) = (60_000, 200_000);
+            let mut work = work_of(order.peer, order.address, &run, ordered, deadline_ms, capacity)?;
+            let jobs = Jobs {
+                producers: producers.max(1),
+                workers,
+                sessions,
+                bytes: bytes.max(stamp::STAMP_BYTES),
+                rate,
+                window: window.max(1),
+                warm_s: warm,
+                measure_s: seconds,
+                cross,
+                left: None,
+                prefix: &prefix,
+                server: order.pid,
+            };
+            return named("jobs", jobs::run(&mut engine, peer, work.as_mut(), &jobs));
+        }
+        Workload::Deadlines { jobs, producers, sessions, bytes, rate, deadline_ms } => {
+            let mut work = work_of(order.peer, order.address, &run, false, deadline_ms, jobs.max(1))?;
+            let left = Jobs {
+                producers: producers.max(1),
+                workers: 0,
+                sessions,
+                bytes: bytes.max(stamp::STAMP_BYTES),
+                rate: Some(rate),
+                window: 1,
+                warm_s: 0.0,
+                measure_s: 0.0,
+                cross: false,
+                left: Some((jobs, deadline_ms)),
+                prefix: &prefix,
+                server: order.pid,
+            };
+            return named("deadlines", jobs::run(&mut engine, peer, work.as_mut(), &left));
+        }
         Workload::Handshake { seconds } => {
             let (opening_max, server) = (order.opening_max, order.pid);
             let door = Door { peer, subscribe: false, opening_max, server, prefix: &prefix };
@@ -338,6 +432,25 @@ pub fn run(order: Order) -> io::Result<Value> {
         }
     };
     named(name, publish::run(&mut engine, peer, &load, &prefix))
+}
+
+/// The dialect of those that have queues.
+fn work_of(
+    name: Name,
+    address: SocketAddrV4,
+    run: &str,
+    ordered: bool,
+    deadline_ms: u64,
+    capacity: u64,
+) -> io::Result<Box<dyn Work>> {
+    match name {
+        Name::Tidegate => {
+            let queue = Queue { name: format!("q{run}"), ordered, deadline_ms, capacity };
+            Ok(Box::new(work::Ours::new(run, queue)))
+        }
+        Name::Redis => Ok(Box::new(work::Groups::new(address))),
+        Name::Ws | Name::Nats => Err(io::Error::other("jobs are known of tidegate and redis")),
+    }
 }
 
 /// The report with the name of its workload.

@@ -1,10 +1,8 @@
 //! Commands about entries, queues and jobs, read the long way.
 
-use super::{No, Object, Tree, epoch, is_name, is_pattern, number};
+use super::{ENTRY_BYTES_MAX, No, Object, PROGRESS_BYTES_MAX, Tree, epoch, is_name, is_pattern, number};
 use shards::command::{Command, EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
 use shards::refusal::Refusal;
-
-const ENTRY_BYTES_MAX: usize = 48;
 
 fn set<'a>(fields: &Object<'a>) -> Result<NewEntry<'a>, No> {
     let key = fields.name("key")?;
@@ -23,7 +21,11 @@ fn set<'a>(fields: &Object<'a>) -> Result<NewEntry<'a>, No> {
 pub(super) fn commit_entries<'a>(fields: &Object<'a>) -> Result<Vec<NewEntry<'a>>, No> {
     let Some(node) = fields.get("entries") else { return Ok(Vec::new()) };
     let Tree::Array(nodes) = &node.tree else { return Err(fields.no(Refusal::WrongType, "entries")) };
-    nodes.iter().map(|node| fields.inside("entries", node, set)).collect()
+    let bounded = |(at, node)| match at {
+        64 => Err(fields.no(Refusal::CommandTooLarge, "entries")),
+        _ => fields.inside("entries", node, set),
+    };
+    nodes.iter().enumerate().map(bounded).collect()
 }
 
 fn lease(fields: &Object<'_>) -> Result<Lease, No> {
@@ -72,6 +74,9 @@ fn job_command(kind: &str, fields: &Object<'_>) -> Result<String, No> {
             let node = fields.node("data").ok_or_else(|| fields.no(Refusal::MissingField, "data"))?;
             if node.depth > 64 {
                 return Err(fields.no(Refusal::BadData, "data"));
+            }
+            if node.raw.len() > PROGRESS_BYTES_MAX {
+                return Err(fields.no(Refusal::ProgressTooLarge, "data"));
             }
             JobAsk::Progress { lease, partial: node.raw.as_bytes() }
         }

@@ -12,6 +12,7 @@ mod nats;
 mod plain;
 mod redis;
 mod tidegate;
+pub mod work;
 
 pub use tidegate::subscribe_from_start;
 

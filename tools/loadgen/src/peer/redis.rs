@@ -15,7 +15,7 @@ impl Redis {
     }
 }
 
-fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
+pub(super) fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
     // A Vec takes every write.
     let _infallible = write!(out, "*{}\r\n", words.len());
     for word in words {
@@ -32,7 +32,7 @@ fn wait_for_more(link: &Link, out: &mut Vec<u8>) {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Array(usize),
     Bulk(&'a [u8]),
     Integer,
@@ -42,7 +42,7 @@ enum Value<'a> {
 }
 
 /// Reads one value, its parts flattened in order, and returns its bytes; None while it is not whole.
-fn value<'a>(bytes: &'a [u8], parts: &mut Vec<Value<'a>>) -> Option<usize> {
+pub(super) fn value<'a>(bytes: &'a [u8], parts: &mut Vec<Value<'a>>) -> Option<usize> {
     let line_end = memchr::memchr(b'\n', bytes)?;
     let line = bytes.get(1..line_end.checked_sub(1)?)?;
     let number = || std::str::from_utf8(line).ok()?.parse::<i64>().ok();

@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod crowd;
+pub mod jobs;
 mod placing;
 pub mod publish;
 pub mod read;
