@@ -417,3 +417,23 @@ fn hand_in(world: &mut World, shard: usize, slot: u32, command: Command<'_>) -> 
     }
     panic!("it waits for ever");
 }
+
+/// Input that waits for answers to its own connection is handed out when they have come, not decoded in vain before.
+#[test]
+fn what_waits_for_its_own_answers_is_handed_out_when_they_come() {
+    let limits = Limits { client_commands_in_flight_max: 2, ..Limits::default() };
+    let mut world = World::new(1, limits, log());
+    world.connect_as("acme", 0, 1, "c1");
+    world.connect_as("other", 0, 2, "c2");
+    assert!(world.send(0, 1, publish("s", "m1", b"1")).is_some());
+    assert!(world.send(0, 1, publish("s", "m2", b"1")).is_some());
+    assert!(world.send(0, 1, publish("s", "m3", b"1")).is_none(), "two are under way");
+    assert!(world.shards[0].has_line());
+    assert_eq!(world.shards[0].next_in_line(), None, "nothing was answered");
+    assert!(world.shards[0].has_line(), "it still stands there");
+    world.settle();
+    assert_eq!(world.shards[0].next_in_line(), Some(ConnectionId { slot: 1, generation: 1 }));
+    assert!(world.send(0, 1, publish("s", "m3", b"1")).is_some());
+    assert_eq!(world.shards[0].next_in_line(), None);
+    assert!(!world.shards[0].has_line());
+}

@@ -8,7 +8,7 @@ use super::identity::Identities;
 use crate::auth::{Denied, claimed_tenant};
 use crate::http::{self, Head, Request, Upgrade};
 use crate::net::websocket::{Opcode, append_with};
-use crate::net::{Admission, Adoption, Class, CloseWords, Door, Knock, Sends, Service, Taken, retry_after_s};
+use crate::net::{Admission, Adoption, Class, CloseWords, Door, Knock, Owner, Sends, Service, Taken, retry_after_s};
 use crate::observe::{Stage, fault};
 use crate::wire::codes::Close;
 use crate::wire::token::Tokens;
@@ -341,6 +341,10 @@ impl Service for Doors {
 
     fn adopt(&mut self, from: ShardId, ticket: u32) -> Option<Adoption> {
         self.announced.remove(&(from, ticket))
+    }
+
+    fn owner(&self, id: ConnectionId) -> Owner {
+        self.shard.tenant_slot(id).map_or(0, |slot| slot + 1)
     }
 
     fn came(&mut self, us: u64) {
