@@ -193,9 +193,9 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let admin = Admin::open(config, &folder, Arc::clone(&peers), plan.total_bytes());
     announce(config, address, shards, &folder, &plan);
     shutdown::forward_signals(reports_in, errand);
-    keeper.watch(rules, Arc::clone(&peers), errands);
-    let (_serving, end) = flume::bounded(0);
-    quota_keeper.watch(quotas, Arc::clone(&peers), end);
+    let (set, sets) = flume::bounded(ERRANDS_MAX);
+    keeper.watch(rules, Arc::clone(&peers), errands, set);
+    quota_keeper.watch(quotas, Arc::clone(&peers), sets);
     notify.watch(&peers);
     let ended = serve_until_the_end(&reports, &peers, bounds, &gate, &notify);
     if matches!(ended, Ok(_) | Err(Failure { closed: true, .. })) {

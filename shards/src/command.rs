@@ -6,6 +6,7 @@ pub mod work;
 
 pub use work::{EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
 
+use crate::limits::Quota;
 pub use presence::{PresenceAct, PresenceState, RosterKind};
 pub use storage::record::DataKind;
 
@@ -313,6 +314,22 @@ pub enum Command<'a> {
         /// Name.
         name: &'a str,
     },
+    /// What a tenant may use. The edge carries it out, where the file is that keeps it.
+    Quota {
+        /// Which one; `None`: that of who asks.
+        tenant: Option<&'a str>,
+        /// What is asked.
+        ask: QuotaAsk<'a>,
+    },
+}
+
+/// What is asked of a quota.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QuotaAsk<'a> {
+    /// What is in force.
+    Get,
+    /// These from now on; `None`: as the configuration says.
+    Set(Option<&'a Quota>),
 }
 
 /// Whom a revocation names.

@@ -174,7 +174,7 @@ impl Shard {
         let mut queues = Queues::default();
         queues.recover(&log, &streaming);
         let durability = if log.config().sync { Durability::Disk } else { Durability::Memory };
-        Self {
+        let mut shard = Self {
             effects: EffectQueue::new(config.limits.effects_max),
             readers: Readers::new(config.limits.event_frame_bytes_max(), config.limits.connections_per_shard_max),
             interests: Interests::default(),
@@ -221,7 +221,9 @@ impl Shard {
             config,
             log,
             mail,
-        }
+        };
+        shard.begin_census(Now { mono_us: 0, wall_ms: 0 });
+        shard
     }
 
     // ---- handle: world to core ------------------------------------------------------------------------------------
@@ -304,6 +306,7 @@ impl Shard {
             Command::Auth { .. } => {
                 self.refuse_local(connection, id, Refused::field(Refusal::BadCredential, "token"));
             }
+            Command::Quota { .. } => self.refuse_local(connection, id, Refused::later(Refusal::Unavailable, 1000)),
             Command::Revoke { .. } => self.refuse_local(connection, id, Refused::field(Refusal::NoKeys, "type")),
             Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
             Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),

@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use shards::command::{DataKind, Durability};
 use shards::effect::Reply;
 use shards::ids::{CommandId, Epoch, Offset};
-use shards::limits::{FRAME_COMMANDS_MAX, Limits};
+use shards::limits::{FRAME_COMMANDS_MAX, Kind, Limits, Quota};
 use shards::outbox::{
     Gap, GapReason, HistoryHead, Notice, PageItem, PatternGap, StreamFrame, VolatileEvent, text_parts,
 };
@@ -64,6 +64,24 @@ pub fn authenticated(out: &mut Vec<u8>, id: &CommandId, client: &str, expires_ms
 pub fn revoked(out: &mut Vec<u8>, id: &CommandId) {
     begin(out, "revoked", id);
     text(out, "}");
+}
+
+/// The answer to `quota.get`, and to `quota.set` when it is on disk and every shard has been told: what is in force.
+pub fn quota(out: &mut Vec<u8>, id: &CommandId, tenant: &str, quota: &Quota) {
+    begin(out, "quota", id);
+    text(out, ",\"tenant\":\"");
+    text(out, tenant);
+    text(out, "\",\"quota\":{\"weight\":");
+    number(out, u64::from(quota.weight));
+    for kind in Kind::ALL {
+        if let Some(max) = quota.max[kind as usize] {
+            text(out, ",\"");
+            text(out, kind.name());
+            text(out, "\":");
+            number(out, max);
+        }
+    }
+    text(out, "}}");
 }
 
 /// The server is about to close: finish what is open and come back.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
-//!                            KEEP  FENCE  NOTICE  WATCH  NEWS  PULL  HINT  CLAIM  RELEASE  FREE  DEFINE  DEFINED  LEND  REPAY
+//!                            KEEP  FENCE  NOTICE  WATCH  NEWS  PULL  HINT  CLAIM  RELEASE  FREE  DEFINE  DEFINED  LEND  REPAY  CENSUS
 //! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY  ENTRIES  CLAIMED  DEAD  LENT
 //! ```
 
@@ -65,6 +65,8 @@ pub mod request {
     pub const LEND: u8 = 60;
     /// A shard gives back, or says what it has spent.
     pub const REPAY: u8 = 61;
+    /// All that the sender keeps of tenants under new bounds was said.
+    pub const CENSUS: u8 = 62;
 }
 
 /// Kinds of reply.

@@ -22,6 +22,7 @@ mod jobs;
 mod partition;
 mod replay;
 mod streams;
+mod tenants;
 
 pub use entries::{ENTRIES_BYTES_MAX, ENTRIES_GONE_MAX, Entries, Entry, Gone, entry_bytes};
 pub use jobs::{JOB_QUEUES_MAX, JOBS_DEAD_MAX, JOBS_MAX, Jobs, OpenJob, PARTIALS_BYTES_MAX};
@@ -33,6 +34,7 @@ pub(crate) use partition::{ENTRY_PARTS_AT, ENTRY_STREAMS_AT};
 pub use replay::{REPLAY_RESIDENT_MAX, Replay, ReplayFault, Replayed};
 pub(crate) use streams::streaming;
 pub use streams::{OpenStream, STREAM_RECENT_MAX, STREAMS_MAX, StreamStep, Streaming};
+pub(crate) use tenants::sessions_by_tenant;
 
 use crate::checkpoint::{self, CheckpointIndex, PageAt};
 use crate::disk::FileId;
@@ -41,6 +43,7 @@ use collect::Collecting;
 use hashbrown::HashMap;
 use slab::Slab;
 use std::hash::{BuildHasherDefault, Hasher};
+use tenants::Tally;
 
 /// A resident partition. Spent when it is evicted: the generation tells.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -184,6 +187,8 @@ pub struct Catalog {
     slice_next: Vec<SliceSeq>,
     collecting: Option<Collecting>,
     evicted: u64,
+    /// Sessions that exist, in memory and in the checkpoint.
+    tally: Tally,
 }
 
 impl Catalog {
@@ -205,6 +210,7 @@ impl Catalog {
             slice_next,
             collecting: None,
             evicted: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -329,6 +335,7 @@ impl Catalog {
         producers: impl IntoIterator<Item = ProducerStep<'a>>,
     ) -> Appended {
         let log = self.log;
+        self.count_if_first(slot);
         let partition = &mut self.resident_mut(slot).partition;
         let (offset, slice) = (partition.tail, partition.id().slice());
         apply(partition, Place { log, log_seq: change.log_seq }, change, markers, producers);
