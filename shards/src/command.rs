@@ -6,6 +6,7 @@ pub mod work;
 
 pub use work::{EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
 
+use crate::ids::LifeId;
 use crate::limits::Quota;
 pub use presence::{PresenceAct, PresenceState, RosterKind};
 pub use storage::record::DataKind;
@@ -284,8 +285,8 @@ pub enum Command<'a> {
     Open {
         /// Hidden session.
         session: &'a str,
-        /// Generation that the claim names; `None` = a new life.
-        claimed: Option<u64>,
+        /// Life that the claim names; `None` = a new one.
+        claimed: Option<LifeId>,
         /// Of the claim.
         attempt: u64,
         /// When the connection was made, microseconds of the process's clock: the newest one has the client.
@@ -352,8 +353,8 @@ pub enum Claim<'a> {
     Life {
         /// Client.
         client_id: &'a str,
-        /// Its generation.
-        generation: u64,
+        /// Which of its lives.
+        life: LifeId,
     },
 }
 

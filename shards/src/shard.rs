@@ -283,6 +283,10 @@ impl Shard {
             self.refuse_local(connection, id, Refused::field(Refusal::Fenced, ""));
             return Handled::Done;
         }
+        if client.opening.as_ref().is_some_and(|opening| opening.client_id != client.client_id) {
+            // Who it is from here on, its home has yet to say: until then nothing is done in anybody's name.
+            return Handled::Later;
+        }
         if let Some(rights) = &client.rights
             && let Err(refused) = permit::check(rights, command)
         {
@@ -425,7 +429,7 @@ impl Shard {
             Command::StreamClose { stream, status, .. } => stream_close::run(self, call, stream, status),
             Command::History { from, limit, .. } => history::run(self, call, from, limit),
             Command::Open { claimed, attempt, since_us, room, .. } => {
-                home::open(self, call, Claimed { generation: claimed, attempt, since_us, room })
+                home::open(self, call, Claimed { life: claimed, attempt, since_us, room })
             }
             Command::Presence { ref act, .. } => presence::run(self, call, act),
             _ => Outcome::Done,
