@@ -70,6 +70,11 @@ impl std::fmt::Debug for CommandId {
     }
 }
 
+/// An epoch by another name; the same mask takes it back. 0, which is none, stays so.
+pub fn masked(epoch: Epoch, mask: u64) -> Epoch {
+    if epoch == 0 || epoch == mask { epoch } else { epoch ^ mask }
+}
+
 /// Names one life of a client. The generation counts in the client's hidden session, and where that begins anew under another epoch
 /// (a folder that was restored, or lost), it begins at 1 again: only both together name one life for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -27,7 +27,7 @@ use crate::entries::page::Pages;
 use crate::entries::watch::Watches;
 use crate::fair::Fair;
 use crate::gather::{Gather, Page};
-use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
+use crate::ids::{CommandId, ConnectionId, Epoch, Now, PartitionId, ShardId, SliceId, SliceSeq, masked};
 use crate::input::{Handled, Input};
 use crate::limits::{Limits, REPLY_BYTES_MAX};
 use crate::mailbox::Mailboxes;
@@ -150,6 +150,8 @@ pub struct Shard {
     pub(crate) first_peer: u16,
     pub(crate) pattern_generation: u32,
     pub(crate) random: u64,
+    /// By which clients know epochs.
+    epoch_mask: u64,
     unblock_at_us: u64,
     retry_at_us: u64,
     retention_at_ms: u64,
@@ -213,6 +215,7 @@ impl Shard {
             first_peer: 0,
             pattern_generation: 0,
             random: config.seed,
+            epoch_mask: 0,
             unblock_at_us: 0,
             retry_at_us: 0,
             retention_at_ms: 0,
@@ -647,6 +650,16 @@ impl Shard {
     /// Is the end reached? Then the process may exit.
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Clients know epochs by this mask; before anything is handled.
+    pub fn show_epochs_by(&mut self, mask: u64) {
+        self.epoch_mask = mask;
+    }
+
+    /// An epoch as clients know it: wherever it is not the edge that names it.
+    pub(crate) fn shown(&self, epoch: Epoch) -> Epoch {
+        masked(epoch, self.epoch_mask)
     }
 
     // ---- getters --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ pub use presence::roster;
 pub use work::{dead, entries, job};
 
 use super::json::append_string;
+use super::lives::shown;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shards::command::{DataKind, Durability};
@@ -157,7 +158,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             text(out, session);
             if *epoch != 0 {
                 text(out, "\",\"epoch\":\"");
-                hex16(out, *epoch);
+                hex16(out, shown(*epoch));
             }
             text(out, "\",\"next\":");
             number(out, *next);
@@ -360,7 +361,7 @@ pub fn gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
     text(out, "{\"type\":\"gap\",\"session\":\"");
     text(out, gap.session);
     text(out, "\",\"epoch\":\"");
-    hex16(out, gap.epoch);
+    hex16(out, shown(gap.epoch));
     text(out, "\",\"from\":");
     number(out, gap.from);
     text(out, ",\"to\":");
@@ -397,7 +398,7 @@ pub fn history<'a>(
     text(out, ",\"session\":\"");
     text(out, head.session);
     text(out, "\",\"epoch\":\"");
-    hex16(out, head.epoch);
+    hex16(out, shown(head.epoch));
     text(out, "\",\"next\":");
     number(out, head.next);
     text(out, ",\"tail\":");
@@ -503,7 +504,7 @@ fn payload(out: &mut Vec<u8>, data: &[u8], kind: DataKind) {
 fn event_id(out: &mut Vec<u8>, session: &str, epoch: Epoch, offset: Offset) {
     text(out, session);
     text(out, ":");
-    hex16(out, epoch);
+    hex16(out, shown(epoch));
     text(out, ":");
     number(out, offset);
 }

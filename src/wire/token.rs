@@ -9,6 +9,7 @@
 //! 228 characters. Version 1 has no epoch; it is believed as long as such tokens live, and says nothing of which counting it means.
 //! A second key is still believed after a rotation, until the tokens it signed have expired.
 
+use super::lives;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac};
@@ -77,7 +78,7 @@ impl Tokens {
         bytes.extend_from_slice(&[VERSION, key.number]);
         bytes.extend_from_slice(&expires_s.to_be_bytes());
         bytes.extend_from_slice(&life.generation.to_be_bytes());
-        bytes.extend_from_slice(&life.epoch.to_be_bytes());
+        bytes.extend_from_slice(&lives::shown(life.epoch).to_be_bytes());
         bytes.extend_from_slice(client_id.as_bytes());
         if let Some(mac) = mac(key, tenant, &bytes) {
             bytes.extend_from_slice(&mac.finalize().into_bytes()[..MAC_BYTES]);
@@ -104,7 +105,7 @@ impl Tokens {
         mac(key, tenant, signed)?.verify_truncated_left(signature).ok()?;
         let number = |at: usize| Some(u64::from_be_bytes(head.get(at..at + 8)?.try_into().ok()?));
         let (expires_s, generation) = (number(2)?, number(10)?);
-        let epoch = if version == VERSION { number(18)? } else { 0 };
+        let epoch = if version == VERSION { lives::stored(number(18)?) } else { 0 };
         if expires_s.saturating_mul(1000) <= now_ms || !is_name(client_id) {
             return None;
         }

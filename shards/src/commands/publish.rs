@@ -266,7 +266,7 @@ fn check(shard: &mut Shard, call: Call<'_>, slot: PartitionSlot, event: &NewEven
     }
     let mut prev_offset = NO_OFFSET;
     if let Some(prev) = event.prev_event_id {
-        match cause(prev, session, epoch, tail + before.new.len() as u64) {
+        match cause(prev, session, shard.shown(epoch), tail + before.new.len() as u64) {
             Ok(offset) => prev_offset = offset,
             Err(refused) => return Verdict::Refused(refused),
         }

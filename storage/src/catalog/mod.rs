@@ -307,6 +307,11 @@ impl Catalog {
         self.slice_next[usize::from(slice.0)]
     }
 
+    /// Every slice goes on here, if it is not beyond it: after a folder went back in time no place in a slice is given twice.
+    pub fn begin_slices_at(&mut self, first: SliceSeq) {
+        self.slice_next.iter_mut().for_each(|next| *next = first.max(*next));
+    }
+
     /// Holds the partition in memory until the matching [`Catalog::unpin`].
     pub fn pin(&mut self, slot: PartitionSlot) {
         let resident = self.resident_mut(slot);
