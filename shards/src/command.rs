@@ -6,6 +6,8 @@ pub mod work;
 
 pub use work::{EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
 
+use crate::ids::LifeId;
+use crate::limits::Quota;
 pub use presence::{PresenceAct, PresenceState, RosterKind};
 pub use storage::record::DataKind;
 
@@ -283,8 +285,8 @@ pub enum Command<'a> {
     Open {
         /// Hidden session.
         session: &'a str,
-        /// Generation that the claim names; `None` = a new life.
-        claimed: Option<u64>,
+        /// Life that the claim names; `None` = a new one.
+        claimed: Option<LifeId>,
         /// Of the claim.
         attempt: u64,
         /// When the connection was made, microseconds of the process's clock: the newest one has the client.
@@ -313,6 +315,22 @@ pub enum Command<'a> {
         /// Name.
         name: &'a str,
     },
+    /// What a tenant may use. The edge carries it out, where the file is that keeps it.
+    Quota {
+        /// Which one; `None`: that of who asks.
+        tenant: Option<&'a str>,
+        /// What is asked.
+        ask: QuotaAsk<'a>,
+    },
+}
+
+/// What is asked of a quota.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QuotaAsk<'a> {
+    /// What is in force.
+    Get,
+    /// These from now on; `None`: as the configuration says.
+    Set(Option<&'a Quota>),
 }
 
 /// Whom a revocation names.
@@ -335,8 +353,8 @@ pub enum Claim<'a> {
     Life {
         /// Client.
         client_id: &'a str,
-        /// Its generation.
-        generation: u64,
+        /// Which of its lives.
+        life: LifeId,
     },
 }
 

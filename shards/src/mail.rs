@@ -187,6 +187,10 @@ impl Shard {
                 self.handle_repay(&mut r, now);
                 true
             }
+            request::CENSUS => {
+                self.handle_census(peer, r.u64(), now);
+                true
+            }
             request::FENCE => self.fence(get_connection(&mut r)),
             request::ADVANCE => {
                 let (partition, epoch, to) = (PartitionId(r.u128()), r.u64(), r.u64());

@@ -27,7 +27,7 @@ use crate::entries::page::Pages;
 use crate::entries::watch::Watches;
 use crate::fair::Fair;
 use crate::gather::{Gather, Page};
-use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
+use crate::ids::{CommandId, ConnectionId, Epoch, Now, PartitionId, ShardId, SliceId, SliceSeq, masked};
 use crate::input::{Handled, Input};
 use crate::limits::{Limits, REPLY_BYTES_MAX};
 use crate::mailbox::Mailboxes;
@@ -150,6 +150,8 @@ pub struct Shard {
     pub(crate) first_peer: u16,
     pub(crate) pattern_generation: u32,
     pub(crate) random: u64,
+    /// By which clients know epochs.
+    epoch_mask: u64,
     unblock_at_us: u64,
     retry_at_us: u64,
     retention_at_ms: u64,
@@ -174,7 +176,7 @@ impl Shard {
         let mut queues = Queues::default();
         queues.recover(&log, &streaming);
         let durability = if log.config().sync { Durability::Disk } else { Durability::Memory };
-        Self {
+        let mut shard = Self {
             effects: EffectQueue::new(config.limits.effects_max),
             readers: Readers::new(config.limits.event_frame_bytes_max(), config.limits.connections_per_shard_max),
             interests: Interests::default(),
@@ -213,6 +215,7 @@ impl Shard {
             first_peer: 0,
             pattern_generation: 0,
             random: config.seed,
+            epoch_mask: 0,
             unblock_at_us: 0,
             retry_at_us: 0,
             retention_at_ms: 0,
@@ -221,7 +224,9 @@ impl Shard {
             config,
             log,
             mail,
-        }
+        };
+        shard.begin_census(Now { mono_us: 0, wall_ms: 0 });
+        shard
     }
 
     // ---- handle: world to core ------------------------------------------------------------------------------------
@@ -281,6 +286,10 @@ impl Shard {
             self.refuse_local(connection, id, Refused::field(Refusal::Fenced, ""));
             return Handled::Done;
         }
+        if client.opening.as_ref().is_some_and(|opening| opening.client_id != client.client_id) {
+            // Who it is from here on, its home has yet to say: until then nothing is done in anybody's name.
+            return Handled::Later;
+        }
         if let Some(rights) = &client.rights
             && let Err(refused) = permit::check(rights, command)
         {
@@ -304,6 +313,7 @@ impl Shard {
             Command::Auth { .. } => {
                 self.refuse_local(connection, id, Refused::field(Refusal::BadCredential, "token"));
             }
+            Command::Quota { .. } => self.refuse_local(connection, id, Refused::later(Refusal::Unavailable, 1000)),
             Command::Revoke { .. } => self.refuse_local(connection, id, Refused::field(Refusal::NoKeys, "type")),
             Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
             Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),
@@ -422,7 +432,7 @@ impl Shard {
             Command::StreamClose { stream, status, .. } => stream_close::run(self, call, stream, status),
             Command::History { from, limit, .. } => history::run(self, call, from, limit),
             Command::Open { claimed, attempt, since_us, room, .. } => {
-                home::open(self, call, Claimed { generation: claimed, attempt, since_us, room })
+                home::open(self, call, Claimed { life: claimed, attempt, since_us, room })
             }
             Command::Presence { ref act, .. } => presence::run(self, call, act),
             _ => Outcome::Done,
@@ -640,6 +650,16 @@ impl Shard {
     /// Is the end reached? Then the process may exit.
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Clients know epochs by this mask; before anything is handled.
+    pub fn show_epochs_by(&mut self, mask: u64) {
+        self.epoch_mask = mask;
+    }
+
+    /// An epoch as clients know it: wherever it is not the edge that names it.
+    pub(crate) fn shown(&self, epoch: Epoch) -> Epoch {
+        masked(epoch, self.epoch_mask)
     }
 
     // ---- getters --------------------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shards::command::{
-    Command, DataKind, Durability, EntryAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, Revocable, RosterKind,
+    Command, DataKind, Durability, EntryAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, QuotaAsk, Revocable,
+    RosterKind,
 };
 use shards::effect::{PresenceReply, Reply};
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
-use shards::limits::{Limits, REPLY_BYTES_MAX};
+use shards::limits::{Kind, Limits, Quota, REPLY_BYTES_MAX};
 use shards::outbox::{
     Gap, GapReason, Happened, HistoryHead, Notice, PageItem, PatternGap, ReceiptsOfAll, RosterChange, RosterFrame,
     RosterValue, StreamFrame, StreamPart, VolatileEvent, event_bytes_max,
@@ -212,6 +213,8 @@ const COMMANDS: &[&str] = &[
     "auth",
     "revoke.client",
     "revoke.token",
+    "quota.get",
+    "quota.set",
     "stream.append",
     "stream.close",
     "presence.enter",
@@ -258,6 +261,8 @@ fn command_name(command: &Command<'_>) -> &'static str {
         Command::Auth { .. } => "auth",
         Command::Revoke { what: Revocable::Client, .. } => "revoke.client",
         Command::Revoke { what: Revocable::Token, .. } => "revoke.token",
+        Command::Quota { ask: QuotaAsk::Get, .. } => "quota.get",
+        Command::Quota { ask: QuotaAsk::Set(_), .. } => "quota.set",
         Command::StreamAppend { .. } => "stream.append",
         Command::StreamClose { .. } => "stream.close",
         Command::Entry { ask, .. } => match ask {
@@ -299,6 +304,7 @@ const FRAMES: &[&str] = &[
     "welcome",
     "authenticated",
     "revoked",
+    "quota",
     "hello",
     "published",
     "committed",
@@ -385,6 +391,11 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
         }
         "authenticated" => return encode::authenticated(out, &id, str("client"), int("expires")),
         "revoked" => return encode::revoked(out, &id),
+        "quota" => {
+            let bound = |kind: Kind| value["quota"][kind.name()].as_u64();
+            let weight = value["quota"]["weight"].as_u64().unwrap() as u32;
+            return encode::quota(out, &id, str("tenant"), &Quota { weight, max: Kind::ALL.map(bound) });
+        }
         "goaway" => return encode::goaway(out, int("reconnect_after_ms")),
         "slow_down" => {
             let waits_for = match str("scope") {

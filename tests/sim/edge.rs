@@ -240,9 +240,9 @@ impl<'a> Doors<'a> {
         let now_ms = self.now_ms;
         let Some(door) = self.doors.get_mut(&connection).filter(|door| !door.closing) else { return };
         let mut payload = Vec::new();
-        if let Reply::Resumed { client_id, generation, sessions, patterns } = *reply {
-            let (token, expires_ms) = tokens().sign(TENANT, client_id, generation, now_ms);
-            encode::resumed(&mut payload, id, client_id, generation, sessions, patterns, &token, expires_ms);
+        if let Reply::Resumed { client_id, life, sessions, patterns } = *reply {
+            let (token, expires_ms) = tokens().sign(TENANT, client_id, life, now_ms);
+            encode::resumed(&mut payload, id, client_id, life.generation, sessions, patterns, &token, expires_ms);
         } else {
             encode::reply(&mut payload, id, reply);
         }

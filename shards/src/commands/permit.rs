@@ -9,11 +9,12 @@
 //!   queues             queue        pulling, dead letters, and what a worker says of a job
 //!                      admin        declaring, dropping; driving dead letters again, dropping them
 //!   ends tokens        admin        `revoke`
+//!   sees its quotas    admin        `quota`; another tenant's, and sets any: `$operator`
 //! ```
 //! A new command does not compile until it stands here.
 
 use crate::command::work::BUCKET;
-use crate::command::{Command, EntryAsk, JobAsk, PresenceAct, QueueAsk};
+use crate::command::{Command, EntryAsk, JobAsk, PresenceAct, QueueAsk, QuotaAsk};
 use crate::refusal::Refused;
 use crate::rights::{Capability, Rights};
 use crate::sessions::Asker;
@@ -23,6 +24,8 @@ use storage::catalog::PartitionSlot;
 /// Topic of being present, and of saying what one is at.
 pub(crate) const PRESENCE_TOPIC: &str = "presence";
 
+/// What of running a tenant it is to know its quotas.
+const QUOTA: &str = "quota";
 /// What of running a tenant it is to revoke tokens.
 const REVOKE: &str = "revoke";
 
@@ -110,6 +113,11 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
             }
             PresenceAct::Leave | PresenceAct::Unwatch(_) => return Ok(()),
         },
+        Command::Quota { tenant: None, ask: QuotaAsk::Get } => {
+            (Capability::Admin, rights.covers_name(Capability::Admin, None, QUOTA) || rights.is_operator())
+        }
+        // Nobody raises its own.
+        Command::Quota { .. } => (Capability::Admin, rights.is_operator()),
         Command::Revoke { .. } => (Capability::Admin, rights.covers_name(Capability::Admin, None, REVOKE)),
     };
     if covered { Ok(()) } else { Err(capability.refused()) }

@@ -16,6 +16,7 @@ use crate::effect::Reply;
 use crate::ids::{Epoch, Now, Offset};
 use crate::queues::ends::Opening;
 use crate::queues::jobs::State;
+use crate::quota::{self, Growth};
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::Asker;
 use crate::sessions::parked::{Found, Known};
@@ -135,10 +136,12 @@ fn append_if_sound(
     if if_next.is_some_and(|next| next != tail) {
         return shard.refuse(asker, Refused::expects(Refusal::WrongNext, "if_next", tail));
     }
-    if !entries.is_empty()
-        && let Err(refused) = check_entries(shard, partition, slot, &asker.tenant, entries, now)
-    {
-        return shard.refuse(asker, refused);
+    let mut growth = Growth { sessions: shard.begins_session(slot), ..Growth::default() };
+    if !entries.is_empty() {
+        match check_entries(shard, partition, slot, &asker.tenant, entries, now) {
+            Ok(more) => growth.entry_bytes = more,
+            Err(refused) => return shard.refuse(asker, refused),
+        }
     }
     let done = match complete {
         None => None,
@@ -173,9 +176,15 @@ fn append_if_sound(
         if let Err(refused) = shard.admit_jobs(&asker.tenant, slot, &openings) {
             return shard.refuse(asker, refused);
         }
+        growth.jobs = openings.len() as u64;
     }
     if let Some(refused) = check_markers(shard, slot, markers, events.len() as u64) {
         return shard.refuse(asker, refused);
+    }
+    match shard.may_keep(&asker.tenant, partition, growth, now) {
+        quota::Verdict::Passes => {}
+        quota::Verdict::Waits => return Outcome::Park,
+        quota::Verdict::Refused(refused) => return shard.refuse(asker, refused),
     }
     shard.append_checked(call, slot, parts, &checked.new, Steps { done, openings: &openings, cancels: &cancels }, form);
     Outcome::Done
@@ -257,7 +266,7 @@ fn check(shard: &mut Shard, call: Call<'_>, slot: PartitionSlot, event: &NewEven
     }
     let mut prev_offset = NO_OFFSET;
     if let Some(prev) = event.prev_event_id {
-        match cause(prev, session, epoch, tail + before.new.len() as u64) {
+        match cause(prev, session, shard.shown(epoch), tail + before.new.len() as u64) {
             Ok(offset) => prev_offset = offset,
             Err(refused) => return Verdict::Refused(refused),
         }
@@ -499,6 +508,7 @@ impl Shard {
             }
             appended
         };
+        self.count_kept(&asker.tenant, now);
         let revision = match self.log.partition(slot).entries() {
             Some(known) if !entries.is_empty() => known.revision(),
             _ => 0,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
-//!                            KEEP  FENCE  NOTICE  WATCH  NEWS  PULL  HINT  CLAIM  RELEASE  FREE  DEFINE  DEFINED  LEND  REPAY
+//!                            KEEP  FENCE  NOTICE  WATCH  NEWS  PULL  HINT  CLAIM  RELEASE  FREE  DEFINE  DEFINED  LEND  REPAY  CENSUS
 //! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY  ENTRIES  CLAIMED  DEAD  LENT
 //! ```
 
@@ -12,7 +12,7 @@ pub mod work;
 use super::codec::{Reader, Writer};
 use crate::command::{Command, DataKind, Durability, From, NewDelta, NewEntry, NewEvent, NewMarker, StreamStatus};
 use crate::effect::Reply;
-use crate::ids::{CommandId, ConnectionId, InlineText};
+use crate::ids::{CommandId, ConnectionId, InlineText, LifeId};
 use crate::refusal::{Refusal, Refused};
 
 /// Kinds of request.
@@ -65,6 +65,8 @@ pub mod request {
     pub const LEND: u8 = 60;
     /// A shard gives back, or says what it has spent.
     pub const REPAY: u8 = 61;
+    /// All that the sender keeps of tenants under new bounds was said.
+    pub const CENSUS: u8 = 62;
 }
 
 /// Kinds of reply.
@@ -202,7 +204,13 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
             w.u8(4).text(session).option(*from).u32(*limit);
         }
         Command::Open { session, claimed, attempt, since_us, room } => {
-            w.u8(5).text(session).option(*claimed).u64(*attempt).u64(*since_us).u32(*room);
+            w.u8(5)
+                .text(session)
+                .option(claimed.map(|life| life.generation))
+                .u64(claimed.map_or(0, |life| life.epoch))
+                .u64(*attempt)
+                .u64(*since_us)
+                .u32(*room);
         }
         Command::StreamAppend { session, delta, durability } => {
             w.u8(6).text(session);
@@ -244,7 +252,8 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
         5 => {
-            let (session, claimed) = (r.text(), r.option());
+            let (session, claimed, epoch) = (r.text(), r.option(), r.u64());
+            let claimed = claimed.map(|generation| LifeId { generation, epoch });
             then(Command::Open { session, claimed, attempt: r.u64(), since_us: r.u64(), room: r.u32() })
         }
         6 => {
@@ -282,6 +291,10 @@ pub fn get_refused(r: &mut Reader<'_>) -> Refused {
 
 fn field_name(text: &str) -> &'static str {
     crate::refusal::FIELDS.iter().find(|field| **field == text).copied().unwrap_or("")
+}
+
+fn get_life(r: &mut Reader<'_>) -> LifeId {
+    LifeId { generation: r.u64(), epoch: r.u64() }
 }
 
 /// Writes a reply.
@@ -323,8 +336,8 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
         Reply::Acknowledged => {
             w.u8(11);
         }
-        Reply::Resumed { client_id, generation, sessions, patterns } => {
-            w.u8(12).text(client_id).u64(*generation).u32(*sessions).u8(u8::from(*patterns));
+        Reply::Resumed { client_id, life, sessions, patterns } => {
+            w.u8(12).text(client_id).u64(life.generation).u64(life.epoch).u32(*sessions).u8(u8::from(*patterns));
         }
         Reply::Lost { session, refused } => {
             w.u8(14).text(session);
@@ -335,8 +348,8 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
         }
         Reply::Work(reply) => work::put_work_reply(w.u8(21), reply),
         Reply::Presence { session, reply } => presence::put_presence_reply(w.u8(20), session, reply),
-        Reply::ClientOpened { tenant, client_id, generation, state } => {
-            w.u8(13).text(tenant).text(client_id).u64(*generation).bytes(state);
+        Reply::ClientOpened { tenant, client_id, life, state } => {
+            w.u8(13).text(tenant).text(client_id).u64(life.generation).u64(life.epoch).bytes(state);
         }
     }
 }
@@ -364,11 +377,11 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
         9 => Reply::Hello,
         10 => Reply::Unsubscribed,
         11 => Reply::Acknowledged,
-        12 => Reply::Resumed { client_id: r.text(), generation: r.u64(), sessions: r.u32(), patterns: r.u8() == 1 },
+        12 => Reply::Resumed { client_id: r.text(), life: get_life(r), sessions: r.u32(), patterns: r.u8() == 1 },
         14 => Reply::Lost { session: r.text(), refused: get_refused(r) },
         13 => {
             let (tenant, client_id) = (r.text(), r.text());
-            Reply::ClientOpened { tenant, client_id, generation: r.u64(), state: r.bytes() }
+            Reply::ClientOpened { tenant, client_id, life: get_life(r), state: r.bytes() }
         }
         15 => Reply::ClientLarge { bytes: r.u32() },
         20 => presence::get_presence_reply(r),

@@ -286,7 +286,7 @@ impl Shard {
         let partition = self.log.partition(slot);
         let (id, epoch, tail, session) = (partition.id(), partition.epoch(), partition.tail(), partition.session());
         let partial = partition.job(&queue, offset).map_or(&b""[..], |job| &job.partial);
-        let name = format!("{queue}/{session}:{epoch:016x}:{offset}");
+        let name = format!("{queue}/{session}:{:016x}:{offset}", self.shown(epoch));
         let mut data = answer(&name, reason, attempts, said, partial);
         if data.len() > self.config.limits.event_bytes_max.min(self.log.record_bytes_max() / 2) {
             data = answer(&name, reason, attempts, b"", b"");

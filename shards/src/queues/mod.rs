@@ -161,6 +161,17 @@ impl Queues {
         Some((slot, &self.jobs[slot as usize]))
     }
 
+    /// Jobs of a tenant that are open, in all its queues.
+    pub fn open_of(&self, tenant: &str) -> u64 {
+        let lines = self.line_of.get(tenant).into_iter().flat_map(BTreeMap::values);
+        lines.map(|line| self.lines[*line as usize].used).sum()
+    }
+
+    /// Tenants with jobs here.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.line_of.keys()
+    }
+
     /// To be told to another shard as soon as its lane has room.
     fn tell(&mut self, shard: ShardId, word: Vec<u8>) {
         self.words.push_back((shard, word.into()));

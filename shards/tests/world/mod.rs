@@ -11,6 +11,7 @@ use shards::outbox::{
     DeadFrame, EntriesFrame, EntryItem, Gap, Happened, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap,
     RosterFrame, RosterValue, StreamFrame, StreamPart, VolatileEvent,
 };
+use shards::queues::declared;
 use shards::refusal::Refusal;
 use shards::rights::Rights;
 use shards::{
@@ -18,11 +19,13 @@ use shards::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use storage::disk::{DiskDone, DiskOp, FileId};
+use storage::disk::{DiskDone, DiskFault, DiskOp, FileId};
 use storage::ids::{HashKey, LogId};
 use storage::jobs::{JobRun, Step};
 use storage::log::{Log, LogConfig, RecoveredLog};
+use storage::manifest::Manifest;
 use storage::record::{EntryAct, EventView};
+use storage::recovery::{self, Folder};
 
 /// What a client received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +209,32 @@ impl Outbox for Queues {
     }
 }
 
+/// The disk, as a boot sees it.
+struct Files<'a>(&'a mut BTreeMap<FileId, Vec<u8>>);
+
+impl Folder for Files<'_> {
+    type Bytes = Vec<u8>;
+    fn list(&self) -> Result<Vec<FileId>, DiskFault> {
+        Ok(self.0.keys().copied().collect())
+    }
+    fn read(&self, file: FileId) -> Result<Vec<u8>, DiskFault> {
+        self.0.get(&file).cloned().ok_or(DiskFault::Missing)
+    }
+    fn write_atomic(&mut self, file: FileId, bytes: &[u8]) -> Result<(), DiskFault> {
+        self.0.insert(file, bytes.to_vec());
+        Ok(())
+    }
+    fn harden(&mut self, file: FileId, at: u64, bytes: &[u8]) -> Result<(), DiskFault> {
+        let file = self.0.get_mut(&file).ok_or(DiskFault::Missing)?;
+        file[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+    fn remove(&mut self, file: FileId) -> Result<(), DiskFault> {
+        self.0.remove(&file);
+        Ok(())
+    }
+}
+
 /// A node of several shards.
 pub struct World {
     pub shards: Vec<Shard>,
@@ -241,6 +270,27 @@ impl World {
             ns: 0,
             next_id: 0,
         }
+    }
+
+    /// The process ends as if cut off, and another one begins over what is on disk.
+    pub fn restart(&mut self, shards: u16, limits: Limits, log: LogConfig) {
+        let first = Manifest::new(HashKey(7, 9), self.shards.len() as u16).encode();
+        self.files.entry(FileId::Manifest).or_insert(first);
+        let recovered =
+            recovery::recover(&mut Files(&mut self.files), shards, HashKey(7, 9)).expect("nothing is damaged");
+        let known = declared(&recovered);
+        let mut mail = mesh(shards, &limits).into_iter();
+        self.shards = (0..shards)
+            .zip(recovered.logs)
+            .map(|(i, recovered)| {
+                let config = ShardConfig { shard: ShardId(i), shards, limits: limits.clone(), seed: self.now.mono_us };
+                let mut shard = Shard::new(config, Log::new(log, recovered), mail.next().expect("one each"));
+                shard.know_queues(&known);
+                shard
+            })
+            .collect();
+        self.queues = (0..shards).map(|_| Queues::default()).collect();
+        self.pending = (0..shards).map(|_| VecDeque::new()).collect();
     }
 
     pub fn connect(&mut self, shard: usize, slot: u32, client: &str) {

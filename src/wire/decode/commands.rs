@@ -5,6 +5,7 @@ use super::fields::{Field, Fields, Inside};
 use super::plan::{EventPlan, FromPlan, Place, Plan};
 use super::table::COMMANDS;
 use crate::wire::json::{Kind, Scanner, Span, Value};
+use crate::wire::lives::stored;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shards::command::{Command, DataKind, Durability, NewEvent, Policy};
@@ -371,7 +372,7 @@ impl Reader<'_, '_> {
                 let epoch = match inner.has(Field::Epoch) {
                     true => {
                         let place = self.string(&inner, Field::Epoch).map_err(outer)?;
-                        Some(parse_epoch(self.bytes(place)).ok_or(wrong)?)
+                        Some(stored(parse_epoch(self.bytes(place)).ok_or(wrong)?))
                     }
                     false => None,
                 };
@@ -401,7 +402,7 @@ pub(super) fn event_id_parts(id: &[u8]) -> Option<(usize, u64, u64)> {
     let offset = parts.next().and_then(parse_u64).filter(|offset| *offset < WIRE_INTEGER_MAX)?;
     let epoch = parts.next().and_then(parse_epoch)?;
     let session = parts.next().filter(|session| is_name(session))?;
-    Some((session.len(), epoch, offset))
+    Some((session.len(), stored(epoch), offset))
 }
 
 /// Sixteen lower-case hex digits.

@@ -15,6 +15,7 @@ mod fields;
 mod jobs;
 mod plan;
 mod presence;
+mod quota;
 mod reader;
 #[cfg(any(test, fuzzing))]
 pub mod reference;

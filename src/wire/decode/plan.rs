@@ -7,8 +7,9 @@ use super::{Reader, Scratch};
 use crate::wire::json::Span;
 use shards::command::{
     Claim, Command, DataKind, Durability, From, Lease, NewDelta, NewEntry, NewEvent, NewMarker, PatternFrom, Policy,
-    QueueAsk, Revocable, SeenEvent, StreamStatus,
+    QueueAsk, QuotaAsk, Revocable, SeenEvent, StreamStatus,
 };
+use shards::limits::Quota;
 use std::ops::ControlFlow;
 
 /// Bytes of the frame or of scratch.
@@ -91,6 +92,8 @@ pub(super) enum Plan {
     Pull { queue: Place, credit: u64 },
     Dead { queue: Place, from: u64 },
     Revoke { what: Revocable, name: Place },
+    QuotaGet { tenant: Option<Place> },
+    QuotaSet { tenant: Option<Place>, quota: Option<Box<Quota>> },
     Resume { token: Option<Place>, position: Option<Place>, attempt: u64 },
 }
 
@@ -132,6 +135,10 @@ impl Reader<'_, '_> {
             Plan::Ping => each(Command::Ping),
             Plan::Auth { token } => each(Command::Auth { token: text(token) }),
             Plan::Revoke { what, name } => each(Command::Revoke { what, name: text(name) }),
+            Plan::QuotaGet { tenant } => each(Command::Quota { tenant: tenant.map(text), ask: QuotaAsk::Get }),
+            Plan::QuotaSet { tenant, quota } => {
+                each(Command::Quota { tenant: tenant.map(text), ask: QuotaAsk::Set(quota.as_deref()) })
+            }
             Plan::Presence { session, act } => {
                 each(Command::Presence { session: text(session), act: act.act(frame, bytes) })
             }

@@ -11,10 +11,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shards::command::{
     Claim, DataKind, Durability, From, JobName, Lease, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceAct,
-    PresenceState, Revocable, RosterKind, SeenEvent, StreamStatus,
+    PresenceState, QuotaAsk, Revocable, RosterKind, SeenEvent, StreamStatus,
 };
 use shards::ids::{InlineText, SLICES};
-use shards::limits::{PresenceLimits, WorkLimits};
+use shards::limits::{Kind, PresenceLimits, Quota, WorkLimits};
 
 /// The bounds that [`decoded`] sets: small, so that frames of a few hundred bytes reach them.
 const EVENT_BYTES_MAX: usize = 128;
@@ -648,6 +648,13 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
         "auth" => Command::Auth { token: fields.text("token")? },
         "revoke.client" => Command::Revoke { what: Revocable::Client, name: fields.name("name")? },
         "revoke.token" => Command::Revoke { what: Revocable::Token, name: fields.name("name")? },
+        "quota.get" => Command::Quota { tenant: fields.optional("tenant", Object::name)?, ask: QuotaAsk::Get },
+        "quota.set" => {
+            let tenant = fields.optional("tenant", Object::name)?;
+            let quota = fields.get("quota").map(|node| quota(fields, node)).transpose()?;
+            let ask = QuotaAsk::Set(quota.as_ref());
+            return Ok(format!("{:?}", Command::Quota { tenant, ask }));
+        }
         "presence.enter" | "presence.update" | "presence.leave" | "presence.watch" | "presence.unwatch" | "read"
         | "receipts.watch" | "receipts.unwatch" => {
             let session = fields.name("session")?;
@@ -669,6 +676,32 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
         }
     };
     Ok(format!("{command:?}"))
+}
+
+/// A table of bounds. What is wrong inside is told by the field that holds it.
+fn quota(fields: &Object<'_>, node: &Node) -> Result<Quota, No> {
+    let Tree::Object(bounds) = &node.tree else { return Err(fields.no(Refusal::WrongType, "quota")) };
+    let mut quota = Quota::default();
+    for (at, (name, node)) in bounds.iter().enumerate() {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+        if kind.is_none() && name != "weight" {
+            return Err(fields.no(Refusal::WrongType, "quota"));
+        }
+        if bounds[..at].iter().any(|(before, _)| before == name) {
+            return Err(fields.no(Refusal::RepeatedField, "quota"));
+        }
+        if node.tree == Tree::Null {
+            continue;
+        }
+        let inner = Object { fields: &bounds[at..=at], before: "" };
+        let number = inner.integer(name).map_err(|(refusal, _)| fields.no(refusal, "quota"))?;
+        match kind {
+            Some(kind) if (1..=1 << 40).contains(&number) => quota.max[kind as usize] = Some(number),
+            None if (1..=100).contains(&number) => quota.weight = number as u32,
+            _ => return Err(fields.no(Refusal::OutOfRange, "quota")),
+        }
+    }
+    Ok(quota)
 }
 
 fn id(fields: &Object<'_>) -> Result<CommandId, No> {

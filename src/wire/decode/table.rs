@@ -64,6 +64,8 @@ pub(super) const COMMANDS: &[(&str, Read)] = &[
     ("revoke.token", |reader, fields| {
         Ok(Plan::Revoke { what: Revocable::Token, name: reader.name(fields, Field::Name)? })
     }),
+    ("quota.get", |reader, fields| reader.quota_get(fields)),
+    ("quota.set", |reader, fields| reader.quota_set(fields)),
     ("presence.enter", |reader, fields| reader.presence(fields, Reader::enter)),
     ("presence.update", |reader, fields| reader.presence(fields, Reader::update)),
     ("presence.leave", |reader, fields| reader.presence(fields, |_, _| Ok(ActPlan::Leave))),

@@ -279,6 +279,7 @@ fn name_of(command: &Command<'_>) -> &'static str {
             EntryAsk::Fetch { .. } => "entry.fetch, which is on no wire",
         },
         Command::Revoke { .. } => "revoke",
+        Command::Quota { .. } => "quota",
         Command::Presence { act, .. } => match act {
             PresenceAct::Enter { .. } => "presence.enter",
             PresenceAct::Update { .. } => "presence.update",
