@@ -1,5 +1,6 @@
 //! The transcripts against the codec alone: no server, no sockets.
 
+mod groups;
 mod work;
 
 use crate::transcript::{self, Step, Transcript};
@@ -7,7 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shards::command::{
-    Command, DataKind, Durability, EntryAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, Revocable, RosterKind,
+    Command, DataKind, Durability, EntryAsk, GroupAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, Revocable,
+    RosterKind,
 };
 use shards::effect::{PresenceReply, Reply};
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
@@ -236,6 +238,13 @@ const COMMANDS: &[&str] = &[
     "job.progress",
     "dead.redrive",
     "dead.drop",
+    "group.declare",
+    "group.drop",
+    "group.join",
+    "group.leave",
+    "group.ack",
+    "group.list",
+    "markers.list",
 ];
 
 /// Fails to compile when a command joins: then it needs an example.
@@ -249,7 +258,16 @@ fn command_name(command: &Command<'_>) -> &'static str {
         Command::Unsubscribe { .. } => "unsubscribe",
         Command::UnsubscribePatterns => "unsubscribe patterns",
         Command::Acknowledge { .. } => "ack",
+        Command::Mark { marker, .. } if marker.lease.is_some() => "group.ack",
         Command::Mark { .. } => "mark",
+        Command::Markers { .. } => "markers.list",
+        Command::Group { ask } => match ask {
+            GroupAsk::Declare { .. } => "group.declare",
+            GroupAsk::Drop { .. } => "group.drop",
+            GroupAsk::Join { credit: 0, .. } => "group.leave",
+            GroupAsk::Join { .. } => "group.join",
+            GroupAsk::List { .. } => "group.list",
+        },
         Command::History { .. } => "history",
         Command::Resume { .. } => "resume",
         // Between shards only.
@@ -342,6 +360,14 @@ const FRAMES: &[&str] = &[
     "dead.list",
     "redriven",
     "dropped",
+    "group.declared",
+    "group.dropped",
+    "group.joined",
+    "group.left",
+    "group.acked",
+    "group.lost",
+    "group.run",
+    "markers",
     "gap retention",
     "gap expired",
     "gap policy",
@@ -462,6 +488,11 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
         "entries" => return work::entries_again(text, &id, out),
         "job" => return work::job_again(text, out),
         "dead.list" => return work::dead_again(&value, &id, out),
+        "group.run" => return groups::run_again(text, out),
+        "group.declared" | "group.dropped" | "group.joined" | "group.left" | "group.acked" | "group.lost"
+        | "markers" => {
+            return groups::reply_again(&value, &id, out);
+        }
         "put" | "deleted" | "declared" | "queue.dropped" | "queues" | "pulling" | "failed" | "dead" | "extended"
         | "progressed" | "redriven" | "dropped" | "job.lost" => return work::reply_again(&value, &id, out),
         "watching" | "unwatched" if str("of") == "entries" => return work::reply_again(&value, &id, out),

@@ -1,6 +1,7 @@
 //! The decoder against one that is written to be read: it makes a tree of the whole frame, character by character,
 //! and looks its fields up by name. What the two say of a frame must be the same, whatever was done to it.
 
+mod groups;
 mod work;
 
 use super::tests::decoded;
@@ -431,7 +432,10 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
     if let Some(node) = fields.get("markers") {
         let Tree::Array(nodes) = &node.tree else { return Err(fields.no(Refusal::WrongType, "markers")) };
         for node in nodes {
-            let take = |inner: &Object<'_>| Ok((inner.name("name")?.to_owned(), inner.integer("offset")?));
+            let take = |inner: &Object<'_>| {
+                let (name, offset, lease) = groups::marker(inner)?;
+                Ok((name.to_owned(), offset, lease))
+            };
             markers.push(fields.inside("markers", node, take)?);
         }
     }
@@ -445,7 +449,7 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
     }
     let events: Vec<NewEvent<'_>> = events.iter().map(|(_, event)| whole(event)).collect();
     let markers: Vec<NewMarker<'_>> =
-        markers.iter().map(|(name, offset)| NewMarker { name, offset: *offset }).collect();
+        markers.iter().map(|(name, offset, lease)| NewMarker { name, offset: *offset, lease: *lease }).collect();
     let (events, markers, entries) = (&events, &markers, &entries);
     let if_next = fields.optional("if_next", Object::integer)?;
     Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, if_next }))
@@ -601,8 +605,9 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
             Command::Acknowledge { events, bytes: fields.optional("bytes", Object::integer)? }
         }
         "mark" => {
-            let (session, name) = (fields.name("session")?, fields.name("name")?);
-            Command::Mark { session, marker: NewMarker { name, offset: fields.integer("offset")? } }
+            let session = fields.name("session")?;
+            let (name, offset, lease) = groups::own(fields)?;
+            Command::Mark { session, marker: NewMarker { name, offset, lease } }
         }
         "history" => {
             let session = fields.name("session")?;
@@ -633,7 +638,7 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
         }
         _ => {
             let unknown = || Err(fields.no(Refusal::UnknownCommand, "type"));
-            return work::command(kind, fields).unwrap_or_else(unknown);
+            return work::command(kind, fields).or_else(|| groups::command(kind, fields)).unwrap_or_else(unknown);
         }
     };
     Ok(format!("{command:?}"))
@@ -698,6 +703,11 @@ const FRAMES: &[&str] = &[
     r#"[{"type":"unsubscribe","session":"s"},{"type":"unsubscribe","patterns":true},{"type":"ping","id":1}]"#,
     r#"{"type":"ack","id":16,"events":123456789,"bytes":640}"#,
     r#"{"type":"mark","id":17,"session":"demo","name":"worker:1","offset":2}"#,
+    r#"{"type":"group.declare","group":"flow","patterns":["chat.*","a.>"],"lease_ms":9}"#,
+    r#"[{"type":"group.declare","group":"flow","patterns":[">"]},{"type":"group.drop","group":"flow"},{"type":"group.list","group":"flow","from":7}]"#,
+    r#"[{"type":"group.join","group":"flow","credit":2},{"type":"group.leave","group":"flow"},{"type":"markers.list","session":"s","from":4}]"#,
+    r#"{"type":"group.ack","session":"s","group":"flow","lease":"1.8899aabbccddeeff","offset":9}"#,
+    r#"{"type":"commit","session":"s","markers":[{"group":"flow","lease":"1.8899aabbccddeeff","offset":9},{"name":"n","offset":1}]}"#,
     r#"{"type":"history","id":18,"session":"demo","from":1,"limit":2}"#,
     r#"{"type":"presence.enter","id":19,"session":"demo","state":"thinking","data":{"step":[1]},"lease_ms":60000}"#,
     r#"{"type":"presence.enter","session":"demo","log":true}"#,

@@ -21,12 +21,14 @@ use crate::bytes::{Put, Take};
 use crate::ids::{COUNTER_MAX, Offset};
 use crate::record::{JobAct, JobView};
 
-/// Most jobs of one session, open and dead.
-pub const JOBS_MAX: usize = 256;
+/// Most jobs of one session, open and dead, and groups that stand in it.
+pub const JOBS_MAX: usize = 256 + GROUPS_MAX;
+/// Groups that may stand in one session: each keeps one open step, under its name with `$` in front. Queues never take their room.
+pub const GROUPS_MAX: usize = 16;
 /// Most dead ones among them; one more takes the place of the oldest.
 pub const JOBS_DEAD_MAX: usize = 64;
-/// Queues that jobs of one session may belong to.
-pub const JOB_QUEUES_MAX: usize = 32;
+/// Queues that jobs of one session may belong to, and groups that stand in it.
+pub const JOB_QUEUES_MAX: usize = 32 + GROUPS_MAX;
 /// Bytes of all partial results of a session.
 pub const PARTIALS_BYTES_MAX: usize = 16 << 10;
 
@@ -66,6 +68,11 @@ pub struct Jobs {
     partial_bytes: usize,
 }
 
+/// Is it the step that a group keeps, and no job?
+pub fn is_group(queue: &str) -> bool {
+    queue.starts_with('$')
+}
+
 impl Jobs {
     /// All of them, by offset.
     pub fn all(&self) -> &[OpenJob] {
@@ -80,17 +87,25 @@ impl Jobs {
 
     /// Are so many more jobs, of these queues, no more than a session may have? Dead ones make room.
     pub fn room<'a>(&'a self, count: usize, queues: impl Iterator<Item = &'a str>) -> bool {
-        let open = self.list.iter().filter(|job| !job.dead).count();
-        let mut names: Vec<&str> = self.list.iter().map(|job| &*job.queue).collect();
+        let of_queues = || self.list.iter().filter(|job| !is_group(&job.queue));
+        let open = of_queues().filter(|job| !job.dead).count();
+        let mut names: Vec<&str> = of_queues().map(|job| &*job.queue).collect();
         names.extend(queues);
         names.sort_unstable();
         names.dedup();
-        open + count + JOBS_DEAD_MAX <= JOBS_MAX && names.len() <= JOB_QUEUES_MAX
+        open + count + JOBS_DEAD_MAX <= JOBS_MAX - GROUPS_MAX && names.len() <= JOB_QUEUES_MAX - GROUPS_MAX
+    }
+
+    /// May this group stand in the session too?
+    pub fn group_room(&self, group: &str) -> bool {
+        let groups = || self.list.iter().filter(|job| is_group(&job.queue));
+        groups().count() < GROUPS_MAX || groups().any(|job| &*job.queue == group)
     }
 
     /// Jobs that an event at `at` cancels: the one that is its cause, or all that are open before it.
     pub fn cancelled_by(&self, at: Offset, cause: Option<Offset>) -> impl Iterator<Item = &OpenJob> {
-        self.list.iter().filter(move |job| !job.dead && cause.map_or(job.offset < at, |cause| cause == job.offset))
+        let jobs = self.list.iter().filter(|job| !is_group(&job.queue));
+        jobs.filter(move |job| !job.dead && cause.map_or(job.offset < at, |cause| cause == job.offset))
     }
 
     /// Is there room for a partial result of so many bytes in place of what this job has?
@@ -263,8 +278,13 @@ impl Partition {
     pub fn job_room<'a>(&'a self, count: usize, queues: impl Iterator<Item = &'a str>) -> bool {
         match self.kept_jobs() {
             Some(jobs) => jobs.room(count, queues),
-            None => count + JOBS_DEAD_MAX <= JOBS_MAX && queues.count() <= JOB_QUEUES_MAX,
+            None => count + JOBS_DEAD_MAX <= JOBS_MAX - GROUPS_MAX && queues.count() <= JOB_QUEUES_MAX - GROUPS_MAX,
         }
+    }
+
+    /// See [`Jobs::group_room`].
+    pub fn group_room(&self, group: &str) -> bool {
+        self.kept_jobs().is_none_or(|jobs| jobs.group_room(group))
     }
 
     /// See [`Jobs::cancelled_by`].
