@@ -4,7 +4,7 @@
 pub mod presence;
 pub mod work;
 
-pub use work::{EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
+pub use work::{EntryAsk, Fallback, GroupAsk, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
 
 use crate::ids::LifeId;
 use crate::limits::Quota;
@@ -121,10 +121,12 @@ pub struct NewEvent<'a> {
 /// A marker to be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewMarker<'a> {
-    /// Name, unique in the session.
+    /// Name, unique in the session; a group's where there is a lease.
     pub name: &'a str,
     /// Next offset its owner wants.
     pub offset: u64,
+    /// The right to move the group's marker on.
+    pub lease: Option<Lease>,
 }
 
 /// Where a session subscription starts.
@@ -186,6 +188,18 @@ pub enum Command<'a> {
         if_next: Option<u64>,
     },
     /// A queue of the tenant.
+    Group {
+        /// What.
+        ask: GroupAsk<'a>,
+    },
+    /// Tell the markers of a session, with lag.
+    Markers {
+        /// Session.
+        session: &'a str,
+        /// Where the page begins, as the last one said.
+        from: u64,
+    },
+    /// Something about a queue.
     Queue {
         /// What is asked.
         ask: QueueAsk<'a>,
@@ -382,7 +396,9 @@ impl<'a> Command<'a> {
             | Command::Open { session, .. }
             | Command::Entry { session, .. }
             | Command::Job { session, .. }
+            | Command::Markers { session, .. }
             | Command::Presence { session, .. } => Some(session),
+            Command::Group { ask: GroupAsk::Declare { .. } | GroupAsk::Drop { .. } } => Some(crate::queues::QUEUES),
             Command::Queue { ask: QueueAsk::Declare(_) | QueueAsk::Drop { .. } } => Some(crate::queues::QUEUES),
             _ => None,
         }

@@ -4,7 +4,9 @@ pub mod presence;
 pub mod work;
 
 pub use presence::PresenceReply;
-pub use work::{JobHappened, QueueItem, WorkReply, put_queue_item, queue_items};
+pub use work::{
+    JobHappened, MarkerItem, QueueItem, WorkReply, marker_items, put_marker_item, put_queue_item, queue_items,
+};
 
 use crate::command::Durability;
 use crate::ids::{CommandId, ConnectionId, Epoch, LifeId, Offset, ShardId};

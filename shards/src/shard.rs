@@ -15,8 +15,8 @@ use crate::clients::life::Lives;
 use crate::command::{Command, Durability, QueueAsk};
 use crate::commands::publish::NewParts;
 use crate::commands::{
-    Call, Outcome, acknowledge, commit, entries, hello, history, mark, permit, ping, presence, publish, queues, resume,
-    stream_append, stream_close, subscribe, subscribe_patterns, unsubscribe,
+    Call, Outcome, acknowledge, commit, entries, groups, hello, history, mark, permit, ping, presence, publish, queues,
+    resume, stream_append, stream_close, subscribe, subscribe_patterns, unsubscribe,
 };
 use crate::delivery::Readers;
 use crate::delivery::patterns::PatternFeed;
@@ -27,6 +27,7 @@ use crate::entries::page::Pages;
 use crate::entries::watch::Watches;
 use crate::fair::Fair;
 use crate::gather::{Gather, Page};
+use crate::groups::Groups;
 use crate::ids::{CommandId, ConnectionId, Epoch, Now, PartitionId, ShardId, SliceId, SliceSeq, masked};
 use crate::input::{Handled, Input};
 use crate::limits::{Limits, REPLY_BYTES_MAX};
@@ -137,6 +138,7 @@ pub struct Shard {
     pub(crate) entry_pages: Pages,
     pub(crate) queues: Queues,
     pub(crate) workers: Workers,
+    pub(crate) groups: Groups,
     pub(crate) dead_pages: DeadPages,
     /// Every record below was walked.
     pub(crate) announced: LogSeq,
@@ -175,6 +177,8 @@ impl Shard {
         let announced_slices = (0..SLICES).map(|slice| log.slice_next(SliceId(slice)).saturating_sub(1)).collect();
         let mut queues = Queues::default();
         queues.recover(&log, &streaming);
+        let mut groups = Groups::default();
+        groups.recover(&log, &streaming);
         let durability = if log.config().sync { Durability::Disk } else { Durability::Memory };
         let mut shard = Self {
             effects: EffectQueue::new(config.limits.effects_max),
@@ -196,6 +200,7 @@ impl Shard {
             entry_pages: Pages::default(),
             queues,
             workers: Workers::default(),
+            groups,
             dead_pages: DeadPages::default(),
             leases: Leases::recovered(&log, streaming),
             homes: Homes::default(),
@@ -325,10 +330,12 @@ impl Shard {
             }
             Command::Entry { session, ask } => return entries::begin(self, connection, id, session, ask, now),
             Command::Queue { ref ask } => return queues::begin(self, connection, id, ask, now),
+            Command::Group { ref ask } => return groups::begin(self, connection, id, ask, now),
             Command::Job { session, .. }
             | Command::Publish { session, .. }
             | Command::Commit { session, .. }
             | Command::Mark { session, .. }
+            | Command::Markers { session, .. }
             | Command::StreamAppend { session, .. }
             | Command::StreamClose { session, .. }
             | Command::History { session, .. } => {
@@ -426,6 +433,8 @@ impl Shard {
             }
             Command::Entry { ref ask, .. } => entries::run(self, call, ask),
             Command::Queue { ref ask } => queues::run(self, call, ask),
+            Command::Group { ref ask } => groups::run(self, call, ask),
+            Command::Markers { from, .. } => groups::markers(self, call, from),
             Command::Job { ref job, ref ask, .. } => queues::job::run(self, call, job, ask),
             Command::Mark { marker, .. } => mark::run(self, call, &marker),
             Command::StreamAppend { delta, durability, .. } => stream_append::run(self, call, &delta, durability),
@@ -556,6 +565,7 @@ impl Shard {
         done += self.serve_watches(now, out);
         done += self.send_entry_pages(out);
         done += self.serve_declarations();
+        done += self.serve_groups(now);
         done += self.serve_queues(now, out);
         done += self.send_dead_pages(out);
         done += self.serve_presence(now, out);
@@ -608,6 +618,7 @@ impl Shard {
             || self.watches.wait()
             || !self.entry_pages.is_empty()
             || self.queues.wait()
+            || self.groups.wait()
             || self.workers.wait()
             || !self.dead_pages.is_empty();
         let unblock =
@@ -620,6 +631,7 @@ impl Shard {
             self.entries.next_deadline_us(),
             self.watches.next_deadline_us(),
             self.queues_deadline_us(),
+            self.groups.next_deadline_us(),
             self.presence_deadline_us(),
             self.quota_deadline_us(),
         ];

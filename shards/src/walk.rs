@@ -269,6 +269,7 @@ fn reply_of<'a>(waiter: &'a Waiter, record: RecordView<'a>, durability: Durabili
             let (name, offset) = record.markers().next().unwrap_or(("", 0));
             Reply::Marked { session, name, offset }
         }
+        Answer::GroupAcked { group, offset } => Reply::Work(WorkReply::GroupAcked { session, group, offset: *offset }),
         Answer::Opened => {
             // What was appended for this waiter; nothing else stands under its sequence.
             let (client_id, state) = record.events().last().map_or(("", &[][..]), |e| (e.client_id(), e.data()));

@@ -7,9 +7,11 @@
 //! ```
 //! Numbers are decimal, epochs sixteen hex digits, times Unix ms. An event's bytes are the same for every client.
 
+mod groups;
 mod presence;
 mod work;
 
+pub use groups::run;
 pub use presence::roster;
 pub use work::{dead, entries, job};
 

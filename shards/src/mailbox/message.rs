@@ -193,12 +193,10 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
             w.option(*if_next);
             entries.iter().for_each(|entry| work::put_entry(w, entry));
             events.iter().for_each(|event| put_event(w, event));
-            markers.iter().for_each(|marker| {
-                w.text(marker.name).u64(marker.offset);
-            });
+            markers.iter().for_each(|marker| work::put_marker(w, marker));
         }
         Command::Mark { session, marker } => {
-            w.u8(3).text(session).text(marker.name).u64(marker.offset);
+            work::put_marker(w.u8(3).text(session), marker);
         }
         Command::History { session, from, limit } => {
             w.u8(4).text(session).option(*from).u32(*limit);
@@ -224,6 +222,10 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
         Command::Entry { session, ask } => work::put_entry_ask(w.u8(9), session, ask),
         Command::Job { session, job, ask } => work::put_job_ask(w.u8(10), session, job, ask),
         Command::Queue { ask } => work::put_queue_ask(w.u8(11), ask),
+        Command::Group { ask } => work::put_group_ask(w.u8(12), ask),
+        Command::Markers { session, from } => {
+            w.u8(13).text(session).u64(*from);
+        }
         _ => {
             w.u8(0);
         }
@@ -244,12 +246,11 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
             let (complete, if_next) = (work::get_complete(r), r.option());
             let entries: Vec<NewEntry<'_>> = (0..entries).map(|_| work::get_entry(r)).collect();
             let events: Vec<NewEvent<'_>> = (0..events).map(|_| get_event(r)).collect();
-            let markers: Vec<NewMarker<'_>> =
-                (0..markers).map(|_| NewMarker { name: r.text(), offset: r.u64() }).collect();
+            let markers: Vec<NewMarker<'_>> = (0..markers).map(|_| work::get_marker(r)).collect();
             let (events, markers, entries) = (&events, &markers, &entries);
             then(Command::Commit { session, events, markers, entries, complete, if_next })
         }
-        3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
+        3 => then(Command::Mark { session: r.text(), marker: work::get_marker(r) }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
         5 => {
             let (session, claimed, epoch) = (r.text(), r.option(), r.u64());
@@ -271,6 +272,8 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         9 => then(work::get_entry_ask(r)),
         10 => then(work::get_job_ask(r)),
         11 => work::with_queue_ask(r, then),
+        12 => work::with_group_ask(r, then),
+        13 => then(Command::Markers { session: r.text(), from: r.u64() }),
         _ => then(Command::Ping),
     }
 }

@@ -17,6 +17,7 @@ use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::{reply, request};
 use crate::shard::{Opened, Shard};
 use std::sync::Arc;
+use storage::catalog::is_group;
 use storage::log::{Read, ReadFault, ReadTicket};
 use storage::record::RecordView;
 
@@ -36,7 +37,7 @@ enum Event {
 
 impl Shard {
     /// Bytes of jobs that a reply aims at, and holds at most.
-    pub(super) fn claim_bytes(&self) -> (usize, usize) {
+    pub(crate) fn claim_bytes(&self) -> (usize, usize) {
         let aim = CLAIM_BYTES.min(self.config.limits.mailbox_bytes / 8);
         (aim, aim + self.config.limits.event_bytes_max + 2048)
     }
@@ -48,6 +49,9 @@ impl Shard {
     }
 
     pub(super) fn follow_queue(&mut self, shard: ShardId, tenant: &Arc<str>, queue: &str, begins: bool) {
+        if is_group(queue) {
+            return self.groups.follow(shard, tenant, queue, begins);
+        }
         let line = self.queues.line(tenant, queue);
         let pullers = &mut self.queues.lines[line as usize].pullers;
         pullers.retain(|puller| puller.shard != shard);
@@ -108,6 +112,9 @@ impl Shard {
         jobs: &mut Vec<u8>,
         now: Now,
     ) -> bool {
+        if is_group(queue) {
+            return self.give_runs(to, tenant, queue, count, jobs, now);
+        }
         let line = self.queues.line(tenant, queue);
         let lease_ms = self.queues.definition(tenant, queue).map_or(LEASE_MS, |definition| definition.lease_ms);
         let (aim, _) = self.claim_bytes();
@@ -248,7 +255,7 @@ impl Shard {
     }
 
     pub(super) fn release_job(&mut self, key: JobKey, nonce: u64) {
-        let Some((slot, job)) = self.queues.find(key) else { return };
+        let Some((slot, job)) = self.queues.find(key) else { return self.release_run(key, nonce) };
         if matches!(job.state, State::Claimed(claim) if claim.lease.nonce == nonce) {
             self.queues.set_state(slot, State::Waiting);
         }

@@ -18,6 +18,7 @@ use super::worker::Freed;
 use super::{JobKey, SERVER};
 use crate::command::{DataKind, JobName};
 use crate::effect::JobHappened;
+use crate::groups::ack::Move;
 use crate::ids::{Now, Offset};
 use crate::names::is_topic;
 use crate::refusal::{Refusal, Refused};
@@ -313,12 +314,15 @@ impl Shard {
         if !partition.job_room(openings.len(), names) {
             openings.clear();
         }
+        let groups = self.group_moves(slot, &tenant, [topic].into_iter(), &[]).unwrap_or_default();
         let at_ms = now.wall_ms;
         let act = act as u8;
         let mut steps = vec![JobBody { queue: &queue, offset, act, priority: 0, attempts, at_ms, partial: b"" }];
         steps.extend(openings.iter().map(Opening::body));
+        steps.extend(groups.iter().flat_map(Move::bodies));
         let log_seq = self.append_steps(slot, &Parts { events: &[event], jobs: &steps, ..Parts::default() }, now)?;
         self.jobs_opened(&tenant, &openings);
+        self.groups_moved(&tenant, slot, &groups, log_seq, now);
         Some(log_seq)
     }
 

@@ -17,7 +17,7 @@ use crate::shard::Shard;
 use crate::wheel::Wheel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use storage::catalog::OpenJob;
+use storage::catalog::{OpenJob, is_group};
 use storage::log::{Log, Streaming};
 use storage::record::{JobAct, JobView, RecordView};
 
@@ -149,7 +149,7 @@ impl Queues {
         for Streaming { tenant, session, epoch, jobs, .. } in known {
             let tenant: Arc<str> = (&**tenant).into();
             let partition = log.partition_id(&tenant, session);
-            for job in jobs {
+            for job in jobs.iter().filter(|job| !is_group(&job.queue)) {
                 let OpenJob { queue, offset, opened_ms, deadline_ms, ready_ms, attempts, priority, dead, .. } = job;
                 let line = self.line(&tenant, queue);
                 let (slot, generation) = self.insert(partition, session, *epoch, *offset, line, *priority);
@@ -308,7 +308,7 @@ impl Queues {
 
     /// A record with steps of jobs is committed.
     pub fn note(&mut self, record: RecordView<'_>, now: Now) {
-        for step in record.jobs() {
+        for step in record.jobs().filter(|step| !is_group(step.queue)) {
             let key = JobKey::of(record.partition(), step.queue, step.offset);
             let known = self.job_of.get(&key).copied();
             match (step.act, known) {

@@ -51,7 +51,7 @@ impl Lane {
 }
 
 /// A shard with workers that pull from here.
-pub(super) struct Puller {
+pub(crate) struct Puller {
     pub shard: ShardId,
     /// It has found nothing more, and wants to be told.
     pub dry: bool,

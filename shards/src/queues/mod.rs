@@ -173,7 +173,7 @@ impl Queues {
     }
 
     /// To be told to another shard as soon as its lane has room.
-    fn tell(&mut self, shard: ShardId, word: Vec<u8>) {
+    pub fn tell(&mut self, shard: ShardId, word: Vec<u8>) {
         self.words.push_back((shard, word.into()));
     }
 

@@ -175,7 +175,7 @@ impl Definition {
 }
 
 /// A reader of bytes that may be anything.
-struct Careful<'a>(&'a [u8]);
+pub(crate) struct Careful<'a>(pub &'a [u8]);
 
 impl<'a> Careful<'a> {
     fn take(&mut self, count: usize) -> Option<Reader<'a>> {
@@ -183,20 +183,20 @@ impl<'a> Careful<'a> {
         self.0 = rest;
         Some(Reader(head))
     }
-    fn u8(&mut self) -> Option<u8> {
+    pub fn u8(&mut self) -> Option<u8> {
         self.take(1).map(|mut r| r.u8())
     }
     fn u16(&mut self) -> Option<u16> {
         self.take(2).map(|mut r| r.u16())
     }
-    fn u64(&mut self) -> Option<u64> {
+    pub fn u64(&mut self) -> Option<u64> {
         self.take(8).map(|mut r| r.u64())
     }
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let count = self.take(4)?.u32() as usize;
         self.take(count).map(|r| r.0)
     }
-    fn text(&mut self) -> Option<Box<str>> {
+    pub fn text(&mut self) -> Option<Box<str>> {
         std::str::from_utf8(self.bytes()?).ok().map(Into::into)
     }
 }

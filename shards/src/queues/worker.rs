@@ -12,17 +12,19 @@
 
 use super::deal::Deal;
 use super::{JobKey, packed};
-use crate::command::JobName;
+use crate::command::{JobName, Lease};
 use crate::effect::{JobHappened, Reply, WorkReply};
+use crate::groups::group_of;
 use crate::ids::{CommandId, ConnectionId, Epoch, Now, Offset, ShardId};
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::request;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, RunFrame, RunHead, get_run_head};
 use crate::shard::Shard;
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+use storage::catalog::is_group;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// Jobs of one claim.
@@ -91,6 +93,7 @@ struct Held {
     session: Box<str>,
     epoch: Epoch,
     offset: Offset,
+    attempt: u16,
     nonce: u64,
     told: bool,
 }
@@ -168,8 +171,9 @@ impl Shard {
         let untold: Vec<JobKey> =
             self.workers.held.iter().filter(|(_, held)| held.connection == connection).map(|(key, _)| *key).collect();
         for key in untold {
+            // Where a member has come to is known: whoever goes on need not wait for the end of its lease.
             if let Some(held) = self.workers.held.remove(&key)
-                && !held.told
+                && (!held.told || is_group(&held.queue))
             {
                 self.say_release(&held, key);
             }
@@ -180,6 +184,25 @@ impl Shard {
             }
             self.leave_if_idle(&name);
             self.workers.note_due(&name);
+        }
+    }
+
+    /// May one more connection be a member of this group here, or is it one already?
+    pub(crate) fn has_room_for_member(&self, connection: ConnectionId, tenant: &Arc<str>, name: &str) -> bool {
+        let Some(pull) = self.workers.pulls.get(&(tenant.clone(), name.into())) else { return true };
+        pull.workers.len() < self.config.limits.work.group_members_per_shard_max
+            || pull.workers.iter().any(|worker| worker.connection == connection)
+    }
+
+    /// The connection is no member of the group any more: what it has goes to others.
+    pub(crate) fn leave_group(&mut self, connection: ConnectionId, tenant: &Arc<str>, name: &str) {
+        let is_its = |held: &Held| held.connection == connection && held.tenant == *tenant && &*held.queue == name;
+        let its: Vec<JobKey> = self.workers.held.iter().filter(|(_, held)| is_its(held)).map(|(key, _)| *key).collect();
+        for key in its {
+            if let Some(held) = self.workers.held.remove(&key) {
+                self.return_credit(&held);
+                self.say_release(&held, key);
+            }
         }
     }
 
@@ -223,7 +246,7 @@ impl Shard {
         self.hear_hint(from, &tenant.into(), queue);
     }
 
-    pub(super) fn hear_hint(&mut self, from: ShardId, tenant: &Arc<str>, queue: &str) {
+    pub(crate) fn hear_hint(&mut self, from: ShardId, tenant: &Arc<str>, queue: &str) {
         let name: QueueName = (tenant.clone(), queue.into());
         if let Some(pull) = self.workers.pulls.get_mut(&name) {
             pull.sources[usize::from(from.0)].ready = true;
@@ -297,7 +320,13 @@ impl Shard {
         let mut r = Reader(jobs);
         while !r.0.is_empty() {
             let bytes = r.bytes();
-            let packed::Head { session, epoch, offset, lease, .. } = packed::get_head(&mut Reader(bytes));
+            let (session, epoch, offset, lease) = if is_group(&name.1) {
+                let RunHead { session, epoch, from, lease, .. } = get_run_head(&mut Reader(bytes));
+                (session, epoch, from, lease)
+            } else {
+                let packed::Head { session, epoch, offset, lease, .. } = packed::get_head(&mut Reader(bytes));
+                (session, epoch, offset, lease)
+            };
             let key = JobKey::of(self.log.partition_id(&name.0, session), &name.1, offset);
             let mut held = Held {
                 connection: ConnectionId { slot: u32::MAX, generation: 0 },
@@ -306,6 +335,7 @@ impl Shard {
                 session: session.into(),
                 epoch,
                 offset,
+                attempt: lease.attempt,
                 nonce: lease.nonce,
                 told: false,
             };
@@ -342,6 +372,17 @@ impl Shard {
         for _ in 0..self.workers.ready.len() {
             let Some((key, nonce, bytes)) = self.workers.ready.pop_front() else { break };
             let Some(held) = self.workers.held.get_mut(&key).filter(|held| held.nonce == nonce) else { continue };
+            if let Some(group) = group_of(&held.queue) {
+                let frame = RunFrame::of(group, &bytes);
+                if out.room(held.connection) < frame.bytes_max() {
+                    self.workers.ready.push_back((key, nonce, bytes));
+                    continue;
+                }
+                out.run(held.connection, &frame);
+                held.told = true;
+                sent += 1;
+                continue;
+            }
             let frame = packed::frame(&held.queue, &bytes);
             if out.room(held.connection) < frame.bytes_max() {
                 self.workers.ready.push_back((key, nonce, bytes));
@@ -355,7 +396,7 @@ impl Shard {
     }
 
     /// Tells the shard of a worker that its job is no longer its own.
-    pub(super) fn say_free(&mut self, shard: ShardId, key: JobKey, nonce: u64, how: Freed) {
+    pub(crate) fn say_free(&mut self, shard: ShardId, key: JobKey, nonce: u64, how: Freed) {
         if shard == self.config.shard {
             self.job_freed(key, nonce, how);
         } else {
@@ -382,11 +423,30 @@ impl Shard {
             && self.has_effect_room(1)
             && self.readers.clients.get(held.connection).is_some()
         {
+            if let Some(group) = group_of(&held.queue) {
+                self.exclude(&held);
+                let lease = Lease { attempt: held.attempt, nonce };
+                let reply = WorkReply::GroupLost { session: &held.session, group, lease };
+                self.effects.reply(held.connection, CommandId::None, &Reply::Work(reply));
+                return;
+            }
             let job = JobName { queue: &held.queue, epoch: held.epoch, offset: held.offset };
             let happened = JobHappened::Lost { cancelled: how == Freed::Cancelled };
             let reply = WorkReply::Job { session: &held.session, job, happened };
             self.effects.reply(held.connection, CommandId::None, &Reply::Work(reply));
         }
+    }
+
+    /// A member that was silent is dealt nothing more before it joins again: a session that went to it once more would wait for
+    /// another lease, for as often as it has credit.
+    fn exclude(&mut self, held: &Held) {
+        let name = (held.tenant.clone(), held.queue.clone());
+        if let Some(pull) = self.workers.pulls.get_mut(&name)
+            && let Some(worker) = pull.workers.iter_mut().find(|worker| worker.connection == held.connection)
+        {
+            worker.window = 0;
+        }
+        self.leave_if_idle(&name);
     }
 
     fn return_credit(&mut self, held: &Held) {

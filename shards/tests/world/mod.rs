@@ -9,7 +9,7 @@ use shards::limits::Limits;
 use shards::mailbox::mesh;
 use shards::outbox::{
     DeadFrame, EntriesFrame, EntryItem, Gap, Happened, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap,
-    RosterFrame, RosterValue, StreamFrame, StreamPart, VolatileEvent,
+    RosterFrame, RosterValue, RunFrame, RunHead, StreamFrame, StreamPart, VolatileEvent,
 };
 use shards::queues::declared;
 use shards::refusal::Refusal;
@@ -59,6 +59,8 @@ pub enum Got {
     Entries(Page),
     /// Queue, session, offset, lease, data.
     Job(String, String, u64, Lease, String),
+    /// A run: session, lease, offsets and topics, up to where, and what is gone before.
+    Run(String, Lease, Vec<(u64, String)>, u64, Option<(u64, u64)>),
     /// A job that is no longer the worker's: session and offset.
     Lost(String, u64),
     /// Command, session and offset of each, and whether there is more.
@@ -191,6 +193,11 @@ impl Outbox for Queues {
         let data = String::from_utf8_lossy(frame.data).into_owned();
         let got = Got::Job(frame.queue.into(), frame.session.into(), frame.offset, frame.lease, data);
         self.put(c, frame.bytes_max(), got);
+    }
+    fn run(&mut self, c: ConnectionId, frame: &RunFrame<'_>) {
+        let events = frame.events().map(|event| (event.offset, event.topic.to_owned())).collect();
+        let RunHead { session, lease, next, gap, .. } = frame.head;
+        self.put(c, frame.bytes_max(), Got::Run(session.into(), lease, events, next, gap));
     }
     fn dead(&mut self, c: ConnectionId, id: CommandId, frame: &DeadFrame<'_>) {
         let id = if let CommandId::Number(id) = id { Some(id) } else { None };
@@ -392,6 +399,16 @@ impl World {
                 queue.got.entry(connection.slot).or_default().push(lost);
                 continue;
             }
+            if let Effect::Reply {
+                connection,
+                id: CommandId::None,
+                reply: Reply::Work(WorkReply::GroupLost { session, lease, .. }),
+            } = effect
+            {
+                let lost = Got::Lost(session.to_owned(), lease.nonce);
+                queue.got.entry(connection.slot).or_default().push(lost);
+                continue;
+            }
             if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
                 let text = match reply {
                     Reply::Refused(refused) => {
@@ -413,6 +430,22 @@ impl World {
                             .map(|item| format!("{} {}", item.queue, item.capacity))
                             .collect();
                         format!("queues {}{}", all.join(", "), if more { " more" } else { "" })
+                    }
+                    Reply::Work(WorkReply::Markers { items, next }) => {
+                        let all: Vec<String> = shards::effect::marker_items(items)
+                            .map(|item| {
+                                let held = if item.is_held { " held" } else { "" };
+                                format!(
+                                    "{}{}{} {}+{}{held}",
+                                    item.session, item.name, item.group, item.offset, item.lag
+                                )
+                            })
+                            .collect();
+                        format!(
+                            "markers {}{}",
+                            all.join(", "),
+                            next.map_or(String::new(), |next| format!(" next {next}"))
+                        )
                     }
                     Reply::Work(WorkReply::Put { key, revision, .. }) => format!("put {key} {revision}"),
                     Reply::Work(WorkReply::Deleted { key, revision, .. }) => format!("deleted {key} {revision}"),

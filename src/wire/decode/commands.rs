@@ -298,9 +298,8 @@ impl Reader<'_, '_> {
                 }
                 let marker = self.inner(fields, Field::Markers, element)?;
                 let outer = |refused: Refused| Refused::field(refused.refusal, "markers");
-                let name = self.name(&marker, Field::Name).map_err(outer)?;
-                let offset = self.required_integer(&marker, Field::Offset).map_err(outer)?;
-                self.scratch.marker_plans.push((name, offset));
+                let marker = self.marker(&marker).map_err(outer)?;
+                self.scratch.marker_plans.push(marker);
             }
         }
         self.commit_entries(fields)

@@ -205,10 +205,7 @@ impl Reader<'_, '_> {
     pub(super) fn declare(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let queue = self.name(fields, Field::Queue)?;
         self.scratch.pattern_places.clear();
-        self.patterns_of(fields, Field::Patterns)?;
-        if self.scratch.pattern_places.is_empty() {
-            return Err(fields.refused(Refusal::MissingField, Field::Patterns));
-        }
+        self.topics_of(fields)?;
         let topics = self.scratch.pattern_places.len();
         self.patterns_of(fields, Field::Priorities)?;
         let priorities = self.scratch.pattern_places.len() - topics;
@@ -256,6 +253,15 @@ impl Reader<'_, '_> {
             fallback,
             dead_letter,
         }))
+    }
+
+    /// The patterns of what becomes a job, or is for a group.
+    pub(super) fn topics_of(&mut self, fields: &Fields) -> Result<(), Refused> {
+        self.patterns_of(fields, Field::Patterns)?;
+        if self.scratch.pattern_places.is_empty() {
+            return Err(fields.refused(Refusal::MissingField, Field::Patterns));
+        }
+        Ok(())
     }
 
     /// Adds the patterns of a list.

@@ -1,5 +1,6 @@
 //! Checked commands as ranges of frame and scratch, and the commands made of them.
 
+use super::groups::{GroupPlan, MarkerPlan};
 use super::jobs::{JobAskPlan, JobPlan, QueuePlan};
 use super::presence::ActPlan;
 use super::work::EntryPlan;
@@ -80,7 +81,9 @@ pub(super) enum Plan {
     StreamClose { session: Place, stream: Place, status: StreamStatus },
     SubscribePatterns { from: FromPlan },
     Unsubscribe { session: Place },
-    Mark { session: Place, name: Place, offset: u64 },
+    Mark { session: Place, marker: MarkerPlan },
+    Markers { session: Place, from: u64 },
+    Group { group: Place, ask: GroupPlan },
     History { session: Place, from: Option<u64>, limit: u32 },
     Presence { session: Place, act: ActPlan },
     Auth { token: Place },
@@ -170,7 +173,7 @@ impl Reader<'_, '_> {
                 let mut some_events: Vec<NewEvent<'_>> = recycled(std::mem::take(events));
                 some_events.extend(event_plans.iter().map(|plan| plan.event(frame, bytes)));
                 let mut some_markers: Vec<NewMarker<'_>> = recycled(std::mem::take(markers));
-                some_markers.extend(marker_plans.iter().map(|&(name, offset)| NewMarker { name: text(name), offset }));
+                some_markers.extend(marker_plans.iter().map(|plan| plan.marker(frame, bytes)));
                 let mut some_entries: Vec<NewEntry<'_>> = recycled(std::mem::take(entries));
                 some_entries.extend(entry_plans.iter().map(|plan| plan.entry(frame, bytes)));
                 let command = Command::Commit {
@@ -217,8 +220,16 @@ impl Reader<'_, '_> {
                 flow
             }
             Plan::Unsubscribe { session } => each(Command::Unsubscribe { session: text(session) }),
-            Plan::Mark { session, name, offset } => {
-                each(Command::Mark { session: text(session), marker: NewMarker { name: text(name), offset } })
+            Plan::Mark { session, marker } => {
+                each(Command::Mark { session: text(session), marker: marker.marker(frame, bytes) })
+            }
+            Plan::Markers { session, from } => each(Command::Markers { session: text(session), from }),
+            Plan::Group { group, ask } => {
+                let mut some_patterns: Vec<&str> = recycled(std::mem::take(patterns));
+                some_patterns.extend(pattern_places.iter().map(|place| text(*place)));
+                let flow = each(Command::Group { ask: ask.ask(text(group), &some_patterns) });
+                *patterns = recycled(some_patterns);
+                flow
             }
             Plan::History { session, from, limit } => each(Command::History { session: text(session), from, limit }),
             Plan::Resume { token, position, attempt } => {

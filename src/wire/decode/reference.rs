@@ -2,6 +2,7 @@
 //! and looks its fields up by name. What the two say of a frame must be the same, whatever was done to it. For tests and fuzzers only;
 //! frames of over 4 KiB may hold more events and ids than it counts.
 
+mod groups;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -462,7 +463,10 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
             if markers.len() == 64 {
                 return Err(fields.no(Refusal::CommandTooLarge, "markers"));
             }
-            let take = |inner: &Object<'_>| Ok((inner.name("name")?.to_owned(), inner.integer("offset")?));
+            let take = |inner: &Object<'_>| {
+                let (name, offset, lease) = groups::marker(inner)?;
+                Ok((name.to_owned(), offset, lease))
+            };
             markers.push(fields.inside("markers", node, take)?);
         }
     }
@@ -476,7 +480,7 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
     }
     let events: Vec<NewEvent<'_>> = events.iter().map(|(_, event)| whole(event)).collect();
     let markers: Vec<NewMarker<'_>> =
-        markers.iter().map(|(name, offset)| NewMarker { name, offset: *offset }).collect();
+        markers.iter().map(|(name, offset, lease)| NewMarker { name, offset: *offset, lease: *lease }).collect();
     let (events, markers, entries) = (&events, &markers, &entries);
     let if_next = fields.optional("if_next", Object::integer)?;
     Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, if_next }))
@@ -633,8 +637,9 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
             Command::Acknowledge { events, bytes: fields.optional("bytes", Object::integer)? }
         }
         "mark" => {
-            let (session, name) = (fields.name("session")?, fields.name("name")?);
-            Command::Mark { session, marker: NewMarker { name, offset: fields.integer("offset")? } }
+            let session = fields.name("session")?;
+            let (name, offset, lease) = groups::own(fields)?;
+            Command::Mark { session, marker: NewMarker { name, offset, lease } }
         }
         "history" => {
             let session = fields.name("session")?;
@@ -672,7 +677,7 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
         }
         _ => {
             let unknown = || Err(fields.no(Refusal::UnknownCommand, "type"));
-            return work::command(kind, fields).unwrap_or_else(unknown);
+            return work::command(kind, fields).or_else(|| groups::command(kind, fields)).unwrap_or_else(unknown);
         }
     };
     Ok(format!("{command:?}"))

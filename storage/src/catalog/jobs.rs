@@ -21,12 +21,14 @@ use crate::bytes::{Put, Take};
 use crate::ids::{COUNTER_MAX, Offset};
 use crate::record::{JobAct, JobView};
 
-/// Most jobs of one session, open and dead.
-pub const JOBS_MAX: usize = 256;
+/// Most jobs of one session, open and dead, and groups that stand in it.
+pub const JOBS_MAX: usize = 256 + GROUPS_MAX;
+/// Groups that may stand in one session: each keeps one open step, under its name with `$` in front. Queues never take their room.
+pub const GROUPS_MAX: usize = 16;
 /// Most dead ones among them; one more takes the place of the oldest.
 pub const JOBS_DEAD_MAX: usize = 64;
-/// Queues that jobs of one session may belong to.
-pub const JOB_QUEUES_MAX: usize = 32;
+/// Queues that jobs of one session may belong to, and groups that stand in it.
+pub const JOB_QUEUES_MAX: usize = 32 + GROUPS_MAX;
 /// Bytes of all partial results of a session.
 pub const PARTIALS_BYTES_MAX: usize = 16 << 10;
 
@@ -66,6 +68,11 @@ pub struct Jobs {
     partial_bytes: usize,
 }
 
+/// Is it the step that a group keeps, and no job?
+pub fn is_group(queue: &str) -> bool {
+    queue.starts_with('$')
+}
+
 impl Jobs {
     /// All of them, by offset.
     pub fn all(&self) -> &[OpenJob] {
@@ -81,29 +88,33 @@ impl Jobs {
     /// Are so many more jobs, of these queues, no more than a session may have? Dead ones make room.
     pub fn room<'a>(&'a self, count: usize, queues: impl Iterator<Item = &'a str>) -> bool {
         // Asked for every publish: most find room at a glance, and a queue that the session has jobs of.
-        let free = |jobs: usize| jobs + count + JOBS_DEAD_MAX <= JOBS_MAX;
-        if !free(self.list.len()) && !free(self.list.iter().filter(|job| !job.dead).count()) {
+        let free = |jobs: usize| jobs + count + JOBS_DEAD_MAX <= JOBS_MAX - GROUPS_MAX;
+        if !free(self.list.len()) && !free(self.of_queues().filter(|job| !job.dead).count()) {
             return false;
         }
         let fresh: Vec<&str> = queues.filter(|queue| !self.has_of(queue)).collect();
-        fresh.is_empty() || self.names(fresh) <= JOB_QUEUES_MAX
+        fresh.is_empty() || names(self.of_queues(), fresh) <= JOB_QUEUES_MAX - GROUPS_MAX
+    }
+
+    /// Jobs that are no groups.
+    fn of_queues(&self) -> impl Iterator<Item = &OpenJob> {
+        self.list.iter().filter(|job| !is_group(&job.queue))
     }
 
     fn has_of(&self, queue: &str) -> bool {
         self.list.iter().any(|job| &*job.queue == queue)
     }
 
-    /// Queues of its jobs, with these.
-    fn names<'a>(&'a self, mut names: Vec<&'a str>) -> usize {
-        names.extend(self.list.iter().map(|job| &*job.queue));
-        names.sort_unstable();
-        names.dedup();
-        names.len()
+    /// May this group stand in the session too?
+    pub fn group_room(&self, group: &str) -> bool {
+        let groups = || self.list.iter().filter(|job| is_group(&job.queue));
+        groups().count() < GROUPS_MAX || groups().any(|job| &*job.queue == group)
     }
 
     /// Jobs that an event at `at` cancels: the one that is its cause, or all that are open before it.
     pub fn cancelled_by(&self, at: Offset, cause: Option<Offset>) -> impl Iterator<Item = &OpenJob> {
-        self.list.iter().filter(move |job| !job.dead && cause.map_or(job.offset < at, |cause| cause == job.offset))
+        let jobs = self.list.iter().filter(|job| !is_group(&job.queue));
+        jobs.filter(move |job| !job.dead && cause.map_or(job.offset < at, |cause| cause == job.offset))
     }
 
     /// Is there room for a partial result of so many bytes in place of what this job has?
@@ -167,7 +178,7 @@ impl Jobs {
     }
 
     fn names_fit(&self, queue: &str) -> bool {
-        self.list.len() < JOB_QUEUES_MAX || self.has_of(queue) || self.names(Vec::new()) < JOB_QUEUES_MAX
+        self.list.len() < JOB_QUEUES_MAX || self.has_of(queue) || names(self.list.iter(), Vec::new()) < JOB_QUEUES_MAX
     }
 
     fn remove(&mut self, at: usize) {
@@ -275,8 +286,13 @@ impl Partition {
     pub fn job_room<'a>(&'a self, count: usize, queues: impl Iterator<Item = &'a str>) -> bool {
         match self.kept_jobs() {
             Some(jobs) => jobs.room(count, queues),
-            None => count + JOBS_DEAD_MAX <= JOBS_MAX && queues.count() <= JOB_QUEUES_MAX,
+            None => count + JOBS_DEAD_MAX <= JOBS_MAX - GROUPS_MAX && queues.count() <= JOB_QUEUES_MAX - GROUPS_MAX,
         }
+    }
+
+    /// See [`Jobs::group_room`].
+    pub fn group_room(&self, group: &str) -> bool {
+        self.kept_jobs().is_none_or(|jobs| jobs.group_room(group))
     }
 
     /// See [`Jobs::cancelled_by`].
@@ -300,6 +316,14 @@ impl Catalog {
             *jobs = None;
         }
     }
+}
+
+/// Queues of these jobs, with these names.
+fn names<'a>(jobs: impl Iterator<Item = &'a OpenJob>, mut names: Vec<&'a str>) -> usize {
+    names.extend(jobs.map(|job| &*job.queue));
+    names.sort_unstable();
+    names.dedup();
+    names.len()
 }
 
 #[cfg(test)]
@@ -353,7 +377,7 @@ mod tests {
         /// The way at a glance and the way of counting say the same.
         #[test]
         fn room_is_what_counting_says(
-            held in proptest::collection::vec((0u8..40, any::<bool>()), 0..JOBS_MAX + 40),
+            held in proptest::collection::vec((0u8..32, any::<bool>()), 0..JOBS_MAX + 40),
             wanted in proptest::collection::vec(0u8..40, 0..40),
         ) {
             let mut jobs = Jobs::default();
@@ -368,7 +392,8 @@ mod tests {
             let wanted: Vec<String> = wanted.into_iter().map(name).collect();
             let own = jobs.list.iter().map(|job| &*job.queue);
             let names: std::collections::BTreeSet<&str> = own.chain(wanted.iter().map(|queue| &**queue)).collect();
-            let counted = open + wanted.len() + JOBS_DEAD_MAX <= JOBS_MAX && names.len() <= JOB_QUEUES_MAX;
+            let (most, queues) = (JOBS_MAX - GROUPS_MAX, JOB_QUEUES_MAX - GROUPS_MAX);
+            let counted = open + wanted.len() + JOBS_DEAD_MAX <= most && names.len() <= queues;
             prop_assert_eq!(jobs.room(wanted.len(), wanted.iter().map(|queue| &**queue)), counted);
         }
 

@@ -25,7 +25,7 @@ mod streams;
 mod tenants;
 
 pub use entries::{ENTRIES_BYTES_MAX, ENTRIES_GONE_MAX, Entries, Entry, Gone, entry_bytes};
-pub use jobs::{JOB_QUEUES_MAX, JOBS_DEAD_MAX, JOBS_MAX, Jobs, OpenJob, PARTIALS_BYTES_MAX};
+pub use jobs::{GROUPS_MAX, JOB_QUEUES_MAX, JOBS_DEAD_MAX, JOBS_MAX, Jobs, OpenJob, PARTIALS_BYTES_MAX, is_group};
 pub use partition::{
     ENTRY_BYTES_MAX, MARKERS_MAX, Marker, NAME_BYTES_MAX, PRODUCERS_MAX, Partition, Place, Producer, ProducerStep,
     RUNS_MAX, Run,

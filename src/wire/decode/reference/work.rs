@@ -28,7 +28,7 @@ pub(super) fn commit_entries<'a>(fields: &Object<'a>) -> Result<Vec<NewEntry<'a>
     nodes.iter().enumerate().map(bounded).collect()
 }
 
-fn lease(fields: &Object<'_>) -> Result<Lease, No> {
+pub(super) fn lease(fields: &Object<'_>) -> Result<Lease, No> {
     let parsed = |text: &str| {
         let (attempt, nonce) = text.split_once('.')?;
         let attempt = number(attempt).filter(|_| attempt.len() <= 5)?.try_into().ok()?;
@@ -104,7 +104,7 @@ fn complete(fields: &Object<'_>) -> Result<String, No> {
     super::commit_into(fields, session, Some((name, lease)))
 }
 
-fn patterns<'a>(fields: &Object<'a>, field: &str) -> Result<Vec<&'a str>, No> {
+pub(super) fn patterns<'a>(fields: &Object<'a>, field: &str) -> Result<Vec<&'a str>, No> {
     let Some(node) = fields.get(field) else { return Ok(Vec::new()) };
     let Tree::Array(nodes) = &node.tree else { return Err(fields.no(Refusal::WrongType, field)) };
     let mut patterns = Vec::new();
