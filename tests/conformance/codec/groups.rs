@@ -89,7 +89,7 @@ fn put_event(out: &mut Vec<u8>, event: &EventText<'_>) {
 
 pub fn run_again(text: &str, out: &mut Vec<u8>) {
     let run: RunText<'_> = serde_json::from_str(text).unwrap();
-    let epoch = run.events[0].event_id.rsplitn(3, ':').nth(1).unwrap();
+    let epoch = run.events[0].event_id.rsplit(':').nth(1).unwrap();
     let mut events = Vec::new();
     run.events.iter().for_each(|event| put_event(&mut events, event));
     let head = RunHead {
