@@ -425,6 +425,7 @@ fn what_waits_for_its_own_answers_is_handed_out_when_they_come() {
     let mut world = World::new(1, limits, log());
     world.connect_as("acme", 0, 1, "c1");
     world.connect_as("other", 0, 2, "c2");
+    world.settle();
     assert!(world.send(0, 1, publish("s", "m1", b"1")).is_some());
     assert!(world.send(0, 1, publish("s", "m2", b"1")).is_some());
     assert!(world.send(0, 1, publish("s", "m3", b"1")).is_none(), "two are under way");
