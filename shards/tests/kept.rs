@@ -124,6 +124,18 @@ fn sessions_are_counted_over_all_shards_and_over_restarts() {
     assert_eq!(publish_to(&mut world, 0..14, "f"), 14);
 }
 
+/// A shard that keeps nothing of the tenant, and has none of its clients, hears the home's no as well.
+#[test]
+fn nobody_waits_for_ever_where_the_tenant_has_nothing() {
+    for shards in [3, 5] {
+        let mut world = World::new(shards, limits(&[(Kind::Sessions, 1)]), LogConfig::small());
+        connect(&mut world);
+        assert_eq!(publish_to(&mut world, 0..16, "a"), 1);
+        rest(&mut world);
+        assert_eq!(publish_to(&mut world, 0..16, "b"), 1);
+    }
+}
+
 #[test]
 fn a_bound_that_comes_counts_what_was_there_before() {
     let mut world = World::new(3, limits(&[]), LogConfig::small());

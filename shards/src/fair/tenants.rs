@@ -47,7 +47,11 @@ impl Tenant {
 
     /// Nothing is lent to it here, and nothing of what it keeps here is counted.
     fn owes_nothing(&self) -> bool {
-        let kept = |kind: &Kind| self.parts[*kind as usize].used == 0 && self.parts[*kind as usize].owed == 0;
+        // That the home has none is remembered, too: else whoever waits for the answer would ask again, and again.
+        let kept = |kind: &Kind| {
+            let part = &self.parts[*kind as usize];
+            part.used == 0 && part.owed == 0 && part.none_until_us == 0
+        };
         self.parts.iter().all(|part| part.have == 0 && part.spent == 0 && !part.asked) && Kind::KEPT.iter().all(kept)
     }
 }

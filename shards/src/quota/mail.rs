@@ -202,8 +202,11 @@ impl Shard {
             for kind in Kind::ALL {
                 let Some(tenant) = self.fair.tenants.get_mut(slot) else { continue };
                 let (name, has_gone, bound) = (tenant.name.clone(), tenant.clients == 0, tenant.max(kind));
-                let Part { have, spent, owed, taken_us, asked, .. } = *tenant.part(kind);
-                is_restless |= have > 0 || spent > 0 || owed > 0 || asked;
+                if kind.is_kept() && tenant.part(kind).none_until_us <= now.mono_us {
+                    tenant.part(kind).none_until_us = 0;
+                }
+                let Part { have, spent, owed, taken_us, asked, none_until_us, .. } = *tenant.part(kind);
+                is_restless |= have > 0 || spent > 0 || owed > 0 || asked || (kind.is_kept() && none_until_us > 0);
                 let is_unused =
                     has_gone || bound.is_none() || !kind.is_rate() || now.mono_us.saturating_sub(taken_us) >= UNUSED_US;
                 let due = is_unused && have + spent > 0 && !asked;

@@ -41,7 +41,7 @@ impl Client {
             return;
         }
         let (token, _) =
-            crate::edge::tokens().sign(TENANT, "somebody-else", LifeId { generation: 1, epoch: 1 }, wall_ms);
+            crate::edge::tokens().sign(TENANT, "somebody-else", LifeId { generation: 1, epoch: 0 }, wall_ms);
         self.provoke_with(net, "resume", &format!("\"token\":\"{token}\""), sure("resume_too_late"));
     }
 
