@@ -427,8 +427,8 @@ proptest! {
                 }
             }
         }
-        for session in 0..4 {
-            if tails[session] > 0 {
+        for (session, tail) in tails.into_iter().enumerate() {
+            if tail > 0 {
                 let left = markers(&mut world, &format!("s{session}"));
                 prop_assert_eq!(left, "markers ", "{} {:?}", session, held);
             }
