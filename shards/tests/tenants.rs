@@ -439,7 +439,8 @@ fn what_waits_for_its_own_answers_is_handed_out_when_they_come() {
     assert!(!world.shards[0].has_line());
 }
 
-/// Whoever fills segments faster than they are made waits for them alone: the end of each is for those who keep within their shares.
+/// Whoever fills segments faster than they are made waits for them alone: the end of each is for those who keep within their
+/// shares.
 #[test]
 fn the_end_of_a_segment_is_kept_for_those_within_their_shares() {
     let limits = Limits { client_commands_in_flight_max: 1 << 20, ..Limits::default() };

@@ -232,8 +232,8 @@ impl Shard {
         Handled::Done
     }
 
-    /// Is what is left of the log that of those who keep within their share, until there is a next segment? Whoever fills segments faster
-    /// than they can be made would have all others wait with it, for as long as making one takes.
+    /// Is what is left of the log that of those who keep within their share, until there is a next segment? Whoever fills
+    /// segments faster than they can be made would have all others wait with it, for as long as making one takes.
     fn keeps_log(&self) -> bool {
         !self.fair.input.is_alone() && self.log.is_running_out()
     }
