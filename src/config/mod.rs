@@ -127,8 +127,8 @@ settings! {
     shard_send_bytes_max: u64 = "64MiB";
     /// Bytes of messages and requests that have come in part, of all connections of a shard.
     assembly_bytes_max: u64 = "16MiB";
-    /// Bytes of commands that wait for room in a shard, of all its connections. Near it the shard reads no socket, so that
-    /// TCP slows every sender.
+    /// Bytes of commands that wait for room in a shard, of all its connections. A tenant may hold as much as is free; above it
+    /// its sockets are not read, so that TCP slows their senders.
     held_bytes_max: u64 = "16MiB";
     /// Slots of each mailbox lane between two shards.
     mailbox_slots: u32 = "1024";

@@ -134,8 +134,8 @@ impl Connection {
             deadline_us,
         }
     }
-    /// A receive may be asked for: none is with the kernel, and what came of the last one was taken. While a cancel is under way a
-    /// new one could be its victim.
+    /// A receive may be asked for: none is with the kernel, and what came of the last one was taken. While a cancel is under
+    /// way a new one could be its victim.
     pub fn may_receive(&self) -> bool {
         !(self.receiving || self.eof || self.held.is_some() || self.pending > 0)
     }

@@ -9,12 +9,14 @@
 //!
 //!   free = held_bytes_max − receive buffers − held of all
 //! ```
-//! **Invariant.** A tenant that holds nothing is read as long as anything is free, and what the others hold leaves some free: whoever is
-//! alone holds at most a half, each of n that flood the shard 1 / (n + 1). Nobody is told a number that depends on who else is there,
-//! so a tenant that is alone needs no share of anybody, and one that comes finds room at once.
-//! **Failure.** What sockets bring that were being read when their tenant came to its bound is held all the same: a buffer each, of those
-//! that were read freely a few dozen. Should that fill what is free, receive buffers are kept from the kernel and nobody is read.
-//! **Unit of backpressure.** One socket. Those of a tenant are read again in the order in which they had to wait, each for one buffer.
+//! **Invariant.** A tenant that holds nothing is read as long as anything is free, and what the others hold leaves some free:
+//! whoever is alone holds at most a half, each of n that flood the shard 1 / (n + 1). Nobody is told a number that depends on
+//! who else is there, so a tenant that is alone needs no share of anybody, and one that comes finds room at once.
+//! **Failure.** What sockets bring that were being read when their tenant came to its bound is held all the same: a buffer
+//! each, of those that were read freely a few dozen. Should that fill what is free, receive buffers are kept from the kernel
+//! and nobody is read.
+//! **Unit of backpressure.** One socket. Those of a tenant are read again in the order in which they had to wait, each for one
+//! buffer.
 //! **Memory.** Three words for each tenant with clients, one for each socket that waits.
 
 use super::Net;
@@ -169,8 +171,8 @@ impl Net {
             State::Upgrading | State::Waiting => {
                 ring.recv_once(connection.socket, UserData::new(Kind::Upgrade, id.slot, id.generation));
             }
-            // Whoever had to wait is likely to have to again: what comes at once may be all that its socket has, and a cancel for each
-            // message costs more than a receive for each buffer.
+            // Whoever had to wait is likely to have to again: what comes at once may be all that its socket has, and a cancel
+            // for each message costs more than a receive for each buffer.
             _ if std::mem::take(&mut connection.sips) || self.held.is_near(connection.owner, room) => {
                 connection.streams = false;
                 ring.recv_once(connection.socket, UserData::new(Kind::Recv, id.slot, id.generation));

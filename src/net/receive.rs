@@ -236,9 +236,9 @@ impl Net {
         }
     }
 
-    /// Lends a buffer that was read to the kernel again, unless too much input waits for room of all tenants together: what was under
-    /// way when theirs were no longer read. Then the kernel runs out of buffers and its receives end: every sender is slowed by TCP,
-    /// and what waits stays bounded by what was lent.
+    /// Lends a buffer that was read to the kernel again, unless too much input waits for room of all tenants together: what was
+    /// under way when theirs were no longer read. Then the kernel runs out of buffers and its receives end: every sender is
+    /// slowed by TCP, and what waits stays bounded by what was lent.
     pub(super) fn return_buffer(&mut self, buffer: Filled, ring: &mut Ring) {
         if self.held.total() + ring.recv_buffers.bytes() > self.config.held_bytes_max {
             self.kept.push(buffer);

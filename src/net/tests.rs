@@ -15,7 +15,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
-/// Echoes. A message `later N` is put off N times, or until somebody says `release`. Who comes to `/of/N` is a client of N. A request for `/take` is handed to the peer.
+/// Echoes. A message `later N` is put off N times, or until somebody says `release`. Who comes to `/of/N` is a client of N. A
+/// request for `/take` is handed to the peer.
 struct Echo {
     peer: Option<Arc<Peer>>,
     mine: Arc<Peer>,

@@ -8,7 +8,8 @@ const FLOOD: &str = "/of/1";
 const SENDERS: usize = 56;
 const MESSAGES: usize = 40;
 
-/// Nothing that a flood brought is taken before somebody else has said so: whoever stops reading others' sockets for it waits for ever.
+/// Nothing that a flood brought is taken before somebody else has said so: whoever stops reading others' sockets for it waits
+/// for ever.
 #[test]
 fn what_a_tenant_floods_the_shard_with_stops_nobody_elses_socket() {
     let held_bytes_max = 256 << 10;

@@ -313,7 +313,8 @@ impl<T> Line<T> {
         }
     }
 
-    /// Something that waits has not been seen to lack room since something found some: nothing else makes it in the middle of a turn.
+    /// Something that waits has not been seen to lack room since something found some: nothing else makes it in the middle of a
+    /// turn.
     fn has_tries(&self) -> bool {
         self.tries_left > 0 && self.failures < self.nodes.len()
     }

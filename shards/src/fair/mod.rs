@@ -182,7 +182,9 @@ impl Shard {
             self.stand_in_line(connection, command.session());
             return Handled::Later;
         }
+        let keeps = served && is_logged(command) && self.keeps_log();
         let handled = match self.look_at_quota(connection, command, now) {
+            _ if keeps => Handled::Later,
             Verdict::Passes => self.take_command(connection, id, command, now),
             Verdict::Refused(refused) if self.has_effect_room(1) => {
                 self.refuse_local(connection, id, refused);
@@ -192,7 +194,7 @@ impl Shard {
             Verdict::Refused(_) | Verdict::Waits => Handled::Later,
         };
         if handled == Handled::Later {
-            if served && self.lacks_shared_room(command) {
+            if served && (keeps || self.lacks_shared_room(command)) {
                 self.put_back(connection);
                 return Handled::Later;
             }
@@ -228,6 +230,12 @@ impl Shard {
         self.refuse_local(connection, id, refused);
         self.fair.charge(slot, COMMAND_COST, served);
         Handled::Done
+    }
+
+    /// Is what is left of the log that of those who keep within their share, until there is a next segment? Whoever fills
+    /// segments faster than they can be made would have all others wait with it, for as long as making one takes.
+    fn keeps_log(&self) -> bool {
+        !self.fair.input.is_alone() && self.log.is_running_out()
     }
 
     /// Is the room that a command did not find that of everybody?

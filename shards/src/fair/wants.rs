@@ -6,7 +6,8 @@
 //!                  still none ◄───────┴───────► some, or LOOKS_MAX looks: handed in again
 //!              passed by, a quarter of a try
 //! ```
-//! A belief only saves work: it is dropped after some looks, so input is refused in time (`held_timeout_ms`) whatever it waits for.
+//! A belief only saves work: it is dropped after some looks, so input is refused in time (`held_timeout_ms`) whatever it waits
+//! for.
 
 use crate::command::Command;
 use crate::ids::{ConnectionId, ShardId};

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use storage::disk::{DiskDone, DiskFault, DiskOp, FileId};
 use storage::ids::{HashKey, LogId};
-use storage::jobs::{JobRun, Step};
+use storage::jobs::{Job, JobRun, Step};
 use storage::log::{Log, LogConfig, RecoveredLog};
 use storage::manifest::Manifest;
 use storage::record::{EntryAct, EventView};
@@ -250,6 +250,8 @@ pub struct World {
     pending: Vec<VecDeque<DiskOp>>,
     /// The disks do nothing.
     pub still: bool,
+    /// No segment is made.
+    pub no_segments: bool,
     pub now: Now,
     /// What the shards' clocks are read at, between all steps; 0 = nobody reads them.
     pub ns: u64,
@@ -273,6 +275,7 @@ impl World {
             files: BTreeMap::new(),
             pending: (0..shards).map(|_| VecDeque::new()).collect(),
             still: false,
+            no_segments: false,
             now: Now { mono_us: 1, wall_ms: 1_700_000_000_000 },
             ns: 0,
             next_id: 0,
@@ -357,8 +360,10 @@ impl World {
         self.now.mono_us += 50;
         let mut work = 0;
         self.tick(i);
+        let withheld = |op: &DiskOp| matches!(op, DiskOp::Job { job: Job::Prepare { .. }, .. }) && self.no_segments;
         if !self.still
-            && let Some(op) = self.pending[i].pop_front()
+            && let Some(at) = self.pending[i].iter().position(|op| !withheld(op))
+            && let Some(op) = self.pending[i].remove(at)
         {
             let done = self.perform(i, op);
             self.shards[i].disk_done(done, self.now);

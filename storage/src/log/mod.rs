@@ -344,6 +344,13 @@ impl Log {
             && self.hot_keys.room(self.pipeline.next_segment(), RECORD_EVENTS_MAX)
     }
 
+    /// What is left of the segment being filled may be all that can be appended for a while: the next one is still being
+    /// prepared, or waits for older ones to be indexed. Who appends much is to leave it to the others.
+    pub fn is_running_out(&self) -> bool {
+        let is_barred = self.live.len() >= self.config.segments_unindexed_max || !self.hot_keys.has_spare();
+        !self.no_space() && self.pipeline.is_running_out(is_barred)
+    }
+
     /// Appends one record: its events and markers become durable together or not at all. [`Log::room`] said yes to
     /// [`Log::bytes_of`], and the partition has room for the markers and producers.
     pub fn append(
