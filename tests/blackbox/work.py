@@ -52,7 +52,7 @@ async def entries(server):
     await client.call({"type": "entry.watch", "session": SESSION, "prefix": ""})
     seen = await next_of(client, "entries")
     assert [entry["key"] for entry in seen["entries"]] == ["plan"], seen
-    await put("lock", "mine", ttl_ms=400, if_revision=0)
+    await put("lock", "mine", ttl_ms=1500, if_revision=0)
     try:
         await put("lock", "mine too", if_revision=0)
         raise AssertionError("a second owner of the lock")
@@ -62,7 +62,7 @@ async def entries(server):
     await client.call({"type": "entry.put", "bucket": "models", "key": "best", "data": "m-1"})
     await client.close(abort=True)
     server.kill9()
-    time.sleep(0.5)
+    time.sleep(1.6)
     server.start(shards=3)
 
     client = await Client.open(server.url)

@@ -53,17 +53,24 @@ pub struct Seat {
     owed: Vec<u8>,
     /// Jobs that it said were done: numbers its commands.
     done: u64,
+    /// Of these, those that are owed.
+    gathered: usize,
     /// Integers of Redis that came for the job at hand.
     answers: u8,
 }
 
 impl Seat {
     pub fn new(side: Side, sessions: Vec<String>) -> Seat {
-        Seat { side, sessions, owed: Vec::new(), done: 0, answers: 0 }
+        Seat { side, sessions, owed: Vec::new(), done: 0, gathered: 0, answers: 0 }
     }
 
     pub fn owes(&self) -> bool {
         !self.owed.is_empty()
+    }
+
+    /// Jobs that are done and not yet said to be.
+    pub fn gathered(&self) -> usize {
+        self.gathered
     }
 }
 
@@ -155,6 +162,7 @@ impl Ours {
         };
         let (job, lease, stamp) = (quoted(&self.job)?, quoted(&self.lease)?, Stamp::find(text)?);
         seat.done += 1;
+        seat.gathered += 1;
         let out = &mut seat.owed;
         // A Vec takes every write.
         let _infallible = write!(out, r#",{{"type":"complete","id":{},"job":""#, seat.done);
@@ -209,6 +217,7 @@ impl Work for Ours {
     }
 
     fn flush(&self, seat: &mut Seat, out: &mut Vec<u8>) {
+        seat.gathered = 0;
         websocket::encode_with(out, websocket::TEXT, |text| {
             let start = text.len();
             text.append(&mut seat.owed);

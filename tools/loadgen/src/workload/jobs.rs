@@ -20,8 +20,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A producer whose own sends are this late cannot speak about latency.
 const LAG_P99_US_MAX: f64 = 1_000.0;
-/// Saturation: so many jobs may be open; beyond it the workers are what limits the result.
-const OPEN_MAX: u64 = 20_000;
+/// Saturation: so many jobs may be open, twice of what eight workers hold: beyond it the workers are what limits the result, and
+/// what was asked for long ago has to be read from disk.
+const OPEN_MAX: u64 = 4096;
+/// Saturation: a worker says what is done half a batch at a time, and no later than after so long.
+const DONE_WITHIN_NS: u64 = 1_000_000;
 /// Patience with what is still to come when all was said.
 const PATIENCE_NS: u64 = 30_000_000_000;
 
@@ -64,8 +67,8 @@ struct Run<'a> {
     seats: Vec<Seat>,
     lanes: Vec<Lane>,
     ready: usize,
-    /// Seats that owe the server something.
-    owing: Vec<usize>,
+    /// Seats that owe the server something, and since when.
+    owing: Vec<(usize, u64)>,
     measured: std::ops::Range<u64>,
     ack: Latency,
     claim: Latency,
@@ -150,16 +153,26 @@ impl Run<'_> {
         let (at, owed) = (one.seat, self.seats[one.seat].owes());
         self.work.enqueue(&mut self.seats[at], stamp, load.bytes);
         if !owed {
-            self.owing.push(at);
+            self.owing.push((at, actual));
         }
     }
 
-    fn hand_over(&mut self, engine: &mut Engine) {
-        for at in self.owing.drain(..) {
-            if self.seats[at].owes() {
-                self.work.flush(&mut self.seats[at], engine.out(self.first + at));
+    /// Hands over what is owed; `patient`: what workers owe is gathered first. True where something is still owed.
+    fn hand_over(&mut self, engine: &mut Engine, patient: bool) -> bool {
+        let now = engine.now();
+        let (seats, work, first) = (&mut self.seats, &self.work, self.first);
+        self.owing.retain(|(at, since)| {
+            let seat = &mut seats[*at];
+            let gathers = matches!(seat.side, Side::Worker(_)) && seat.gathered() < BATCH / 2;
+            if patient && gathers && now - since < DONE_WITHIN_NS {
+                return true;
             }
-        }
+            if seat.owes() {
+                work.flush(seat, engine.out(first + at));
+            }
+            false
+        });
+        !self.owing.is_empty()
     }
 
     /// Refills producers: by halves of their windows, so that it is not a trickle that decides what the server may merge.
@@ -188,7 +201,7 @@ impl Handler for Run<'_> {
         let (mut notes, owed) = (Vec::new(), self.seats[at].owes());
         let taken = self.work.receive(&mut self.seats[at], bytes, out, &mut |note| notes.push(note));
         if !owed && self.seats[at].owes() {
-            self.owing.push(at);
+            self.owing.push((at, now));
         }
         notes.into_iter().for_each(|note| self.note(at, now, note));
         taken
@@ -313,13 +326,13 @@ fn measure(engine: &mut Engine, run: &mut Run<'_>, load: &Jobs<'_>) -> io::Resul
                 20_000_000
             }
         };
-        run.hand_over(engine);
-        engine.step(run, wait);
+        let gathering = run.hand_over(engine, load.rate.is_none());
+        engine.step(run, if gathering { wait.min(DONE_WITHIN_NS / 4) } else { wait });
     }
     readings.resize_with(2, || Reading::take(engine.now(), load.server));
     let finished = engine.now();
     while run.ended < sent && engine.now() - finished < PATIENCE_NS && run.error_count <= 1000 {
-        run.hand_over(engine);
+        run.hand_over(engine, false);
         engine.step(run, 5_000_000);
     }
     let mut invalid = faults(run, &lag);
@@ -392,7 +405,7 @@ fn leave(engine: &mut Engine, run: &mut Run<'_>, load: &Jobs<'_>, count: u64) ->
             true => on_schedule(engine, run, load, start, rate, (&mut sent, count), &mut lag),
             false => 1_000_000,
         };
-        run.hand_over(engine);
+        run.hand_over(engine, false);
         engine.step(run, wait);
         if all_open.is_none() && acknowledged(run) == count {
             all_open = Some(run.given_up == 0);
