@@ -47,7 +47,8 @@ pub(super) enum Ask {
     Put(String, String, Option<u64>),
     Delete(String),
     /// Key, and when it was asked.
-    Get(String, u64),
+    /// With when it was asked, and the revision that was known then: what is told meanwhile may overtake the answer.
+    Get(String, u64, u64),
     List,
     Watch,
 }
@@ -166,7 +167,8 @@ impl Client {
         let (sure, revision) = (own.sure, own.revision);
         let at = fields(&place);
         if !sure || workload.chance(150) {
-            let id = self.command(Pending::Keep(place, Ask::Get(key.clone(), now_us)));
+            let known = oracle.entries.known(&place, &key);
+            let id = self.command(Pending::Keep(place, Ask::Get(key.clone(), now_us, known)));
             return self.say_keep(net, &format!("{{\"type\":\"entry.get\",\"id\":{id},{at},\"key\":\"{key}\"}}"));
         }
         if revision > 0 && workload.chance(200) {
@@ -224,7 +226,7 @@ impl Client {
                 _ => Err("a watch was refused for ever".to_owned()),
             };
         }
-        let (Ask::Put(key, ..) | Ask::Delete(key) | Ask::Get(key, _)) = ask else {
+        let (Ask::Put(key, ..) | Ask::Delete(key) | Ask::Get(key, ..)) = ask else {
             return if frame.code.is_some_and(|code| code < 4200) { Ok(()) } else { Err("a list".to_owned()) };
         };
         let own = self.keeps.keys.get_mut(&(place.to_owned(), key.clone())).ok_or("a key that is not its own")?;
@@ -272,11 +274,11 @@ impl Client {
             oracle.entries.fact(&place, item.key, item.revision, None)?;
         }
         match ask {
-            Some((_, Ask::Get(key, asked_us))) => {
+            Some((_, Ask::Get(key, asked_us, known))) => {
                 let found = page.entries.first().map(|item| item.revision);
                 let own = self.keeps.keys.get_mut(&(place.clone(), key.clone())).ok_or("a key that is not its own")?;
                 (own.asked, own.sure, own.revision) = (false, true, found.unwrap_or(0));
-                oracle.entries.told(&place, &key, found, asked_us)
+                oracle.entries.told(&place, &key, found, asked_us, known)
             }
             Some((_, Ask::List)) => Ok(()),
             Some((_, ask)) => Err(format!("{ask:?} answered by a page")),
