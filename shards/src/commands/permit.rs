@@ -50,14 +50,15 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
         Command::Publish { session, ref event, .. } => {
             (Capability::Publish, rights.covers_topic(Capability::Publish, session, event.topic))
         }
-        Command::Commit { session, events, markers, entries, complete, .. } => {
+        Command::Commit { session, events, markers, entries, complete, holds, .. } => {
             if !markers.is_empty() && !rights.covers_session(Capability::Subscribe, session) {
                 return Err(Capability::Subscribe.refused());
             }
             if !entries.iter().all(|entry| rights.covers_name(Capability::Entries, Some(session), entry.key)) {
                 return Err(Capability::Entries.refused());
             }
-            if complete.is_some_and(|(job, _)| !rights.covers_name(Capability::Queue, Some(session), job.queue)) {
+            let covers = |queue| rights.covers_name(Capability::Queue, Some(session), queue);
+            if !complete.iter().chain(&holds).all(|(job, _)| covers(job.queue)) {
                 return Err(Capability::Queue.refused());
             }
             let covered = |topic| rights.covers_topic(Capability::Publish, session, topic);
@@ -186,6 +187,7 @@ mod tests {
             markers,
             entries,
             complete,
+            holds: None,
             if_next: None,
         };
         let entries = |ask| Command::Entry { session, ask };

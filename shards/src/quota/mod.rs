@@ -18,7 +18,7 @@ mod account;
 mod mail;
 mod permits;
 
-pub(crate) use account::Part;
+pub(crate) use account::{Account, Grant, Part};
 pub(crate) use mail::Accounts;
 
 use crate::command::Command;

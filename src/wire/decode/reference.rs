@@ -436,10 +436,12 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
         }
     }
     let entries = work::commit_entries(fields)?;
+    let is_commit = ends.is_none();
     let complete = match ends {
-        None => work::commit_complete(fields, session)?,
+        None => work::commit_job(fields, "complete", session)?,
         ends => ends,
     };
+    let holds = if is_commit { work::commit_job(fields, "holds", session)? } else { None };
     if events.is_empty() && markers.is_empty() && entries.is_empty() && complete.is_none() {
         return Err(fields.no(Refusal::MissingField, "events"));
     }
@@ -448,7 +450,7 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
         markers.iter().map(|(name, offset)| NewMarker { name, offset: *offset }).collect();
     let (events, markers, entries) = (&events, &markers, &entries);
     let if_next = fields.optional("if_next", Object::integer)?;
-    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, if_next }))
+    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, holds, if_next }))
 }
 
 fn whole<'a>(event: &'a Event<'_>) -> NewEvent<'a> {
@@ -714,6 +716,7 @@ const FRAMES: &[&str] = &[
     r#"[{"type":"dead.redrive","job":"q/s:00f1e2d3c4b5a697:1"},{"type":"dead.drop","job":"q:r/s:00f1e2d3c4b5a697:1"},{"type":"dead.list","queue":"q","from":7}]"#,
     r#"{"type":"complete","job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff","events":[{"topic":"a","message_id":"m","data":1}]}"#,
     r#"{"type":"commit","session":"s","complete":{"job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff"},"if_next":13}"#,
+    r#"{"type":"commit","session":"s","events":[{"topic":"a","message_id":"m","data":1}],"holds":{"job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff"}}"#,
     r#"{"type":"queue.declare","queue":"q","patterns":["job.*","a.>"],"priorities":["a.b"],"capacity":9,"lease_ms":5,"deadline_ms":50}"#,
     r#"{"type":"queue.declare","queue":"q","patterns":[">"],"attempts":2,"backoff_ms":0,"order":"none","fallback":{"topic":"x","data":[1]},"dead_letter":"y"}"#,
     r#"[{"type":"queue.drop","queue":"q"},{"type":"queue.list","after":"q"},{"type":"queue.list"}]"#,

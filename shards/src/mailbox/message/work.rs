@@ -39,7 +39,7 @@ pub fn get_lease(r: &mut Reader<'_>) -> Lease {
     Lease { attempt: r.u16(), nonce: r.u64() }
 }
 
-/// Writes the job that a commit ends.
+/// Writes a job that a commit ends, or that its sender holds.
 pub fn put_complete(w: &mut Writer<'_>, complete: &Option<(JobName<'_>, Lease)>) {
     match complete {
         Some((job, lease)) => {
