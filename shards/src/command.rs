@@ -184,6 +184,8 @@ pub enum Command<'a> {
         entries: &'a [NewEntry<'a>],
         /// The job that it ends.
         complete: Option<(JobName<'a>, Lease)>,
+        /// Only while this lease has this job, which goes on.
+        holds: Option<(JobName<'a>, Lease)>,
         /// Only where the session goes on at this offset: nothing came in between.
         if_next: Option<u64>,
     },

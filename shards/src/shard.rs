@@ -248,7 +248,7 @@ impl Shard {
                 Handled::Done
             }
             Input::Disconnected { connection } => {
-                self.disconnect(connection);
+                self.disconnect(connection, now);
                 Handled::Done
             }
             Input::Drained { connection } => {
@@ -428,8 +428,8 @@ impl Shard {
     pub(crate) fn execute_now(&mut self, call: Call<'_>, command: &Command<'_>) -> Outcome {
         match *command {
             Command::Publish { event, durability, .. } => publish::run(self, call, &event, durability),
-            Command::Commit { events, markers, entries, complete, if_next, .. } => {
-                commit::run(self, call, &NewParts { events, markers, entries, complete, if_next })
+            Command::Commit { events, markers, entries, complete, holds, if_next, .. } => {
+                commit::run(self, call, &NewParts { events, markers, entries, complete, holds, if_next })
             }
             Command::Entry { ref ask, .. } => entries::run(self, call, ask),
             Command::Queue { ref ask } => queues::run(self, call, ask),
@@ -448,11 +448,11 @@ impl Shard {
         }
     }
 
-    fn disconnect(&mut self, connection: ConnectionId) {
+    fn disconnect(&mut self, connection: ConnectionId, now: Now) {
         self.end_life(connection);
         self.presence_disconnected(connection);
         self.entries_disconnected(connection);
-        self.worker_disconnected(connection);
+        self.worker_disconnected(connection, now);
         if let Some(client) = self.readers.remove_client(connection) {
             if let Some(feed) = &client.patterns {
                 self.detach_patterns(connection, &client.tenant, feed);

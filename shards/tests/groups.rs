@@ -236,8 +236,15 @@ fn a_commit_moves_the_marker_with_all_that_belongs_to_it_or_nothing() {
     let run = runs(&mut world, 1, 2).remove(0);
     let commit = |world: &mut World, topic: &str, markers: &[NewMarker<'_>]| {
         let events = [event(topic, topic)];
-        let parts =
-            Command::Commit { session: "a", events: &events, markers, entries: &[], complete: None, if_next: None };
+        let parts = Command::Commit {
+            session: "a",
+            events: &events,
+            markers,
+            entries: &[],
+            complete: None,
+            holds: None,
+            if_next: None,
+        };
         say(world, 1, 2, parts)
     };
     let own = NewMarker { name: "own", offset: 1, lease: None };

@@ -114,6 +114,7 @@ fn complete(world: &mut World, shard: usize, slot: u32, work: &Work) -> String {
         markers: &[],
         entries: &[],
         complete: Some((name, work.lease)),
+        holds: None,
         if_next: None,
     };
     say(world, shard, slot, done)
@@ -169,15 +170,28 @@ fn a_job_goes_to_a_worker_on_any_shard_and_ends_once() {
             markers: &[],
             entries: &kept,
             complete: Some((name, lease)),
+            holds: None,
             if_next: None,
         };
         let stale = Lease { nonce: work.lease.nonce ^ 1, ..work.lease };
+        let half = [event("chat", "half")];
+        let under = |lease| Command::Commit {
+            session: "a",
+            events: &half,
+            markers: &[],
+            entries: &[],
+            complete: None,
+            holds: Some((name, lease)),
+            if_next: None,
+        };
+        assert_eq!(say(&mut world, worker, 2, under(stale)), "refused stale_lease lease", "and nothing is done");
+        assert_eq!(say(&mut world, worker, 2, under(work.lease)), "committed 2 1 false 0", "the job goes on");
         assert_eq!(say(&mut world, worker, 2, done(stale)), "refused stale_lease lease");
-        assert_eq!(say(&mut world, worker, 2, done(work.lease)), "committed 2 1 false 1");
-        assert_eq!(say(&mut world, worker, 2, done(work.lease)), "committed 2 1 true 0", "a repeat is answered as one");
+        assert_eq!(say(&mut world, worker, 2, done(work.lease)), "committed 3 1 false 1");
+        assert_eq!(say(&mut world, worker, 2, done(work.lease)), "committed 3 1 true 0", "a repeat is answered as one");
         assert_eq!(complete(&mut world, worker, 2, work), "refused unknown_job job");
         pass(&mut world, 11_000);
-        assert_eq!(events(&mut world, "a").len(), 3, "no fallback: it has ended");
+        assert_eq!(events(&mut world, "a").len(), 4, "no fallback: it has ended");
     }
 }
 
@@ -331,6 +345,25 @@ fn a_full_queue_refuses_with_advice_and_takes_again() {
 }
 
 #[test]
+fn the_whole_capacity_is_there_wherever_the_sessions_are() {
+    let mut world = world(4);
+    world.connect(0, 1, "ann");
+    say(&mut world, 0, 1, declare(NewQueue { capacity: 3, ..policy() }));
+    for (offset, id) in ["m1", "m2", "m3"].into_iter().enumerate() {
+        let said = say(&mut world, 0, 1, publish("a", "job.llm", id));
+        assert_eq!(said, format!("published {offset} false"), "all on one shard");
+    }
+    for session in ["a", "b", "c", "d", "e"] {
+        assert_eq!(say(&mut world, 0, 1, publish(session, "job.llm", "n")), "refused queue_full queue", "{session}");
+    }
+    pass(&mut world, 10_100);
+    for session in ["b", "c", "d"] {
+        assert_eq!(say(&mut world, 0, 1, publish(session, "job.llm", "n")), "published 0 false", "{session}");
+    }
+    assert_eq!(say(&mut world, 0, 1, publish("e", "job.llm", "n")), "refused queue_full queue");
+}
+
+#[test]
 fn a_queue_that_would_feed_itself_is_refused() {
     let mut world = world(3);
     world.connect(0, 1, "ann");
@@ -415,6 +448,7 @@ fn a_commit_goes_only_where_nothing_came_in_between() {
         markers: &[],
         entries: &[],
         complete: None,
+        holds: None,
         if_next: Some(if_next),
     };
     assert_eq!(say(&mut world, 0, 1, commit(3)), "refused wrong_next if_next 0", "there is no such session");

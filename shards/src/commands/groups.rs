@@ -37,7 +37,7 @@ pub(crate) fn begin(
         GroupAsk::Declare { .. } | GroupAsk::Drop { .. } => {
             shard.session_command(asker, QUEUES, &Command::Group { ask: *ask }, now)
         }
-        GroupAsk::Join { group, credit } => join(shard, &asker, connection, group, credit),
+        GroupAsk::Join { group, credit } => join(shard, &asker, connection, group, credit, now),
         GroupAsk::List { group, from } => {
             if shard.groups.definition(&asker.tenant, &name_of(group)).is_none() {
                 shard.refuse_local(connection, id, Refused::field(Refusal::UnknownGroup, "group"));
@@ -100,7 +100,7 @@ fn drop_group(shard: &mut Shard, call: Call<'_>, group: &str) -> Outcome {
 }
 
 /// This connection takes up to so many sessions at once, from now on; with credit 0 it leaves, and what it had goes to others.
-fn join(shard: &mut Shard, asker: &Asker, connection: ConnectionId, group: &str, credit: u64) -> Handled {
+fn join(shard: &mut Shard, asker: &Asker, connection: ConnectionId, group: &str, credit: u64, now: Now) -> Handled {
     let name = name_of(group);
     let refused = if shard.groups.definition(&asker.tenant, &name).is_none() && credit > 0 {
         Some(Refused::field(Refusal::UnknownGroup, "group"))
@@ -117,7 +117,7 @@ fn join(shard: &mut Shard, asker: &Asker, connection: ConnectionId, group: &str,
     }
     shard.pull_jobs(connection, &asker.tenant, &name, credit);
     if credit == 0 {
-        shard.leave_group(connection, &asker.tenant, &name);
+        shard.leave_group(connection, &asker.tenant, &name, now);
     }
     shard.effects.reply(connection, asker.id, &Reply::Work(WorkReply::GroupJoined { group, credit }));
     Handled::Done

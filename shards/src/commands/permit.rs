@@ -55,7 +55,7 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
         Command::Publish { session, ref event, .. } => {
             (Capability::Publish, rights.covers_topic(Capability::Publish, session, event.topic))
         }
-        Command::Commit { session, events, markers, entries, complete, .. } => {
+        Command::Commit { session, events, markers, entries, complete, holds, .. } => {
             if !markers.iter().all(|marker| acknowledges(rights, session, marker)) {
                 return Err(Capability::Queue.refused());
             }
@@ -67,7 +67,8 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
             if !entries.iter().all(|entry| rights.covers_name(Capability::Entries, Some(session), entry.key)) {
                 return Err(Capability::Entries.refused());
             }
-            if complete.is_some_and(|(job, _)| !rights.covers_name(Capability::Queue, Some(session), job.queue)) {
+            let covers = |queue| rights.covers_name(Capability::Queue, Some(session), queue);
+            if !complete.iter().chain(&holds).all(|(job, _)| covers(job.queue)) {
                 return Err(Capability::Queue.refused());
             }
             let covered = |topic| rights.covers_topic(Capability::Publish, session, topic);
@@ -225,6 +226,7 @@ mod tests {
             markers,
             entries,
             complete,
+            holds: None,
             if_next: None,
         };
         let entries = |ask| Command::Entry { session, ask };

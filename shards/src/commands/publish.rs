@@ -47,6 +47,8 @@ pub(crate) struct NewParts<'a> {
     pub entries: &'a [NewEntry<'a>],
     /// The job that it ends.
     pub complete: Option<(JobName<'a>, Lease)>,
+    /// The job that its sender must have.
+    pub holds: Option<(JobName<'a>, Lease)>,
     /// Where the session must go on.
     pub if_next: Option<u64>,
 }
@@ -91,7 +93,7 @@ fn append_if_sound(
     checked: &mut Checked,
 ) -> Outcome {
     let Call { asker, partition, session, now, .. } = call;
-    let NewParts { events, markers, entries, complete, if_next } = *parts;
+    let NewParts { events, markers, entries, complete, holds, if_next } = *parts;
     let bytes = record_bytes_max(shard, asker, session, parts);
     if !shard.log.room(bytes) {
         if shard.log.no_space() {
@@ -144,19 +146,17 @@ fn append_if_sound(
             Err(refused) => return shard.refuse(asker, refused),
         }
     }
-    let done = match complete {
-        None => None,
-        Some((job, lease)) => {
-            let epoch = shard.log.partition(slot).epoch();
-            let Some((done, _)) = shard.find_job(partition, epoch, &job) else {
-                return shard.refuse(asker, Refused::field(Refusal::UnknownJob, "job"));
-            };
-            if let Err(refused) = held(shard, done, lease) {
-                return shard.refuse(asker, refused);
-            }
-            Some(done)
+    let mut done = None;
+    for (job, lease) in holds.into_iter().chain(complete) {
+        let epoch = shard.log.partition(slot).epoch();
+        let Some((found, _)) = shard.find_job(partition, epoch, &job) else {
+            return shard.refuse(asker, Refused::field(Refusal::UnknownJob, "job"));
+        };
+        if let Err(refused) = held(shard, found, lease) {
+            return shard.refuse(asker, refused);
         }
-    };
+        done = complete.map(|_| found);
+    }
     let causes = checked.new.iter().map(|new| (new.prev_offset != NO_OFFSET).then_some(new.prev_offset));
     let topics = events.iter().map(|event| event.topic);
     let cancels = shard.cancels(slot, topics.zip(causes), complete.as_ref().map(|(job, _)| job));
@@ -169,13 +169,18 @@ fn append_if_sound(
             return Outcome::Later;
         }
     }
+    if let Some(refused) = check_markers(shard, slot, markers, events.len() as u64) {
+        return shard.refuse(asker, refused);
+    }
     let openings = shard.openings(&asker.tenant, session, events.iter().map(|event| event.topic), tail, now);
     if !openings.is_empty() {
         if openings.len() + cancels.len() >= RECORD_JOBS_MAX {
             return shard.refuse(asker, Refused::field(Refusal::CommandTooLarge, "events"));
         }
-        if let Err(refused) = shard.admit_jobs(&asker.tenant, slot, &openings) {
-            return shard.refuse(asker, refused);
+        match shard.admit_jobs(&asker.tenant, slot, &openings, now) {
+            Ok(true) => {}
+            Ok(false) => return Outcome::Park,
+            Err(refused) => return shard.refuse(asker, refused),
         }
         growth.jobs = openings.len() as u64;
     }
@@ -292,7 +297,7 @@ enum Verdict {
 /// A session's first record can have no cause, and its producers begin at 0.
 fn first_needs_no_past(parts: &NewParts<'_>) -> Option<Refused> {
     let NewParts { events, markers, .. } = *parts;
-    if parts.complete.is_some() {
+    if parts.complete.is_some() || parts.holds.is_some() {
         return Some(Refused::field(Refusal::UnknownJob, "job"));
     }
     if parts.if_next.is_some_and(|next| next > 0) {

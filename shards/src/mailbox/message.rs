@@ -3,7 +3,9 @@
 //! ```text
 //! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
 //!                            KEEP  FENCE  NOTICE  WATCH  NEWS  PULL  HINT  CLAIM  RELEASE  FREE  DEFINE  DEFINED  LEND  REPAY  CENSUS
+//!                            LEND_ROOM  REPAY_ROOM
 //! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY  ENTRIES  CLAIMED  DEAD  LENT
+//!                            LENT_ROOM
 //! ```
 
 pub mod presence;
@@ -61,6 +63,10 @@ pub mod request {
     pub const DEFINE: u8 = 21;
     /// The sender knows it.
     pub const DEFINED: u8 = 22;
+    /// A shard needs permits for jobs of a queue.
+    pub const LEND_ROOM: u8 = 23;
+    /// A shard gives some back.
+    pub const REPAY_ROOM: u8 = 24;
     /// A shard needs more of a tenant's quota.
     pub const LEND: u8 = 60;
     /// A shard gives back, or says what it has spent.
@@ -89,6 +95,8 @@ pub mod reply {
     pub const CLAIMED: u8 = 8;
     /// To a forwarded list of dead letters.
     pub const DEAD: u8 = 9;
+    /// To `LEND_ROOM`.
+    pub const LENT_ROOM: u8 = 10;
     /// To `LEND`.
     pub const LENT: u8 = 60;
 }
@@ -187,9 +195,10 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
             put_durability(w, *durability);
             put_event(w, event);
         }
-        Command::Commit { session, events, markers, entries, complete, if_next } => {
+        Command::Commit { session, events, markers, entries, complete, holds, if_next } => {
             w.u8(2).text(session).u32(events.len() as u32).u32(markers.len() as u32).u32(entries.len() as u32);
             work::put_complete(w, complete);
+            work::put_complete(w, holds);
             w.option(*if_next);
             entries.iter().for_each(|entry| work::put_entry(w, entry));
             events.iter().for_each(|event| put_event(w, event));
@@ -243,12 +252,12 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         2 => {
             let session = r.text();
             let (events, markers, entries) = (r.u32(), r.u32(), r.u32());
-            let (complete, if_next) = (work::get_complete(r), r.option());
+            let (complete, holds, if_next) = (work::get_complete(r), work::get_complete(r), r.option());
             let entries: Vec<NewEntry<'_>> = (0..entries).map(|_| work::get_entry(r)).collect();
             let events: Vec<NewEvent<'_>> = (0..events).map(|_| get_event(r)).collect();
             let markers: Vec<NewMarker<'_>> = (0..markers).map(|_| work::get_marker(r)).collect();
             let (events, markers, entries) = (&events, &markers, &entries);
-            then(Command::Commit { session, events, markers, entries, complete, if_next })
+            then(Command::Commit { session, events, markers, entries, complete, holds, if_next })
         }
         3 => then(Command::Mark { session: r.text(), marker: work::get_marker(r) }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),

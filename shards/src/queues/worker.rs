@@ -157,7 +157,7 @@ impl Shard {
     }
 
     /// The connection is gone. What it was told of runs on; what it was not goes back.
-    pub(crate) fn worker_disconnected(&mut self, connection: ConnectionId) {
+    pub(crate) fn worker_disconnected(&mut self, connection: ConnectionId, now: Now) {
         let names: Vec<QueueName> = self
             .workers
             .pulls
@@ -175,7 +175,7 @@ impl Shard {
             if let Some(held) = self.workers.held.remove(&key)
                 && (!held.told || is_group(&held.queue))
             {
-                self.say_release(&held, key);
+                self.say_release(&held, key, now);
             }
         }
         for name in names {
@@ -195,13 +195,13 @@ impl Shard {
     }
 
     /// The connection is no member of the group any more: what it has goes to others.
-    pub(crate) fn leave_group(&mut self, connection: ConnectionId, tenant: &Arc<str>, name: &str) {
+    pub(crate) fn leave_group(&mut self, connection: ConnectionId, tenant: &Arc<str>, name: &str, now: Now) {
         let is_its = |held: &Held| held.connection == connection && held.tenant == *tenant && &*held.queue == name;
         let its: Vec<JobKey> = self.workers.held.iter().filter(|(_, held)| is_its(held)).map(|(key, _)| *key).collect();
         for key in its {
             if let Some(held) = self.workers.held.remove(&key) {
                 self.return_credit(&held);
-                self.say_release(&held, key);
+                self.say_release(&held, key, now);
             }
         }
     }
@@ -229,10 +229,10 @@ impl Shard {
         }
     }
 
-    fn say_release(&mut self, held: &Held, key: JobKey) {
+    fn say_release(&mut self, held: &Held, key: JobKey, now: Now) {
         let owner = self.owner_of(self.log.partition_id(&held.tenant, &held.session));
         if owner == self.config.shard {
-            self.release_job(key, held.nonce);
+            self.release_job(key, held.nonce, now);
         } else {
             let mut word = Vec::new();
             Writer(&mut word).u8(request::RELEASE).u128(key.0).u64(held.nonce);
@@ -272,7 +272,7 @@ impl Shard {
                 pull.sources[at].ready = false;
                 let mut jobs = Vec::new();
                 let more = self.give_jobs(source, &name.0, &name.1, count as u32, &mut jobs, now);
-                self.take_jobs(source, &name, more, &jobs);
+                self.take_jobs(source, &name, more, &jobs, now);
                 done += 1;
             } else {
                 let (_, reply_bytes) = self.claim_bytes();
@@ -304,19 +304,19 @@ impl Shard {
     }
 
     /// `CLAIMED`: what came of a claim.
-    pub(crate) fn handle_claimed(&mut self, from: ShardId, r: &mut Reader<'_>) {
+    pub(crate) fn handle_claimed(&mut self, from: ShardId, r: &mut Reader<'_>, now: Now) {
         let name: QueueName = (r.text().into(), r.text().into());
         let (count, more, jobs) = (r.u32(), r.u8() == 1, r.bytes());
         if let Some(pull) = self.workers.pulls.get_mut(&name) {
             pull.asked = pull.asked.saturating_sub(u64::from(count));
             pull.sources[usize::from(from.0)].asked = false;
         }
-        self.take_jobs(from, &name, more, jobs);
+        self.take_jobs(from, &name, more, jobs, now);
         self.leave_if_idle(&name);
     }
 
     /// Deals jobs to the workers of a queue.
-    fn take_jobs(&mut self, from: ShardId, name: &QueueName, more: bool, jobs: &[u8]) {
+    fn take_jobs(&mut self, from: ShardId, name: &QueueName, more: bool, jobs: &[u8], now: Now) {
         let mut r = Reader(jobs);
         while !r.0.is_empty() {
             let bytes = r.bytes();
@@ -357,7 +357,7 @@ impl Shard {
                     }
                     self.workers.ready.push_back((key, lease.nonce, bytes.into()));
                 }
-                None => self.say_release(&held, key),
+                None => self.say_release(&held, key, now),
             }
         }
         if let Some(pull) = self.workers.pulls.get_mut(name) {

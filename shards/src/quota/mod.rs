@@ -20,7 +20,7 @@ mod levels;
 mod mail;
 mod permits;
 
-pub(crate) use account::Part;
+pub(crate) use account::{Account, Grant, Part};
 pub(crate) use levels::Growth;
 pub(crate) use mail::Accounts;
 

@@ -262,14 +262,15 @@ impl Reader<'_, '_> {
     pub(super) fn commit(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let session = self.name(fields, Field::Session)?;
         self.commit_parts(fields, session)?;
-        let complete = self.commit_complete(fields, session)?;
+        let complete = self.commit_job(fields, Field::Complete, session)?;
+        let holds = self.commit_job(fields, Field::Holds, session)?;
         let scratch = &self.scratch;
         let has_parts =
             !scratch.event_plans.is_empty() || !scratch.marker_plans.is_empty() || !scratch.entry_plans.is_empty();
         if !has_parts && complete.is_none() {
             return Err(fields.refused(Refusal::MissingField, Field::Events));
         }
-        Ok(Plan::Commit { session, complete, if_next: self.optional_integer(fields, Field::IfNext)? })
+        Ok(Plan::Commit { session, complete, holds, if_next: self.optional_integer(fields, Field::IfNext)? })
     }
 
     /// Events, markers and entries of a commit into this session.

@@ -36,7 +36,7 @@ fields! {
     Bucket "bucket" Key "key" Prefix "prefix" After "after" Revision "revision" IfRevision "if_revision" Entries "entries"
     Complete "complete" Queue "queue" Group "group" Job "job" Lease "lease" Capacity "capacity" DeadlineMs "deadline_ms"
     Attempts "attempts" BackoffMs "backoff_ms" Order "order" Fallback "fallback" DeadLetter "dead_letter"
-    Priorities "priorities" RetryAfterMs "retry_after_ms" Retry "retry" IfNext "if_next" Tenant "tenant" Quota "quota"
+    Priorities "priorities" RetryAfterMs "retry_after_ms" Retry "retry" IfNext "if_next" Tenant "tenant" Quota "quota" Holds "holds"
 }
 
 /// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.

@@ -75,7 +75,7 @@ pub(super) enum Plan {
     Ping,
     UnsubscribePatterns,
     Publish { session: Place, durability: Durability },
-    Commit { session: Place, complete: Option<(JobPlan, Lease)>, if_next: Option<u64> },
+    Commit { session: Place, complete: Option<(JobPlan, Lease)>, holds: Option<(JobPlan, Lease)>, if_next: Option<u64> },
     Subscribe { session: Place, from: FromPlan, policy: Policy },
     StreamAppend { session: Place, stream: Place, seq: u64, delta: Place, topic: Option<Place>, durability: Durability },
     StreamClose { session: Place, stream: Place, status: StreamStatus },
@@ -169,7 +169,7 @@ impl Reader<'_, '_> {
                 // `publish` has just planned it.
                 None => ControlFlow::Continue(()),
             },
-            Plan::Commit { session, complete, if_next } => {
+            Plan::Commit { session, complete, holds, if_next } => {
                 let mut some_events: Vec<NewEvent<'_>> = recycled(std::mem::take(events));
                 some_events.extend(event_plans.iter().map(|plan| plan.event(frame, bytes)));
                 let mut some_markers: Vec<NewMarker<'_>> = recycled(std::mem::take(markers));
@@ -182,6 +182,7 @@ impl Reader<'_, '_> {
                     markers: &some_markers,
                     entries: &some_entries,
                     complete: complete.map(|(job, lease)| (job.name(frame, bytes), lease)),
+                    holds: holds.map(|(job, lease)| (job.name(frame, bytes), lease)),
                     if_next,
                 };
                 let flow = each(command);

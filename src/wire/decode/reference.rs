@@ -471,10 +471,12 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
         }
     }
     let entries = work::commit_entries(fields)?;
+    let is_commit = ends.is_none();
     let complete = match ends {
-        None => work::commit_complete(fields, session)?,
+        None => work::commit_job(fields, "complete", session)?,
         ends => ends,
     };
+    let holds = if is_commit { work::commit_job(fields, "holds", session)? } else { None };
     if events.is_empty() && markers.is_empty() && entries.is_empty() && complete.is_none() {
         return Err(fields.no(Refusal::MissingField, "events"));
     }
@@ -483,7 +485,7 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
         markers.iter().map(|(name, offset, lease)| NewMarker { name, offset: *offset, lease: *lease }).collect();
     let (events, markers, entries) = (&events, &markers, &entries);
     let if_next = fields.optional("if_next", Object::integer)?;
-    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, if_next }))
+    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, holds, if_next }))
 }
 
 fn whole<'a>(event: &'a Event<'_>) -> NewEvent<'a> {

@@ -257,6 +257,13 @@ impl Client {
         }
     }
 
+    /// The entry of a session that was asked for.
+    pub(super) fn last_frame(&mut self, session: &str, text: &str, oracle: &Oracle) -> Checked {
+        let page: EntriesText<'_> = serde_json::from_str(text).map_err(|e| format!("no frame of ours: {e}"))?;
+        let value = page.entries.first().and_then(|item| item.data).map(RawValue::get);
+        self.last_read(session, value, oracle)
+    }
+
     /// A page of entries, asked for or not.
     pub(super) fn entries_frame(&mut self, text: &str, ask: Option<(String, Ask)>, oracle: &mut Oracle) -> Checked {
         let page: EntriesText<'_> = serde_json::from_str(text).map_err(|e| format!("no frame of ours: {e}"))?;

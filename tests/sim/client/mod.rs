@@ -10,6 +10,7 @@
 
 mod amid;
 mod bold;
+mod declare;
 mod hear;
 mod keep;
 mod labour;
@@ -20,6 +21,9 @@ mod provoke;
 mod receipts;
 mod say;
 mod tell;
+
+pub use declare::SIDE_QUEUE;
+pub use labour::QUEUE;
 
 use crate::counts::{CLOSE, Counts};
 use crate::oracle::{Checked, Key, Oracle, Seen, Submission, parse_place};
@@ -84,6 +88,10 @@ pub struct Role {
     pub silent: bool,
     /// The queue that it declares: fields of the command.
     pub declares: Option<String>,
+    /// A second one that it declares and drops again: fields of the command.
+    pub side: Option<String>,
+    /// Seed of dice of its own about jobs.
+    pub dice: u64,
     /// It works on so many jobs at once.
     pub works: Option<u64>,
     /// Subscriptions that a client may hold, of the server's limits.
@@ -374,6 +382,8 @@ struct Frame<'a> {
     joins: bool,
     #[serde(borrow, default)]
     streams: Vec<tell::Part<'a>>,
+    #[serde(borrow, default)]
+    queues: Vec<declare::Listed<'a>>,
     #[serde(borrow, default)]
     events: Vec<Frame<'a>>,
 }

@@ -63,6 +63,8 @@ pub(super) struct Core {
     pub stalled_until_us: u64,
     /// What it had committed after its last turn.
     pub committed: u64,
+    /// A job of it is late.
+    pub late: Option<duties::Late>,
 }
 
 #[derive(Default)]

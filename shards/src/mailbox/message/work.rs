@@ -58,7 +58,7 @@ pub fn get_marker<'a>(r: &mut Reader<'a>) -> NewMarker<'a> {
     NewMarker { name, offset, lease: (r.u8() == 1).then(|| get_lease(r)) }
 }
 
-/// Writes the job that a commit ends.
+/// Writes a job that a commit ends, or that its sender holds.
 pub fn put_complete(w: &mut Writer<'_>, complete: &Option<(JobName<'_>, Lease)>) {
     match complete {
         Some((job, lease)) => {

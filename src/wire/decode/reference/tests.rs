@@ -37,6 +37,7 @@ const FRAMES: &[&str] = &[
     r#"[{"type":"dead.redrive","job":"q/s:00f1e2d3c4b5a697:1"},{"type":"dead.drop","job":"q:r/s:00f1e2d3c4b5a697:1"},{"type":"dead.list","queue":"q","from":7}]"#,
     r#"{"type":"complete","job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff","events":[{"topic":"a","message_id":"m","data":1}]}"#,
     r#"{"type":"commit","session":"s","complete":{"job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff"},"if_next":13}"#,
+    r#"{"type":"commit","session":"s","events":[{"topic":"a","message_id":"m","data":1}],"holds":{"job":"q/s:00f1e2d3c4b5a697:12","lease":"3.8899aabbccddeeff"}}"#,
     r#"{"type":"queue.declare","queue":"q","patterns":["job.*","a.>"],"priorities":["a.b"],"capacity":9,"lease_ms":5,"deadline_ms":50}"#,
     r#"{"type":"queue.declare","queue":"q","patterns":[">"],"attempts":2,"backoff_ms":0,"order":"none","fallback":{"topic":"x","data":[1]},"dead_letter":"y"}"#,
     r#"[{"type":"queue.drop","queue":"q"},{"type":"queue.list","after":"q"},{"type":"queue.list"}]"#,

@@ -86,15 +86,19 @@ fn job_command(kind: &str, fields: &Object<'_>) -> Result<String, No> {
     Ok(format!("{:?}", Command::Job { session, job, ask }))
 }
 
-/// The job that a commit into this session says that it ends.
-pub(super) fn commit_complete<'a>(fields: &Object<'a>, session: &str) -> Result<Option<(JobName<'a>, Lease)>, No> {
-    let Some(node) = fields.get("complete") else { return Ok(None) };
-    let (of, name, lease) = fields.inside("complete", node, |inner| {
+/// The job that a commit into this session says that it ends, or that its sender holds.
+pub(super) fn commit_job<'a>(
+    fields: &Object<'a>,
+    field: &str,
+    session: &str,
+) -> Result<Option<(JobName<'a>, Lease)>, No> {
+    let Some(node) = fields.get(field) else { return Ok(None) };
+    let (of, name, lease) = fields.inside(field, node, |inner| {
         let (of, name) = job(inner)?;
         Ok((of, name, lease(inner)?))
     })?;
     if of != session {
-        return Err(fields.no(Refusal::CrossSession, "complete"));
+        return Err(fields.no(Refusal::CrossSession, field));
     }
     Ok(Some((name, lease)))
 }
