@@ -82,8 +82,8 @@ impl Entries {
         self.floors.get(&(place.to_owned(), key.to_owned())).map_or(0, |floor| floor.revision)
     }
 
-    /// Somebody who asked at this time, when a revision of it was known, was told what a key holds.
-    pub fn told(&self, place: &str, key: &str, found: Option<u64>, asked_us: u64, known: u64) -> Checked {
+    /// Somebody who asked when a revision of it was known is told by now what a key held in between.
+    pub fn told(&self, place: &str, key: &str, found: Option<u64>, known: u64, now_us: u64) -> Checked {
         let Some(floor) = self.floors.get(&(place.to_owned(), key.to_owned())) else { return Ok(()) };
         match found {
             Some(revision) if revision < known => {
@@ -91,7 +91,7 @@ impl Entries {
             }
             Some(_) => Ok(()),
             None if floor.value.is_none() || floor.may_go => Ok(()),
-            None if floor.goes_us.is_some_and(|goes_us| goes_us <= asked_us) => Ok(()),
+            None if floor.goes_us.is_some_and(|goes_us| goes_us <= now_us) => Ok(()),
             None => Err(format!("{place}: {key} was at {}, and nothing took it away", floor.revision)),
         }
     }

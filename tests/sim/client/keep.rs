@@ -47,8 +47,8 @@ pub(super) enum Ask {
     Put(String, String, Option<u64>),
     Delete(String),
     /// Key, and when it was asked.
-    /// With when it was asked, and the revision that was known then: what is told meanwhile may overtake the answer.
-    Get(String, u64, u64),
+    /// With the revision that was known then: what is told meanwhile may overtake the answer.
+    Get(String, u64),
     List,
     Watch,
 }
@@ -168,7 +168,7 @@ impl Client {
         let at = fields(&place);
         if !sure || workload.chance(150) {
             let known = oracle.entries.known(&place, &key);
-            let id = self.command(Pending::Keep(place, Ask::Get(key.clone(), now_us, known)));
+            let id = self.command(Pending::Keep(place, Ask::Get(key.clone(), known)));
             return self.say_keep(net, &format!("{{\"type\":\"entry.get\",\"id\":{id},{at},\"key\":\"{key}\"}}"));
         }
         if revision > 0 && workload.chance(200) {
@@ -281,11 +281,11 @@ impl Client {
             oracle.entries.fact(&place, item.key, item.revision, None)?;
         }
         match ask {
-            Some((_, Ask::Get(key, asked_us, known))) => {
+            Some((_, Ask::Get(key, known))) => {
                 let found = page.entries.first().map(|item| item.revision);
                 let own = self.keeps.keys.get_mut(&(place.clone(), key.clone())).ok_or("a key that is not its own")?;
                 (own.asked, own.sure, own.revision) = (false, true, found.unwrap_or(0));
-                oracle.entries.told(&place, &key, found, asked_us, known)
+                oracle.entries.told(&place, &key, found, known, oracle.now_us)
             }
             Some((_, Ask::List)) => Ok(()),
             Some((_, ask)) => Err(format!("{ask:?} answered by a page")),
