@@ -104,15 +104,18 @@ impl Shard {
     }
 
     /// Takes what the log has to say.
-    pub(crate) fn drain_log_events(&mut self) {
+    pub(crate) fn drain_log_events(&mut self, now: Now) {
         while let Some(event) = self.log.poll_event() {
             match event {
                 // Walked in the deliver step, where there is an outbox.
                 LogEvent::Committed { .. } => {}
-                LogEvent::Loaded { id, fault } => match fault {
-                    None => self.parked_ready.push_back(id),
-                    Some(_) => self.refuse_parked(id),
-                },
+                LogEvent::Loaded { id, fault } => {
+                    match fault {
+                        None => self.parked_ready.push_back(id),
+                        Some(_) => self.refuse_parked(id),
+                    }
+                    self.serve_due_of(id, now);
+                }
                 LogEvent::Looked { id, key, fault } => {
                     if fault.is_some() {
                         self.refuse_parked(id);

@@ -196,6 +196,7 @@ pub const FIELDS: &[&str] = &[
     "after",
     "if_revision",
     "if_next",
+    "holds",
     "revision",
     "bucket",
     "complete",

@@ -520,10 +520,10 @@ impl Shard {
     }
 
     /// What came of a disk operation.
-    pub fn disk_done(&mut self, done: DiskDone, _now: Now) {
+    pub fn disk_done(&mut self, done: DiskDone, now: Now) {
         self.log.handle_done(done);
         self.traces.committed(self.log.committed_seq());
-        self.drain_log_events();
+        self.drain_log_events(now);
     }
 
     // ---- the turn -------------------------------------------------------------------------------------------------
@@ -549,7 +549,7 @@ impl Shard {
     pub fn deliver(&mut self, now: Now, bytes: usize, out: &mut impl Outbox) -> usize {
         self.retry_at_us = now.mono_us + RETRY_EVERY_US;
         self.begin_shares();
-        self.drain_log_events();
+        self.drain_log_events(now);
         self.readers.settle_attached(self.config.shard, self.announced, out);
         self.readers.pay_gaps(out);
         let mut done = self.announce(now, out);

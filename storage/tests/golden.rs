@@ -332,7 +332,7 @@ fn work() {
     let wanted =
         [("plan", EntryAct::Put, 1_700_000_060_000), ("lock", EntryAct::Deleted, 0), ("old", EntryAct::Expired, 0)];
     assert_eq!(found, wanted);
-    assert_eq!(record.jobs().map(|job| (job.act, job.offset)).last(), Some((JobAct::Cancelled, 8)));
+    assert_eq!(record.jobs().map(|job| (job.act, job.offset)).last(), Some((JobAct::Claimed, 9)));
     assert_eq!(record.jobs().map(|job| job.partial).find(|partial| !partial.is_empty()), Some(&b"[1]"[..]));
 }
 

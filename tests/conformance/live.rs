@@ -253,8 +253,19 @@ impl Player<'_> {
 }
 
 fn is_delivery(frame: &Value) -> bool {
-    const DELIVERIES: &[&str] =
-        &["event", "volatile", "gap", "stream.delta", "notice", "presence", "receipts", "job", "job.lost"];
+    const DELIVERIES: &[&str] = &[
+        "event",
+        "volatile",
+        "gap",
+        "stream.delta",
+        "notice",
+        "presence",
+        "receipts",
+        "job",
+        "job.lost",
+        "group.run",
+        "group.lost",
+    ];
     // A page of entries answers a command, or is news for a watcher.
     let news = frame["type"] == "entries" && frame.get("id").is_none();
     news || frame["type"].as_str().is_some_and(|kind| DELIVERIES.contains(&kind))

@@ -90,8 +90,12 @@ impl Jobs {
         self.cancelling.insert((session.to_owned(), data.to_owned()), one);
     }
 
-    /// What was to be published was refused, and cannot come later.
-    pub fn refused(&mut self, session: &str, data: &str) -> Checked {
+    /// What was to be published was refused, and cannot come later. Where retention may have taken what an earlier try left, with
+    /// its message id, a refusal says nothing.
+    pub fn refused(&mut self, session: &str, data: &str, retention: bool) -> Checked {
+        if retention {
+            return Ok(());
+        }
         self.refused.insert((session.to_owned(), data.to_owned()));
         let here = (session.to_owned(), 0)..=(session.to_owned(), u64::MAX);
         match self.facts.range(here).find(|(_, (_, told))| told == data) {

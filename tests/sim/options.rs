@@ -80,7 +80,7 @@ impl Options {
         let swarm = &mut Random::new(seed, "swarm");
         let far_jumps = swarm.chance(200);
         let presence = presence_limits(&mut Random::new(seed, "presence limits"));
-        let limits = Limits { client_subscriptions_max: *swarm.pick(&[16, 64]), presence, ..limits(r) };
+        let limits = Limits { client_subscriptions_max: *swarm.pick(&[24, 64]), presence, ..limits(r) };
         let log = LogConfig {
             sync: !swarm.chance(60),
             retention_ms: if far_jumps && swarm.chance(400) { *swarm.pick(&[60_000, 3_600_000]) } else { 0 },

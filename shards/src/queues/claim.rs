@@ -36,6 +36,8 @@ enum Event {
     Packed(Vec<u8>),
     /// On its way from disk.
     Coming,
+    /// It waits for a buffer, and so would every other one.
+    Busy,
     Lost,
 }
 
@@ -127,7 +129,7 @@ impl Shard {
         let line = self.queues.line(tenant, queue);
         let lease_ms = self.queues.definition(tenant, queue).map_or(LEASE_MS, |definition| definition.lease_ms);
         let (aim, _) = self.claim_bytes();
-        let (mut given, mut has_room) = (0, true);
+        let (mut given, mut has_room, mut has_buffer) = (0, true, true);
         while given < count && jobs.len() < aim {
             let is_logged = !self.log.no_space();
             if is_logged && !self.log.room(CLAIM_RECORD_BYTES) {
@@ -140,6 +142,14 @@ impl Shard {
             let event = match self.event_of(job, tenant) {
                 Event::Packed(event) => event,
                 Event::Coming => continue,
+                // It is read as soon as there is a buffer, and is news then. To take more out of the line would only make
+                // others wait with it, each tried again in every turn.
+                Event::Busy => {
+                    let generation = self.queues.jobs[job as usize].generation;
+                    self.queues.fetches.push_back((job, generation));
+                    has_buffer = false;
+                    break;
+                }
                 Event::Lost => {
                     let generation = self.queues.jobs[job as usize].generation;
                     self.queues.due.push_back(((job, generation), Due::Lost));
@@ -178,7 +188,7 @@ impl Shard {
             given += 1;
         }
         let here = &mut self.queues.lines[line as usize];
-        let more = has_room && here.is_claimable();
+        let more = has_room && has_buffer && here.is_claimable();
         if let Some(puller) = here.pullers.iter_mut().find(|puller| puller.shard == to) {
             puller.dry = !more;
         }
@@ -231,7 +241,8 @@ impl Shard {
                 }
                 Event::Coming
             }
-            Read::Busy | Read::End => {
+            Read::Busy => Event::Busy,
+            Read::End => {
                 self.queues.fetches.push_back(id);
                 Event::Coming
             }
@@ -249,6 +260,11 @@ impl Shard {
             match self.event_of(id.0, &tenant) {
                 Event::Packed(event) => self.job_fetched(id, Some(event)),
                 Event::Coming => continue,
+                // The others would find no buffer either.
+                Event::Busy => {
+                    self.queues.fetches.push_front(id);
+                    break;
+                }
                 Event::Lost => self.job_fetched(id, None),
             }
             done += 1;

@@ -20,7 +20,7 @@ use super::{JobKey, SERVER};
 use crate::command::{DataKind, JobName};
 use crate::effect::JobHappened;
 use crate::groups::ack::Move;
-use crate::ids::{Now, Offset};
+use crate::ids::{Now, Offset, PartitionId};
 use crate::names::is_topic;
 use crate::refusal::{Refusal, Refused};
 use crate::shard::{Opened, Shard};
@@ -86,6 +86,19 @@ impl Reason {
             Reason::Lost => "lost",
         }
     }
+}
+
+/// What became of something that was due.
+enum Served {
+    Done,
+    /// It is due no longer.
+    Gone,
+    /// Its session is being read.
+    Loading,
+    /// It has to wait for others, or for room in memory.
+    Waits,
+    /// The log has no room.
+    Full,
 }
 
 impl Shard {
@@ -196,52 +209,68 @@ impl Shard {
         let mut done = 0;
         for _ in 0..self.queues.due.len().min(DUE_PER_TURN_MAX) {
             let Some((id, due)) = self.queues.due.pop_front() else { break };
-            let Some(job) = self.queues.get(id) else { continue };
-            let is_due = match (due, job.state) {
-                (_, State::Settling | State::Dead(_)) => false,
-                (Due::Lease(nonce), State::Claimed(claim)) => {
-                    claim.lease.nonce == nonce && claim.until_us <= now.mono_us
-                }
-                (Due::Lease(_) | Due::Ready, _) => false,
-                (Due::Deadline | Due::Lost, _) => true,
-            };
-            if !is_due {
-                continue;
-            }
-            let (partition, session, line) = (job.partition, job.session.clone(), job.line);
-            let over = if job.cancelled { Reason::Cancelled } else { Reason::Deadline };
-            let tenant = self.queues.lines[line as usize].tenant.clone();
-            let slot = match self.open(partition, &tenant, &session, None) {
-                Opened::Ready(slot) => slot,
-                Opened::Absent => continue,
-                Opened::Park | Opened::Refused(_) => {
-                    self.queues.due.push_back((id, due));
-                    continue;
-                }
-            };
-            if due == Due::Deadline && self.waits_for_earlier(id.0, slot) {
-                self.queues.due.push_back((id, due));
-                continue;
-            }
-            let ended = match due {
-                Due::Deadline => self.end_job(id.0, slot, over, now).map(|_| ()),
-                Due::Lost => self.end_job(id.0, slot, Reason::Lost, now).map(|_| ()),
-                _ => self.attempt_over(id.0, slot, None, true, now).map(|_| ()),
-            };
-            match ended {
-                Some(()) => {
-                    self.free_worker(id.0, true);
-                    self.queues.set_state(id.0, State::Settling);
-                    done += 1;
-                }
+            match self.serve_one_due(id, due, now) {
+                Served::Done => done += 1,
+                Served::Gone | Served::Loading => {}
+                Served::Waits => self.queues.due.push_back((id, due)),
                 // No room in the log: nothing else has either.
-                None => {
+                Served::Full => {
                     self.queues.due.push_front((id, due));
                     break;
                 }
             }
         }
         done
+    }
+
+    /// A session is in memory, or could not be read: what was due in it is done before another session takes its place. Where few fit
+    /// into memory and many are wanted, it might never be found there otherwise.
+    pub(crate) fn serve_due_of(&mut self, partition: PartitionId, now: Now) {
+        for (id, due) in self.queues.due_loading.remove(&partition).unwrap_or_default() {
+            match self.serve_one_due(id, due, now) {
+                Served::Done | Served::Gone | Served::Loading => {}
+                Served::Waits | Served::Full => self.queues.due.push_back((id, due)),
+            }
+        }
+    }
+
+    fn serve_one_due(&mut self, id: (u32, u32), due: Due, now: Now) -> Served {
+        let Some(job) = self.queues.get(id) else { return Served::Gone };
+        let is_due = match (due, job.state) {
+            (_, State::Settling | State::Dead(_)) => false,
+            (Due::Lease(nonce), State::Claimed(claim)) => claim.lease.nonce == nonce && claim.until_us <= now.mono_us,
+            (Due::Lease(_) | Due::Ready, _) => false,
+            (Due::Deadline | Due::Lost, _) => true,
+        };
+        if !is_due {
+            return Served::Gone;
+        }
+        let (partition, session, line) = (job.partition, job.session.clone(), job.line);
+        let over = if job.cancelled { Reason::Cancelled } else { Reason::Deadline };
+        let tenant = self.queues.lines[line as usize].tenant.clone();
+        let slot = match self.open(partition, &tenant, &session, None) {
+            Opened::Ready(slot) => slot,
+            Opened::Absent => return Served::Gone,
+            Opened::Park => {
+                self.queues.due_loading.entry(partition).or_default().push((id, due));
+                return Served::Loading;
+            }
+            Opened::Refused(_) => return Served::Waits,
+        };
+        if due == Due::Deadline && self.waits_for_earlier(id.0, slot) {
+            return Served::Waits;
+        }
+        let ended = match due {
+            Due::Deadline => self.end_job(id.0, slot, over, now).map(|_| ()),
+            Due::Lost => self.end_job(id.0, slot, Reason::Lost, now).map(|_| ()),
+            _ => self.attempt_over(id.0, slot, None, true, now).map(|_| ()),
+        };
+        if ended.is_none() {
+            return Served::Full;
+        }
+        self.free_worker(id.0, true);
+        self.queues.set_state(id.0, State::Settling);
+        Served::Done
     }
 
     /// Is one before it in its session overdue as well, and its end not appended? Then that one goes first.

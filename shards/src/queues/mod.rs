@@ -40,6 +40,7 @@ pub(crate) mod worker;
 pub use audit::Overdue;
 pub use declare::{Known, declared};
 
+use crate::delivery::ByPartition;
 use crate::ids::{Offset, PartitionId, ShardId};
 use crate::shard::Shard;
 use hashbrown::HashMap;
@@ -83,6 +84,8 @@ pub(crate) struct Queues {
     graves: jobs::Graves,
     /// Jobs whose time has come, and for what.
     due: VecDeque<((u32, u32), Due)>,
+    /// Those of them whose sessions are being read.
+    due_loading: ByPartition<Vec<((u32, u32), Due)>>,
     /// Jobs whose event is to be read before they can be handed out.
     fetches: VecDeque<(u32, u32)>,
     /// Lines with something to claim that not all who pull have been told of.

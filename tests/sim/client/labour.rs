@@ -464,7 +464,7 @@ impl Client {
                     return Ok(());
                 };
                 // Behind where it wanted to be nothing of it can come later, however often it was sent.
-                if frame.expected > if_next { oracle.jobs.refused(&session, &data) } else { Ok(()) }
+                if frame.expected > if_next { oracle.jobs.refused(&session, &data, oracle.retention) } else { Ok(()) }
             }
             (Ask::DeclareSide | Ask::DropSide | Ask::List(_), ..) => self.side_answered(ask, frame),
             (Ask::Last(session), _, Some("unknown_entry" | "unknown_session")) => self.last_read(session, None, oracle),
@@ -477,9 +477,9 @@ impl Client {
                 if named == session && offset == *next { Ok(()) } else { Err(format!("if_next was {next}")) }
             }
             (Ask::EndAt(session, data, _), _, Some("wrong_next" | "unknown_job" | "stale_lease" | "causal_gap")) => {
-                oracle.jobs.refused(session, data)
+                oracle.jobs.refused(session, data, oracle.retention)
             }
-            (Ask::EndAt(session, data, _), ..) if retry => oracle.jobs.refused(session, data),
+            (Ask::EndAt(session, data, _), ..) if retry => oracle.jobs.refused(session, data, oracle.retention),
             (Ask::Publish(_), ..) if retry => Ok(()),
             (Ask::Hear(session), "subscribed", _) => {
                 let hear = self.labour.hears.get_mut(session).ok_or("a session that is not listened to")?;
@@ -494,8 +494,14 @@ impl Client {
                 }
                 Ok(())
             }
-            // Nothing is there yet.
-            (Ask::Hear(session), ..) if retry || matches!(refusal, Some("offset_out_of_range" | "unknown_session")) => {
+            // Nothing is there yet, or others of its subscriptions have to end first.
+            (Ask::Hear(session), ..)
+                if retry
+                    || matches!(
+                        refusal,
+                        Some("offset_out_of_range" | "unknown_session" | "too_many_subscriptions")
+                    ) =>
+            {
                 if let Some(hear) = self.labour.hears.get_mut(session) {
                     hear.state = State::Idle;
                 }

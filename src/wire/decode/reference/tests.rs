@@ -41,6 +41,8 @@ const FRAMES: &[&str] = &[
     r#"{"type":"queue.declare","queue":"q","patterns":["job.*","a.>"],"priorities":["a.b"],"capacity":9,"lease_ms":5,"deadline_ms":50}"#,
     r#"{"type":"queue.declare","queue":"q","patterns":[">"],"attempts":2,"backoff_ms":0,"order":"none","fallback":{"topic":"x","data":[1]},"dead_letter":"y"}"#,
     r#"[{"type":"queue.drop","queue":"q"},{"type":"queue.list","after":"q"},{"type":"queue.list"}]"#,
+    r#"[{"type":"quota.get","id":1},{"type":"quota.get","tenant":"acme"},{"type":"quota.set"}]"#,
+    r#"{"type":"quota.set","tenant":"acme","quota":{"weight":4,"events_per_second_max":5000,"sessions_max":null}}"#,
     r#"{"type":"read","id":20,"session":"demo","offset":41}"#,
     r#"{"type":"hello","id":"h","credit":{"events":1000,"bytes":1048576}}"#,
     r#"{"type":"resume","id":1,"token":"AQEAAAAAZ-_","attempt":2,"seen":["a:b:00f1e2d3c4b5a697:12","s:00f1e2d3c4b5a698:0"],"position":"1.2"}"#,
