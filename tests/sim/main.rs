@@ -18,6 +18,7 @@ mod counts;
 mod disk;
 mod edge;
 mod entries;
+mod groups;
 mod jobs;
 mod journal;
 mod options;

@@ -281,6 +281,18 @@ impl Options {
         } else {
             jobs.deadline_ms = 0;
         }
+        // A group, its publishers and its members, likewise. Sessions of jobs and of groups are none of others' who hear of them.
+        let crew = &mut Random::new(seed, "crew");
+        let crews = kept && crew.chance(400);
+        if crews {
+            let calls: Vec<String> = (0..crew.between(1, 4)).map(|n| format!("jg{n}")).collect();
+            let fields = format!("\"patterns\":[\"flow.>\"],\"lease_ms\":{}", crew.pick(&[5, 200, 2000]));
+            roles.push(own(Role { calls, declares_group: Some(fields), ..Role::default() }));
+            for _ in 0..crew.between(1, 3) {
+                let joins = Some(*crew.pick(&[1, 2, 8]));
+                roles.push(own(Role { joins, slow: crew.chance(200), ..Role::default() }));
+            }
+        }
         let lives = &mut Random::new(seed, "lives");
         for role in &mut roles {
             let reads = !role.follows.is_empty() || !role.patterns.is_empty();
@@ -305,7 +317,8 @@ impl Options {
                 role.logs = role.rooms.iter().filter(|_| logs.chance(300)).cloned().collect();
             }
         }
-        let damaged = swarm.chance(200) && !telling && !roles.iter().any(|role| !role.keeps.is_empty()) && !labours;
+        let damaged =
+            swarm.chance(200) && !telling && !roles.iter().any(|role| !role.keeps.is_empty()) && !labours && !crews;
         let mut often = |per_mille: u32, every: &[u64]| if swarm.chance(per_mille) { *swarm.pick(every) } else { 0 };
         let stop_every = often(250, &[1500, 5000]);
         let stall_every = often(300, &[300, 2000]);

@@ -118,6 +118,8 @@ pub struct Oracle {
     pub entries_clock: bool,
     /// Jobs.
     pub jobs: super::jobs::Jobs,
+    /// The group.
+    pub groups: super::groups::Groups,
     /// Time of the world.
     pub now_us: u64,
     /// Comings and goings.

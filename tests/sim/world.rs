@@ -83,9 +83,14 @@ pub struct World {
 
 fn rights() -> Rights {
     let mut rights = Rights::none(false);
-    let publish = ["*", "chat.>", "tool.>", "job.>", "control.>", "work.>", "side.>", "answer.>"]
+    let publish = ["*", "chat.>", "tool.>", "job.>", "control.>", "work.>", "side.>", "answer.>", "flow.>"]
         .map(|grant| (Capability::Publish, grant));
-    let work = [(Capability::Queue, "*"), (Capability::Entries, "*"), (Capability::Admin, "q*")];
+    let work = [
+        (Capability::Queue, "*"),
+        (Capability::Entries, "*"),
+        (Capability::Admin, "q*"),
+        (Capability::Admin, "group:*"),
+    ];
     for (capability, grant) in publish.into_iter().chain([(Capability::Subscribe, ">")]).chain(work) {
         rights.add(capability, grant).expect("a grant");
     }

@@ -66,6 +66,8 @@ impl Client {
             }
             "job" => self.job_frame(&frame, oracle),
             "job.lost" => self.job_lost(&frame),
+            "group.run" => self.run_frame(&frame, oracle),
+            "group.lost" => self.run_lost(&frame),
             "entries" => {
                 let pending = frame.id.map(|id| self.pending.remove(&id).ok_or("an answer to nothing")).transpose()?;
                 let ask = match pending {
@@ -278,6 +280,7 @@ impl Client {
             }
             (Pending::Keep(place, ask), _) => self.kept(&place, &ask, frame, oracle),
             (Pending::Labour(ask), _) => self.laboured(&ask, frame, oracle),
+            (Pending::Crew(ask), _) => self.crewed(&ask, frame, oracle),
             (Pending::Resume(claim), "resumed") => self.resumed(claim, frame, oracle),
             (Pending::Presence(session, ask), answer) => {
                 self.presence_answered(&session, ask, answer, None, &mut oracle.board)
@@ -528,6 +531,7 @@ impl Client {
             }
             Pending::Keep(place, ask) => self.kept(&place, &ask, frame, oracle),
             Pending::Labour(ask) => self.laboured(&ask, frame, oracle),
+            Pending::Crew(ask) => self.crewed(&ask, frame, oracle),
             Pending::Tell(at, seq) => self.not_told(at, Some(seq), refusal, frame),
             Pending::TellEnd(at) => self.not_told(at, None, refusal, frame),
             Pending::Listen(session) if retry || refusal == "no_credit" => {

@@ -10,6 +10,7 @@
 
 mod amid;
 mod bold;
+mod crew;
 mod declare;
 mod hear;
 mod keep;
@@ -94,6 +95,12 @@ pub struct Role {
     pub dice: u64,
     /// It works on so many jobs at once.
     pub works: Option<u64>,
+    /// Sessions in which it publishes for the group.
+    pub calls: Vec<String>,
+    /// The group that it declares: fields of the command.
+    pub declares_group: Option<String>,
+    /// It is a member of the group, with so much credit.
+    pub joins: Option<u64>,
     /// Subscriptions that a client may hold, of the server's limits.
     pub subscriptions_max: usize,
     /// Largest frame, likewise.
@@ -159,6 +166,7 @@ pub struct Client {
     tells: tell::Tells,
     keeps: keep::Keeps,
     labour: labour::Labour,
+    crew: crew::Crew,
     event_frames: u64,
     event_frames_acknowledged: u64,
     /// Payload bytes of event frames: acknowledged, and of each frame that is not.
@@ -300,6 +308,8 @@ enum Pending {
     Keep(String, keep::Ask),
     /// Of jobs.
     Labour(labour::Ask),
+    /// Of the group.
+    Crew(crew::Ask),
     Other,
 }
 
@@ -329,6 +339,7 @@ impl Pending {
             Pending::Listen(_) => "subscribe by a policy",
             Pending::Keep(..) => "entries",
             Pending::Labour(_) => "jobs",
+            Pending::Crew(_) => "groups",
             Pending::Other => "other",
         }
     }
@@ -336,7 +347,8 @@ impl Pending {
 
 #[derive(Deserialize)]
 struct Frame<'a> {
-    #[serde(borrow)]
+    /// Empty where it is an event of a run.
+    #[serde(borrow, default)]
     r#type: Cow<'a, str>,
     id: Option<u64>,
     event_id: Option<Cow<'a, str>>,
@@ -433,6 +445,7 @@ impl Client {
             tells,
             keeps,
             labour,
+            crew: crew::Crew::default(),
             event_frames: 0,
             event_frames_acknowledged: 0,
             event_bytes_acknowledged: 0,
@@ -518,6 +531,7 @@ impl Client {
         self.tells.cut_off(self.role.bold && self.role.from == Start::Latest);
         self.keeps.cut_off();
         self.labour.cut_off();
+        self.crew.cut_off(self.role.bold);
         self.follows.values_mut().for_each(Follow::cut_off);
         self.presence_cut_off();
         self.receipts.cut_off();
@@ -542,6 +556,9 @@ impl Client {
             return Some(format!("{refusal} is due"));
         }
         if let Some(why) = self.keeps.unrest(oracle).or_else(|| self.labour.unrest(oracle)) {
+            return Some(why);
+        }
+        if let Some(why) = self.crew.unrest(&self.role, oracle) {
             return Some(why);
         }
         if let Some(why) = self.tells.unrest(oracle).or_else(|| self.presence_unrest(&oracle.board)) {
@@ -629,7 +646,10 @@ impl Client {
         if self.tell(workload, net, oracle, calm) && self.follows.is_empty() {
             return self.presence_aside(workload, net, oracle, calm);
         }
-        if self.keep(workload, net, oracle, calm) || self.labours(workload, net, oracle, calm) {
+        if self.keep(workload, net, oracle, calm)
+            || self.labours(workload, net, oracle, calm)
+            || self.crews(workload, net, oracle, calm)
+        {
             return;
         }
         if self.role.rude && !calm && workload.chance(500) {

@@ -155,6 +155,7 @@ impl World {
         for (end, name) in ends {
             self.counts.add_many(WORLD, name, self.oracle.jobs.count(end));
         }
+        self.counts.add_many(WORLD, "runs of a group", self.oracle.groups.count());
         self.counts.add_many(WORLD, "streams ended", self.oracle.streams.ends());
         self.counts.add_many(WORLD, "comings and goings in a log", self.oracle.journals.count());
         self.counts.add_many(WORLD, "events audited", follows.values().map(|f| f.events.len() as u64).sum());
