@@ -15,6 +15,7 @@ use crate::config::{Config, Origin, Switch};
 use crate::disk::background::BackgroundThread;
 use crate::disk::folder::DataFolder;
 use crate::disk::keys;
+use crate::disk::lives;
 use crate::disk::words_of;
 use crate::net::{GateConfig, HANDSHAKE_BYTES_MAX, NetConfig, SendLimits};
 use crate::observe;
@@ -24,6 +25,7 @@ use crate::reactor::control::{Control, ERRANDS_MAX, Peer, Report};
 use crate::reactor::{DrainLimits, Frames, ReactorConfig, close_table, random_u64};
 use crate::ring::{Ring, RingConfig, Waker};
 use crate::shutdown::{self, Bounds, Cause, Outcome};
+use crate::wire;
 use crate::wire::token::{Key, Tokens};
 use activation::Activated;
 use admin::Admin;
@@ -159,7 +161,11 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let quota_keeper = QuotaKeeper::new(config);
     let quotas = quota_keeper.quotas().map_err(refused)?;
     let limits = || Limits { quotas: Arc::clone(&quotas), ..config.limits() };
-    let (logs, queues) = recover(&folder, shards)?;
+    let lives = lives::begin(folder.path(), random_u64)
+        .map_err(|why| refused(format!("data folder {}: {why}", folder.path().display())))?;
+    wire::lives::begin(lives.mask);
+    let (mut logs, queues) = recover(&folder, shards)?;
+    logs.iter_mut().for_each(|log| log.catalog.begin_slices_at(lives.slices_from()));
     let keys = keys::load(folder.path()).map_err(|error| refused(format!("keys of resume tokens: {error}")))?;
     let keys: Vec<Key> = keys.into_iter().map(|key| Key { number: key.number, secret: key.secret }).collect();
     let (errand, errands) = flume::bounded(ERRANDS_MAX);
@@ -193,9 +199,9 @@ fn run(config: &Config, way: Way) -> Result<(), Failure> {
     let admin = Admin::open(config, &folder, Arc::clone(&peers), plan.total_bytes());
     announce(config, address, shards, &folder, &plan);
     shutdown::forward_signals(reports_in, errand);
-    keeper.watch(rules, Arc::clone(&peers), errands);
-    let (_serving, end) = flume::bounded(0);
-    quota_keeper.watch(quotas, Arc::clone(&peers), end);
+    let (set, sets) = flume::bounded(ERRANDS_MAX);
+    keeper.watch(rules, Arc::clone(&peers), errands, set);
+    quota_keeper.watch(quotas, Arc::clone(&peers), sets);
     notify.watch(&peers);
     let ended = serve_until_the_end(&reports, &peers, bounds, &gate, &notify);
     if matches!(ended, Ok(_) | Err(Failure { closed: true, .. })) {

@@ -164,6 +164,7 @@ impl Plan {
             term("effects", shards, u64::from(config.effects_max) * EFFECT_BYTES),
             term("histograms, ways of the last events", shards, parts.tail_bytes),
             term("messages that have come in part", shards, config.assembly_bytes_max + parts.echo_bytes),
+            // Of all tenants: how they share it adds nothing.
             term("input that waits for room", shards, config.held_bytes_max),
             term(
                 "mailbox lanes",

@@ -14,7 +14,7 @@ use shards::input::{Handled, Input, Principal};
 use shards::limits::{Kind, Limits, Quota, Quotas};
 use shards::mailbox::mesh;
 use shards::outbox::{
-    DeadFrame, EntriesFrame, Gap, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap, RosterFrame,
+    DeadFrame, EntriesFrame, Gap, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap, RosterFrame, RunFrame,
     StreamFrame, VolatileEvent,
 };
 use shards::{Shard, ShardConfig};
@@ -99,6 +99,7 @@ struct Nobody;
 impl Outbox for Nobody {
     fn entries(&mut self, _: ConnectionId, _: CommandId, _: &EntriesFrame<'_>) {}
     fn job(&mut self, _: ConnectionId, _: &JobFrame<'_>) {}
+    fn run(&mut self, _: ConnectionId, _: &RunFrame<'_>) {}
     fn dead(&mut self, _: ConnectionId, _: CommandId, _: &DeadFrame<'_>) {}
 
     fn room(&self, _: ConnectionId) -> usize {

@@ -38,8 +38,8 @@ impl Shard {
         }
         match origin {
             Origin::Local(connection) => {
-                if let Reply::ClientOpened { tenant, client_id, generation, state } = *reply {
-                    return self.lives.open(connection, id, &Life { tenant, client_id, generation, state });
+                if let Reply::ClientOpened { tenant, client_id, life, state } = *reply {
+                    return self.lives.open(connection, id, &Life { tenant, client_id, life, state });
                 }
                 if let Reply::ClientLarge { bytes } = *reply {
                     self.end(connection);

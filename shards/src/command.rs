@@ -4,8 +4,10 @@
 pub mod presence;
 pub mod work;
 
-pub use work::{EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
+pub use work::{EntryAsk, Fallback, GroupAsk, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
 
+use crate::ids::LifeId;
+use crate::limits::Quota;
 pub use presence::{PresenceAct, PresenceState, RosterKind};
 pub use storage::record::DataKind;
 
@@ -119,10 +121,12 @@ pub struct NewEvent<'a> {
 /// A marker to be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewMarker<'a> {
-    /// Name, unique in the session.
+    /// Name, unique in the session; a group's where there is a lease.
     pub name: &'a str,
     /// Next offset its owner wants.
     pub offset: u64,
+    /// The right to move the group's marker on.
+    pub lease: Option<Lease>,
 }
 
 /// Where a session subscription starts.
@@ -180,10 +184,24 @@ pub enum Command<'a> {
         entries: &'a [NewEntry<'a>],
         /// The job that it ends.
         complete: Option<(JobName<'a>, Lease)>,
+        /// Only while this lease has this job, which goes on.
+        holds: Option<(JobName<'a>, Lease)>,
         /// Only where the session goes on at this offset: nothing came in between.
         if_next: Option<u64>,
     },
     /// A queue of the tenant.
+    Group {
+        /// What.
+        ask: GroupAsk<'a>,
+    },
+    /// Tell the markers of a session, with lag.
+    Markers {
+        /// Session.
+        session: &'a str,
+        /// Where the page begins, as the last one said.
+        from: u64,
+    },
+    /// Something about a queue.
     Queue {
         /// What is asked.
         ask: QueueAsk<'a>,
@@ -283,8 +301,8 @@ pub enum Command<'a> {
     Open {
         /// Hidden session.
         session: &'a str,
-        /// Generation that the claim names; `None` = a new life.
-        claimed: Option<u64>,
+        /// Life that the claim names; `None` = a new one.
+        claimed: Option<LifeId>,
         /// Of the claim.
         attempt: u64,
         /// When the connection was made, microseconds of the process's clock: the newest one has the client.
@@ -313,6 +331,22 @@ pub enum Command<'a> {
         /// Name.
         name: &'a str,
     },
+    /// What a tenant may use. The edge carries it out, where the file is that keeps it.
+    Quota {
+        /// Which one; `None`: that of who asks.
+        tenant: Option<&'a str>,
+        /// What is asked.
+        ask: QuotaAsk<'a>,
+    },
+}
+
+/// What is asked of a quota.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QuotaAsk<'a> {
+    /// What is in force.
+    Get,
+    /// These from now on; `None`: as the configuration says.
+    Set(Option<&'a Quota>),
 }
 
 /// Whom a revocation names.
@@ -335,8 +369,8 @@ pub enum Claim<'a> {
     Life {
         /// Client.
         client_id: &'a str,
-        /// Its generation.
-        generation: u64,
+        /// Which of its lives.
+        life: LifeId,
     },
 }
 
@@ -364,7 +398,9 @@ impl<'a> Command<'a> {
             | Command::Open { session, .. }
             | Command::Entry { session, .. }
             | Command::Job { session, .. }
+            | Command::Markers { session, .. }
             | Command::Presence { session, .. } => Some(session),
+            Command::Group { ask: GroupAsk::Declare { .. } | GroupAsk::Drop { .. } } => Some(crate::queues::QUEUES),
             Command::Queue { ask: QueueAsk::Declare(_) | QueueAsk::Drop { .. } } => Some(crate::queues::QUEUES),
             _ => None,
         }

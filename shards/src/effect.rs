@@ -4,10 +4,12 @@ pub mod presence;
 pub mod work;
 
 pub use presence::PresenceReply;
-pub use work::{JobHappened, QueueItem, WorkReply, put_queue_item, queue_items};
+pub use work::{
+    JobHappened, MarkerItem, QueueItem, WorkReply, marker_items, put_marker_item, put_queue_item, queue_items,
+};
 
 use crate::command::Durability;
-use crate::ids::{CommandId, ConnectionId, Epoch, Offset, ShardId};
+use crate::ids::{CommandId, ConnectionId, Epoch, LifeId, Offset, ShardId};
 use crate::refusal::Refused;
 
 /// One thing for the edge to do.
@@ -120,7 +122,7 @@ pub enum Reply<'a> {
         /// Client.
         client_id: &'a str,
         /// Its life; the edge signs a token for it.
-        generation: u64,
+        life: LifeId,
         /// Session subscriptions that are being restored; a `subscribed` tells of each.
         sessions: u32,
         /// Its pattern feed is being restored.
@@ -139,8 +141,8 @@ pub enum Reply<'a> {
         tenant: &'a str,
         /// Client.
         client_id: &'a str,
-        /// The new generation.
-        generation: u64,
+        /// The life that begins.
+        life: LifeId,
         /// What was kept, as bytes.
         state: &'a [u8],
     },

@@ -69,3 +69,25 @@ impl std::fmt::Debug for CommandId {
         }
     }
 }
+
+/// An epoch by another name; the same mask takes it back. 0, which is none, stays so.
+pub fn masked(epoch: Epoch, mask: u64) -> Epoch {
+    if epoch == 0 || epoch == mask { epoch } else { epoch ^ mask }
+}
+
+/// Names one life of a client. The generation counts in the client's hidden session, and where that begins anew under another epoch
+/// (a folder that was restored, or lost), it begins at 1 again: only both together name one life for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LifeId {
+    /// Generation.
+    pub generation: u64,
+    /// Epoch of the hidden session; 0 in tokens that were signed before it stood in them: then only the generation counts.
+    pub epoch: Epoch,
+}
+
+impl LifeId {
+    /// Could it be a life of a session with this epoch?
+    pub fn is_of(self, epoch: Epoch) -> bool {
+        self.epoch == 0 || self.epoch == epoch
+    }
+}

@@ -31,6 +31,7 @@ mod effect_queue;
 mod entries;
 mod fair;
 mod gather;
+mod groups;
 mod mail;
 #[cfg(test)]
 mod models;

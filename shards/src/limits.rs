@@ -17,7 +17,7 @@ pub use presence::{
     PresenceLimits,
 };
 
-pub use quotas::{KINDS, Kind, Quota, Quotas, WEIGHT_MAX};
+pub use quotas::{KINDS, Kind, QUOTA_MAX, Quota, Quotas, WEIGHT_MAX};
 
 use crate::outbox::EVENT_FRAME_OVERHEAD_BYTES_MAX;
 use std::sync::Arc;

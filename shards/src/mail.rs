@@ -163,7 +163,7 @@ impl Shard {
                 true
             }
             request::RELEASE => {
-                self.handle_release(&mut r);
+                self.handle_release(&mut r, now);
                 true
             }
             request::FREE => {
@@ -178,6 +178,14 @@ impl Shard {
                 self.handle_defined(peer, &mut r);
                 true
             }
+            request::LEND_ROOM => {
+                self.handle_lend_room(peer, &mut r, now);
+                true
+            }
+            request::REPAY_ROOM => {
+                self.handle_repay_room(&mut r, now);
+                true
+            }
             request::KEEP => self.handle_keep(peer, &mut r, now),
             request::LEND => {
                 self.handle_lend(peer, &mut r, now);
@@ -185,6 +193,10 @@ impl Shard {
             }
             request::REPAY => {
                 self.handle_repay(&mut r, now);
+                true
+            }
+            request::CENSUS => {
+                self.handle_census(peer, r.u64(), now);
                 true
             }
             request::FENCE => self.fence(get_connection(&mut r)),
@@ -291,7 +303,8 @@ impl Shard {
                 let page = EntriesPage::get(&mut r);
                 self.take_entries(connection, id, Box::new(page));
             }
-            reply::CLAIMED => self.handle_claimed(peer, &mut r),
+            reply::CLAIMED => self.handle_claimed(peer, &mut r, now),
+            reply::LENT_ROOM => self.take_lent_room(&mut r, now),
             reply::DEAD => {
                 let connection = get_connection(&mut r);
                 let id = get_id(&mut r);

@@ -4,12 +4,15 @@
 pub mod entries;
 pub mod jobs;
 pub mod roster;
+pub mod runs;
 
 pub use entries::{EntriesFrame, EntryItem};
 pub(crate) use entries::{item_bytes_max, put_item};
 pub use jobs::{DeadFrame, DeadJob, JobFrame};
 pub(crate) use jobs::{dead_bytes_max, put_dead};
 pub use roster::{CHANGE_BYTES_MAX, Happened, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue};
+pub use runs::{RunEvent, RunFrame, RunHead};
+pub(crate) use runs::{get_run_head, put_run_event, put_run_head};
 
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, SliceId, SliceSeq};
 use crate::streams::gathered::add_to;
@@ -200,6 +203,9 @@ pub trait Outbox {
 
     /// Queues a job for its worker. The caller has seen `room` ≥ [`JobFrame::bytes_max`].
     fn job(&mut self, connection: ConnectionId, frame: &JobFrame<'_>);
+
+    /// Queues a run for a member of a group. The caller has seen `room` ≥ [`RunFrame::bytes_max`].
+    fn run(&mut self, connection: ConnectionId, frame: &RunFrame<'_>);
 
     /// Queues a page of dead letters: the answer to the command of this id. The caller has seen `room` ≥ [`DeadFrame::bytes_max`].
     fn dead(&mut self, connection: ConnectionId, id: CommandId, frame: &DeadFrame<'_>);

@@ -81,6 +81,7 @@ refusals! {
     PresenceFlood = 4120 "presence_flood" "this connection changes its presence or receipts too often: send the latest after the given time";
     RoomFull = 4121 "room_full" "the session, or the server, holds as many members as it may: retry after the given time";
     EntriesFull = 4131 "entries_full" "the session, or the tenant, holds as many bytes of entries as it may: delete some, or give them a ttl_ms";
+    GroupFull = 4132 "group_full" "the group has as many members here as it may: retry after the given time";
     QueueFull = 4130 "queue_full" "the queue, or the session, holds as many open jobs as it may: retry after the given time";
     BadFrame = 4200 "bad_frame" "the frame is no JSON object or array of at most 256 objects: send one";
     UnknownCommand = 4201 "unknown_command" "the type names no command: see PROTOCOL.md";
@@ -101,11 +102,13 @@ refusals! {
     UnknownQueue = 4280 "unknown_queue" "no queue of this name is declared: declare it first";
     BadPolicy = 4281 "bad_policy" "this number of the queue contradicts another one, or is outside its bounds: see what is expected, and PROTOCOL.md";
     QueueLoop = 4282 "queue_loop" "what the server says for this queue would become a job of it again: give fallback and dead letter topics that lead nowhere back";
-    StaleLease = 4284 "stale_lease" "this lease is over, or another one is newer: leave the job alone";
+    StaleLease = 4284 "stale_lease" "this lease is over, or another one is newer: leave the job, or the session, alone";
     PastDeadline = 4285 "past_deadline" "the job ends before that: ask for no more than is expected";
     ProgressTooLarge = 4286 "progress_too_large" "partial results of the job, or of all jobs of the session, are larger than they may be: publish an event and name it here";
     TooManyQueues = 4287 "too_many_queues" "the tenant has as many queues as it may: use one of them";
     WrongNext = 4289 "wrong_next" "the session goes on at another offset than if_next says: read up to there, then decide again";
+    UnknownGroup = 4274 "unknown_group" "no group of this name is declared: declare it first";
+    TooManyGroups = 4275 "too_many_groups" "the tenant has as many groups as it may: use one of them";
     NotDead = 4288 "not_dead" "the job is no dead letter: it is still open, or was driven again";
     MessageIdReused = 4215 "message_id_reused" "this message_id was used for another event: give each event its own";
     CausalGap = 4216 "causal_gap" "the cause does not exist in this session: publish it first";
@@ -197,6 +200,7 @@ pub const FIELDS: &[&str] = &[
     "bucket",
     "complete",
     "queue",
+    "group",
     "job",
     "lease",
     "priorities",
@@ -218,6 +222,11 @@ pub const FIELDS: &[&str] = &[
     "bytes_per_second_max",
     "connections_max",
     "subscriptions_max",
+    "sessions_max",
+    "queue_depth_max",
+    "entries_bytes_max",
+    "tenant",
+    "quota",
     "events[].session",
     "events[].topic",
     "events[].message_id",

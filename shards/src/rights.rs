@@ -6,6 +6,8 @@
 //!   WHAT        publish, subscribe       a pattern of topics
 //!               queue, entries, admin    a name, or the beginning of one and *
 //! ```
+//! `admin` has one grant more: `$operator`, for what concerns all tenants.
+//!
 //! A session is read as a whole, so a grant to read one ends in `/>`; a grant for some topics is for the pattern feed, which reads all
 //! sessions. What no grant covers whole is refused: nothing is left out silently, and live events are not looked at again.
 
@@ -13,6 +15,9 @@ use crate::limits::NAME_BYTES_MAX;
 use crate::mailbox::codec::{Reader, Writer};
 use crate::names::{is_name, is_pattern, pattern_matches};
 use crate::refusal::{Refusal, Refused};
+
+/// A grant for `admin`, of what only the operator of the server may: it stands by itself, and no `*` covers it.
+pub const OPERATOR: &str = "$operator";
 
 /// Grants for one capability.
 pub const GRANTS_MAX: usize = 32;
@@ -78,6 +83,9 @@ struct Grant {
 
 impl Grant {
     fn read(capability: Capability, text: &str) -> Option<Grant> {
+        if capability == Capability::Admin && text == OPERATOR {
+            return Some(Grant { session: "*".into(), what: OPERATOR.into() });
+        }
         let (session, what) = text.split_once('/').unwrap_or(("*", text));
         let is_good = match capability.is_of_topics() {
             true => is_pattern(what.as_bytes()),
@@ -165,6 +173,11 @@ impl Rights {
             all && beginning_matches(&grant.session, session)
         };
         self.of(capability).iter().any(covers)
+    }
+
+    /// Is it the operator's?
+    pub fn is_operator(&self) -> bool {
+        self.of(Capability::Admin).iter().any(|grant| &*grant.what == OPERATOR)
     }
 
     /// Does it cover all that `other` covers?

@@ -15,8 +15,8 @@ use crate::clients::life::Lives;
 use crate::command::{Command, Durability, QueueAsk};
 use crate::commands::publish::NewParts;
 use crate::commands::{
-    Call, Outcome, acknowledge, commit, entries, hello, history, mark, permit, ping, presence, publish, queues, resume,
-    stream_append, stream_close, subscribe, subscribe_patterns, unsubscribe,
+    Call, Outcome, acknowledge, commit, entries, groups, hello, history, mark, permit, ping, presence, publish, queues,
+    resume, stream_append, stream_close, subscribe, subscribe_patterns, unsubscribe,
 };
 use crate::delivery::Readers;
 use crate::delivery::patterns::PatternFeed;
@@ -27,7 +27,8 @@ use crate::entries::page::Pages;
 use crate::entries::watch::Watches;
 use crate::fair::Fair;
 use crate::gather::{Gather, Page};
-use crate::ids::{CommandId, ConnectionId, Now, PartitionId, ShardId, SliceId, SliceSeq};
+use crate::groups::Groups;
+use crate::ids::{CommandId, ConnectionId, Epoch, Now, PartitionId, ShardId, SliceId, SliceSeq, masked};
 use crate::input::{Handled, Input};
 use crate::limits::{Limits, REPLY_BYTES_MAX};
 use crate::mailbox::Mailboxes;
@@ -137,6 +138,7 @@ pub struct Shard {
     pub(crate) entry_pages: Pages,
     pub(crate) queues: Queues,
     pub(crate) workers: Workers,
+    pub(crate) groups: Groups,
     pub(crate) dead_pages: DeadPages,
     /// Every record below was walked.
     pub(crate) announced: LogSeq,
@@ -150,6 +152,8 @@ pub struct Shard {
     pub(crate) first_peer: u16,
     pub(crate) pattern_generation: u32,
     pub(crate) random: u64,
+    /// By which clients know epochs.
+    epoch_mask: u64,
     unblock_at_us: u64,
     retry_at_us: u64,
     retention_at_ms: u64,
@@ -173,8 +177,10 @@ impl Shard {
         let announced_slices = (0..SLICES).map(|slice| log.slice_next(SliceId(slice)).saturating_sub(1)).collect();
         let mut queues = Queues::default();
         queues.recover(&log, &streaming);
+        let mut groups = Groups::default();
+        groups.recover(&log, &streaming);
         let durability = if log.config().sync { Durability::Disk } else { Durability::Memory };
-        Self {
+        let mut shard = Self {
             effects: EffectQueue::new(config.limits.effects_max),
             readers: Readers::new(config.limits.event_frame_bytes_max(), config.limits.connections_per_shard_max),
             interests: Interests::default(),
@@ -194,6 +200,7 @@ impl Shard {
             entry_pages: Pages::default(),
             queues,
             workers: Workers::default(),
+            groups,
             dead_pages: DeadPages::default(),
             leases: Leases::recovered(&log, streaming),
             homes: Homes::default(),
@@ -213,6 +220,7 @@ impl Shard {
             first_peer: 0,
             pattern_generation: 0,
             random: config.seed,
+            epoch_mask: 0,
             unblock_at_us: 0,
             retry_at_us: 0,
             retention_at_ms: 0,
@@ -221,7 +229,9 @@ impl Shard {
             config,
             log,
             mail,
-        }
+        };
+        shard.begin_census(Now { mono_us: 0, wall_ms: 0 });
+        shard
     }
 
     // ---- handle: world to core ------------------------------------------------------------------------------------
@@ -238,7 +248,7 @@ impl Shard {
                 Handled::Done
             }
             Input::Disconnected { connection } => {
-                self.disconnect(connection);
+                self.disconnect(connection, now);
                 Handled::Done
             }
             Input::Drained { connection } => {
@@ -281,6 +291,10 @@ impl Shard {
             self.refuse_local(connection, id, Refused::field(Refusal::Fenced, ""));
             return Handled::Done;
         }
+        if client.opening.as_ref().is_some_and(|opening| opening.client_id != client.client_id) {
+            // Who it is from here on, its home has yet to say: until then nothing is done in anybody's name.
+            return Handled::Later;
+        }
         if let Some(rights) = &client.rights
             && let Err(refused) = permit::check(rights, command)
         {
@@ -304,6 +318,7 @@ impl Shard {
             Command::Auth { .. } => {
                 self.refuse_local(connection, id, Refused::field(Refusal::BadCredential, "token"));
             }
+            Command::Quota { .. } => self.refuse_local(connection, id, Refused::later(Refusal::Unavailable, 1000)),
             Command::Revoke { .. } => self.refuse_local(connection, id, Refused::field(Refusal::NoKeys, "type")),
             Command::Unsubscribe { session } => unsubscribe::session(self, connection, id, session),
             Command::UnsubscribePatterns => unsubscribe::patterns(self, connection, id),
@@ -315,10 +330,12 @@ impl Shard {
             }
             Command::Entry { session, ask } => return entries::begin(self, connection, id, session, ask, now),
             Command::Queue { ref ask } => return queues::begin(self, connection, id, ask, now),
+            Command::Group { ref ask } => return groups::begin(self, connection, id, ask, now),
             Command::Job { session, .. }
             | Command::Publish { session, .. }
             | Command::Commit { session, .. }
             | Command::Mark { session, .. }
+            | Command::Markers { session, .. }
             | Command::StreamAppend { session, .. }
             | Command::StreamClose { session, .. }
             | Command::History { session, .. } => {
@@ -411,29 +428,31 @@ impl Shard {
     pub(crate) fn execute_now(&mut self, call: Call<'_>, command: &Command<'_>) -> Outcome {
         match *command {
             Command::Publish { event, durability, .. } => publish::run(self, call, &event, durability),
-            Command::Commit { events, markers, entries, complete, if_next, .. } => {
-                commit::run(self, call, &NewParts { events, markers, entries, complete, if_next })
+            Command::Commit { events, markers, entries, complete, holds, if_next, .. } => {
+                commit::run(self, call, &NewParts { events, markers, entries, complete, holds, if_next })
             }
             Command::Entry { ref ask, .. } => entries::run(self, call, ask),
             Command::Queue { ref ask } => queues::run(self, call, ask),
+            Command::Group { ref ask } => groups::run(self, call, ask),
+            Command::Markers { from, .. } => groups::markers(self, call, from),
             Command::Job { ref job, ref ask, .. } => queues::job::run(self, call, job, ask),
             Command::Mark { marker, .. } => mark::run(self, call, &marker),
             Command::StreamAppend { delta, durability, .. } => stream_append::run(self, call, &delta, durability),
             Command::StreamClose { stream, status, .. } => stream_close::run(self, call, stream, status),
             Command::History { from, limit, .. } => history::run(self, call, from, limit),
             Command::Open { claimed, attempt, since_us, room, .. } => {
-                home::open(self, call, Claimed { generation: claimed, attempt, since_us, room })
+                home::open(self, call, Claimed { life: claimed, attempt, since_us, room })
             }
             Command::Presence { ref act, .. } => presence::run(self, call, act),
             _ => Outcome::Done,
         }
     }
 
-    fn disconnect(&mut self, connection: ConnectionId) {
+    fn disconnect(&mut self, connection: ConnectionId, now: Now) {
         self.end_life(connection);
         self.presence_disconnected(connection);
         self.entries_disconnected(connection);
-        self.worker_disconnected(connection);
+        self.worker_disconnected(connection, now);
         if let Some(client) = self.readers.remove_client(connection) {
             if let Some(feed) = &client.patterns {
                 self.detach_patterns(connection, &client.tenant, feed);
@@ -546,6 +565,7 @@ impl Shard {
         done += self.serve_watches(now, out);
         done += self.send_entry_pages(out);
         done += self.serve_declarations();
+        done += self.serve_groups(now);
         done += self.serve_queues(now, out);
         done += self.send_dead_pages(out);
         done += self.serve_presence(now, out);
@@ -598,6 +618,7 @@ impl Shard {
             || self.watches.wait()
             || !self.entry_pages.is_empty()
             || self.queues.wait()
+            || self.groups.wait()
             || self.workers.wait()
             || !self.dead_pages.is_empty();
         let unblock =
@@ -610,6 +631,7 @@ impl Shard {
             self.entries.next_deadline_us(),
             self.watches.next_deadline_us(),
             self.queues_deadline_us(),
+            self.groups.next_deadline_us(),
             self.presence_deadline_us(),
             self.quota_deadline_us(),
         ];
@@ -640,6 +662,16 @@ impl Shard {
     /// Is the end reached? Then the process may exit.
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Clients know epochs by this mask; before anything is handled.
+    pub fn show_epochs_by(&mut self, mask: u64) {
+        self.epoch_mask = mask;
+    }
+
+    /// An epoch as clients know it: wherever it is not the edge that names it.
+    pub(crate) fn shown(&self, epoch: Epoch) -> Epoch {
+        masked(epoch, self.epoch_mask)
     }
 
     // ---- getters --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@
 use crate::clients::life::Opened;
 use crate::command::{Durability, JobName};
 use crate::effect::{Reply, WorkReply};
-use crate::ids::{Now, ShardId};
+use crate::ids::{LifeId, Now, ShardId};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_reply, request};
 use crate::outbox::Outbox;
@@ -70,10 +70,10 @@ impl Shard {
                     continue;
                 }
                 let reply = reply_of(&waiter, record, self.waiters.durability);
-                if let (Reply::ClientOpened { tenant, client_id, generation, state }, Origin::Local(connection)) =
+                if let (Reply::ClientOpened { tenant, client_id, life, state }, Origin::Local(connection)) =
                     (reply, waiter.origin)
                 {
-                    self.lives.open(connection, waiter.id, &Opened { tenant, client_id, generation, state });
+                    self.lives.open(connection, waiter.id, &Opened { tenant, client_id, life, state });
                     continue;
                 }
                 answer(&mut self.readers, &mut self.effects, &mut self.mail, &mut self.reply_scratch, &waiter, &reply);
@@ -269,10 +269,12 @@ fn reply_of<'a>(waiter: &'a Waiter, record: RecordView<'a>, durability: Durabili
             let (name, offset) = record.markers().next().unwrap_or(("", 0));
             Reply::Marked { session, name, offset }
         }
+        Answer::GroupAcked { group, offset } => Reply::Work(WorkReply::GroupAcked { session, group, offset: *offset }),
         Answer::Opened => {
             // What was appended for this waiter; nothing else stands under its sequence.
             let (client_id, state) = record.events().last().map_or(("", &[][..]), |e| (e.client_id(), e.data()));
-            Reply::ClientOpened { tenant: record.tenant(), client_id, generation: offset + 1, state }
+            let life = LifeId { generation: offset + 1, epoch: record.epoch() };
+            Reply::ClientOpened { tenant: record.tenant(), client_id, life, state }
         }
         Answer::Duplicate { session, epoch, offset, count } => match count {
             Some(count) => {

@@ -11,6 +11,9 @@
 const SLOTS: usize = 1024;
 const SLOT_US: u64 = 1 << 13;
 
+/// How late a timer may fire.
+pub(crate) const TICK_US: u64 = SLOT_US;
+
 /// One per shard.
 pub(crate) struct Wheel<T> {
     slots: Vec<Vec<(u64, T)>>,

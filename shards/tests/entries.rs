@@ -189,6 +189,7 @@ fn a_commit_is_all_or_nothing() {
         markers: &[],
         entries: &entries,
         complete: None,
+        holds: None,
         if_next: None,
     };
     assert_eq!(say(&mut world, 0, 1, commit), "committed 0 1 false 2");
@@ -200,17 +201,32 @@ fn a_commit_is_all_or_nothing() {
         markers: &[],
         entries: &entries,
         complete: None,
+        holds: None,
         if_next: None,
     };
     assert_eq!(say(&mut world, 0, 1, commit), "refused wrong_revision if_revision 2");
     let twice = [put("c", "3"), delete("c")];
-    let commit =
-        Command::Commit { session: SESSION, events: &[], markers: &[], entries: &twice, complete: None, if_next: None };
+    let commit = Command::Commit {
+        session: SESSION,
+        events: &[],
+        markers: &[],
+        entries: &twice,
+        complete: None,
+        holds: None,
+        if_next: None,
+    };
     assert_eq!(say(&mut world, 0, 1, commit), "refused repeated_field key");
     let list = page(&mut world, 0, 1, ask(EntryAsk::List { prefix: "", after: None }));
     assert_eq!(list.items.iter().map(|item| item.0.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    let again =
-        Command::Commit { session: SESSION, events: &two, markers: &[], entries: &[], complete: None, if_next: None };
+    let again = Command::Commit {
+        session: SESSION,
+        events: &two,
+        markers: &[],
+        entries: &[],
+        complete: None,
+        holds: None,
+        if_next: None,
+    };
     assert_eq!(say(&mut world, 0, 1, again), "committed 1 1 false 0", "its event was not taken before");
 }
 

@@ -3,6 +3,7 @@
 mod world;
 
 use shards::command::{Claim, Command, From, Policy, PresenceAct, PresenceState};
+use shards::ids::LifeId;
 use shards::limits::{Limits, PresenceLimits};
 use std::collections::BTreeSet;
 use storage::log::LogConfig;
@@ -158,7 +159,7 @@ fn a_life_brings_it_back() {
     let first = [r#"{"joined":["ann"],"snapshot":true}"#, r#"{"left":["ann"],"ends":true}"#];
     assert_eq!(events(&mut world, 0, 1), first);
     world.connect(0, 3, "stranger");
-    let claim = Claim::Life { client_id: "ann", generation: generation.expect("resumed") };
+    let claim = Claim::Life { client_id: "ann", life: LifeId { generation: generation.expect("resumed"), epoch: 0 } };
     world.send(0, 3, Command::Resume { claim, seen: &[], position: None, attempt: 0 }).expect("taken");
     pass(&mut world, 3000);
     assert_eq!(events(&mut world, 0, 1), [r#"{"joined":["ann"],"snapshot":true}"#]);

@@ -6,6 +6,7 @@ use shards::command::{
     Claim, Command, DataKind, Durability, From, NewEvent, PatternFrom, Policy, PresenceAct, PresenceState, RosterKind,
     SeenEvent,
 };
+use shards::ids::LifeId;
 use shards::ids::ShardId;
 use shards::limits::Limits;
 use storage::log::LogConfig;
@@ -62,7 +63,8 @@ fn generation_in(got: &Got) -> Option<u64> {
 
 /// Resumes; its new generation.
 fn resume(world: &mut World, shard: usize, slot: u32, generation: Option<u64>, seen: &[SeenEvent<'_>]) -> u64 {
-    let claim = generation.map_or(Claim::New, |generation| Claim::Life { client_id: "c", generation });
+    let claim = generation
+        .map_or(Claim::New, |generation| Claim::Life { client_id: "c", life: LifeId { generation, epoch: 0 } });
     world.send(shard, slot, Command::Resume { claim, seen, position: None, attempt: 0 }).expect("taken");
     world.settle();
     world.queues[shard].got[&slot].iter().find_map(generation_in).expect("resumed")
@@ -169,7 +171,7 @@ fn a_feed_that_does_not_stand_again_yet_is_not_forgotten() {
     // Lost after so many turns of its shard, the others standing still: at any step of the restore.
     for (slot, turns) in (2..).zip(0..12) {
         world.connect(0, slot, "c");
-        let claim = Claim::Life { client_id: "c", generation };
+        let claim = Claim::Life { client_id: "c", life: LifeId { generation, epoch: 0 } };
         world.send(0, slot, Command::Resume { claim, seen: &[], position: None, attempt: 0 }).expect("taken");
         for _ in 0..20 {
             // Home, wherever it is, grants; nobody else moves once the grant is there.
@@ -202,7 +204,8 @@ fn who_waits_for_a_state_from_disk_holds_up_nobody_elses_mail() {
     let session = (0..).map(|n| format!("s{n}")).find(|s| is_far(&world, s)).expect("one of them");
     let come = |world: &mut World, slot: u32, client: &str, generation: Option<u64>| {
         world.connect(0, slot, client);
-        let claim = generation.map_or(Claim::New, |generation| Claim::Life { client_id: client, generation });
+        let claim = generation
+            .map_or(Claim::New, |generation| Claim::Life { client_id: client, life: LifeId { generation, epoch: 0 } });
         world.send(0, slot, Command::Resume { claim, seen: &[], position: None, attempt: 0 }).expect("taken");
     };
     let mut generations = vec![];

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use shards::command::{
     Claim, Command, DataKind, Durability, From, NewEvent, Policy, PresenceAct, PresenceState, RosterKind,
 };
+use shards::ids::LifeId;
 use shards::limits::{Limits, PresenceLimits};
 use shards::outbox::Happened;
 use std::collections::BTreeMap;
@@ -451,7 +452,7 @@ fn a_life_goes_on_where_it_was() {
     believer.hear(frames(&mut world, 0, 1));
     assert_eq!(believer.left, ["agent"], "away for longer than its lease");
     world.connect(2, 3, "stranger");
-    let claim = Claim::Life { client_id: "agent", generation };
+    let claim = Claim::Life { client_id: "agent", life: LifeId { generation, epoch: 0 } };
     world.send(2, 3, Command::Resume { claim, seen: &[], position: None, attempt: 0 }).expect("taken");
     world.send(0, 1, watch(RosterKind::Receipts)).expect("taken");
     pass(&mut world, 10_000);

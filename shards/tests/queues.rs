@@ -114,6 +114,7 @@ fn complete(world: &mut World, shard: usize, slot: u32, work: &Work) -> String {
         markers: &[],
         entries: &[],
         complete: Some((name, work.lease)),
+        holds: None,
         if_next: None,
     };
     say(world, shard, slot, done)
@@ -169,15 +170,28 @@ fn a_job_goes_to_a_worker_on_any_shard_and_ends_once() {
             markers: &[],
             entries: &kept,
             complete: Some((name, lease)),
+            holds: None,
             if_next: None,
         };
         let stale = Lease { nonce: work.lease.nonce ^ 1, ..work.lease };
+        let half = [event("chat", "half")];
+        let under = |lease| Command::Commit {
+            session: "a",
+            events: &half,
+            markers: &[],
+            entries: &[],
+            complete: None,
+            holds: Some((name, lease)),
+            if_next: None,
+        };
+        assert_eq!(say(&mut world, worker, 2, under(stale)), "refused stale_lease lease", "and nothing is done");
+        assert_eq!(say(&mut world, worker, 2, under(work.lease)), "committed 2 1 false 0", "the job goes on");
         assert_eq!(say(&mut world, worker, 2, done(stale)), "refused stale_lease lease");
-        assert_eq!(say(&mut world, worker, 2, done(work.lease)), "committed 2 1 false 1");
-        assert_eq!(say(&mut world, worker, 2, done(work.lease)), "committed 2 1 true 0", "a repeat is answered as one");
+        assert_eq!(say(&mut world, worker, 2, done(work.lease)), "committed 3 1 false 1");
+        assert_eq!(say(&mut world, worker, 2, done(work.lease)), "committed 3 1 true 0", "a repeat is answered as one");
         assert_eq!(complete(&mut world, worker, 2, work), "refused unknown_job job");
         pass(&mut world, 11_000);
-        assert_eq!(events(&mut world, "a").len(), 3, "no fallback: it has ended");
+        assert_eq!(events(&mut world, "a").len(), 4, "no fallback: it has ended");
     }
 }
 
@@ -243,6 +257,45 @@ fn at_the_deadline_the_server_answers_with_what_there_is() {
     assert_eq!(jobs(&mut world, 1, 2).len(), 1);
 }
 
+/// Dead letters, page by page: session, offset, attempts.
+fn dead_list(world: &mut World) -> Vec<(String, u64, u16)> {
+    let (mut found, mut from) = (Vec::new(), Some(0));
+    while let Some(at) = from {
+        let list = Command::Queue { ask: QueueAsk::Dead { queue: QUEUE, from: at } };
+        let id = world.send(0, 1, list).unwrap();
+        world.settle();
+        let got = world.queues[0].got.entry(1).or_default();
+        let at = got.iter().position(|got| matches!(got, Got::Dead(of, ..) if *of == Some(id))).unwrap();
+        let Got::Dead(_, dead, next) = got.remove(at) else { panic!() };
+        found.extend(dead);
+        from = next;
+    }
+    found
+}
+
+#[test]
+fn a_session_keeps_the_newest_dead_and_others_keep_theirs() {
+    let mut world = world(1);
+    world.connect(0, 1, "ann");
+    world.connect(0, 2, "worker");
+    say(&mut world, 0, 1, declare(policy()));
+    say(&mut world, 0, 2, pull(1));
+    let kept = storage::catalog::JOBS_DEAD_MAX as u64;
+    for number in 0..=kept + 1 {
+        let session = if number == 0 { "other" } else { "a" };
+        say(&mut world, 0, 1, publish(session, "job.llm", &number.to_string()));
+        let work = jobs(&mut world, 0, 2).remove(0);
+        let over = JobAsk::Fail { lease: work.lease, retry_after_ms: None, retry: false };
+        assert_eq!(about(&mut world, 0, 2, &work, over), "Dead { attempts: 1 }");
+    }
+    let mut found = dead_list(&mut world);
+    found.sort();
+    // Each was followed by what the server said of it.
+    let mut expected: Vec<_> = (1..=kept).map(|number| ("a".to_owned(), number * 2, 1)).collect();
+    expected.push(("other".to_owned(), 0, 1));
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn attempts_fail_wait_and_end_as_a_dead_letter_that_can_be_driven_again() {
     let mut world = world(2);
@@ -267,17 +320,7 @@ fn attempts_fail_wait_and_end_as_a_dead_letter_that_can_be_driven_again() {
     assert_eq!(about(&mut world, 1, 2, &third, fail(third.lease)), "Dead { attempts: 3 }");
     assert!(events(&mut world, "a")[1].contains(r#""reason":"attempts","attempts":3"#));
     // It is listed, on its shard's page, and driven again.
-    let (mut found, mut from) = (Vec::new(), Some(0));
-    while let Some(at) = from {
-        let list = Command::Queue { ask: QueueAsk::Dead { queue: QUEUE, from: at } };
-        let id = world.send(0, 1, list).unwrap();
-        world.settle();
-        let got = world.queues[0].got.entry(1).or_default();
-        let at = got.iter().position(|got| matches!(got, Got::Dead(of, ..) if *of == Some(id))).unwrap();
-        let Got::Dead(_, dead, next) = got.remove(at) else { panic!() };
-        found.extend(dead);
-        from = next;
-    }
+    let found = dead_list(&mut world);
     assert_eq!(found, [("a".to_owned(), 0, 3)]);
     assert_eq!(about(&mut world, 0, 1, &third, JobAsk::Redrive), "Redriven");
     assert_eq!(about(&mut world, 0, 1, &third, JobAsk::Redrive), "refused not_dead job");
@@ -299,6 +342,25 @@ fn a_full_queue_refuses_with_advice_and_takes_again() {
     assert_eq!(say(&mut world, 0, 1, publish("c", "chat", "m2")), "published 0 false", "others are not its jobs");
     pass(&mut world, 10_100);
     assert_eq!(say(&mut world, 0, 1, publish("c", "job.llm", "m1")), "published 1 false");
+}
+
+#[test]
+fn the_whole_capacity_is_there_wherever_the_sessions_are() {
+    let mut world = world(4);
+    world.connect(0, 1, "ann");
+    say(&mut world, 0, 1, declare(NewQueue { capacity: 3, ..policy() }));
+    for (offset, id) in ["m1", "m2", "m3"].into_iter().enumerate() {
+        let said = say(&mut world, 0, 1, publish("a", "job.llm", id));
+        assert_eq!(said, format!("published {offset} false"), "all on one shard");
+    }
+    for session in ["a", "b", "c", "d", "e"] {
+        assert_eq!(say(&mut world, 0, 1, publish(session, "job.llm", "n")), "refused queue_full queue", "{session}");
+    }
+    pass(&mut world, 10_100);
+    for session in ["b", "c", "d"] {
+        assert_eq!(say(&mut world, 0, 1, publish(session, "job.llm", "n")), "published 0 false", "{session}");
+    }
+    assert_eq!(say(&mut world, 0, 1, publish("e", "job.llm", "n")), "refused queue_full queue");
 }
 
 #[test]
@@ -386,6 +448,7 @@ fn a_commit_goes_only_where_nothing_came_in_between() {
         markers: &[],
         entries: &[],
         complete: None,
+        holds: None,
         if_next: Some(if_next),
     };
     assert_eq!(say(&mut world, 0, 1, commit(3)), "refused wrong_next if_next 0", "there is no such session");

@@ -6,6 +6,7 @@ use shards::command::{
     Claim, Command, DataKind, Durability, From, NewDelta, NewEvent, PatternFrom, Policy, PresenceAct, PresenceState,
     StreamStatus,
 };
+use shards::ids::LifeId;
 use shards::limits::Limits;
 use shards::rights::{Capability, Rights};
 use std::sync::Arc;
@@ -147,12 +148,13 @@ fn a_life_goes_on_as_far_as_the_token_reaches() {
 
     let narrow = rights(&[(Capability::Subscribe, "b/>")]);
     world.connect_with(0, 3, "ann", Some(&narrow));
-    let life = Claim::Life { client_id: "ann", generation: 1 };
+    let life = Claim::Life { client_id: "ann", life: LifeId { generation: 1, epoch: 0 } };
     let resumed = answer(&mut world, 3, resume(life));
     assert!(resumed.contains("sessions: 2") && resumed.contains("patterns: false"), "{resumed}");
     assert!(world.shards[0].counters().refusals == 0, "what is lost is told, and refused to nobody");
     // Whoever is bound to a name does not come back under another one, whatever it can show.
     world.connect_with(0, 4, "bob", Some(&narrow));
-    let stolen = answer(&mut world, 4, resume(Claim::Life { client_id: "ann", generation: 2 }));
+    let stolen =
+        answer(&mut world, 4, resume(Claim::Life { client_id: "ann", life: LifeId { generation: 2, epoch: 0 } }));
     assert_eq!(stolen, "refused bad_token token");
 }

@@ -417,3 +417,62 @@ fn hand_in(world: &mut World, shard: usize, slot: u32, command: Command<'_>) -> 
     }
     panic!("it waits for ever");
 }
+
+/// Input that waits for answers to its own connection is handed out when they have come, not decoded in vain before.
+#[test]
+fn what_waits_for_its_own_answers_is_handed_out_when_they_come() {
+    let limits = Limits { client_commands_in_flight_max: 2, ..Limits::default() };
+    let mut world = World::new(1, limits, log());
+    world.connect_as("acme", 0, 1, "c1");
+    world.connect_as("other", 0, 2, "c2");
+    world.settle();
+    assert!(world.send(0, 1, publish("s", "m1", b"1")).is_some());
+    assert!(world.send(0, 1, publish("s", "m2", b"1")).is_some());
+    assert!(world.send(0, 1, publish("s", "m3", b"1")).is_none(), "two are under way");
+    assert!(world.shards[0].has_line());
+    assert_eq!(world.shards[0].next_in_line(), None, "nothing was answered");
+    assert!(world.shards[0].has_line(), "it still stands there");
+    world.settle();
+    assert_eq!(world.shards[0].next_in_line(), Some(ConnectionId { slot: 1, generation: 1 }));
+    assert!(world.send(0, 1, publish("s", "m3", b"1")).is_some());
+    assert_eq!(world.shards[0].next_in_line(), None);
+    assert!(!world.shards[0].has_line());
+}
+
+/// Whoever fills segments faster than they are made waits for them alone: the end of each is for those who keep within their
+/// shares.
+#[test]
+fn the_end_of_a_segment_is_kept_for_those_within_their_shares() {
+    let limits = Limits { client_commands_in_flight_max: 1 << 20, ..Limits::default() };
+    let config = LogConfig { segment_records_max: 800, dedupe_hot_bytes_max: 8 << 20, ..log() };
+    let mut world = World::new(1, limits, config);
+    let mut senders = Senders::default();
+    for slot in 0..50 {
+        senders.add(&mut world, 0, "noisy", slot, &format!("s{slot}"), 400);
+    }
+    world.connect_as("quiet", 0, 1000, "q");
+    let data = [b'7'; 100];
+    // The first segment and the one behind it are there; no third comes.
+    world.settle();
+    assert!(world.send(0, 1000, publish("mine", "first", &data)).is_some());
+    world.settle();
+    world.no_segments = true;
+    for _ in 0..200 {
+        senders.turn(&mut world, &data);
+    }
+    let before = senders.taken[0];
+    assert!((400..1600).contains(&before), "{before} of two segments");
+    for n in 0..20 {
+        senders.turn(&mut world, &data);
+        assert!(
+            world.send(0, 1000, publish("mine", &format!("m{n}"), &data)).is_some(),
+            "event {n} waits for a segment"
+        );
+    }
+    assert_eq!(senders.taken[0], before, "there was room for the noise");
+    world.no_segments = false;
+    for _ in 0..20 {
+        senders.turn(&mut world, &data);
+    }
+    assert!(senders.taken[0] > before, "it goes on where it stood");
+}

@@ -12,8 +12,9 @@ use super::certificates::Certificates;
 use super::revocations;
 use crate::auth::{Keys, Origins, Revocation, Rules, TENANT_REVOCATIONS_MAX};
 use crate::config::Config;
-use crate::reactor::control::{Control, Errand, Peer, Revoke};
+use crate::reactor::control::{Control, Errand, Peer, Revoke, SetQuota};
 use rustls::ServerConfig;
+use shards::ids::ShardId;
 use shards::refusal::{Refusal, Refused};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,14 +70,26 @@ impl Keeper {
     }
 
     /// Goes on from a thread of its own, as long as `errands` has a sender.
-    pub fn watch(self, rules: Arc<Rules>, peers: Arc<[Peer]>, errands: flume::Receiver<Errand>) {
-        let watch = move || self.run(rules, &peers, &errands);
+    pub fn watch(
+        self,
+        rules: Arc<Rules>,
+        peers: Arc<[Peer]>,
+        errands: flume::Receiver<Errand>,
+        quotas: flume::Sender<SetQuota>,
+    ) {
+        let watch = move || self.run(rules, &peers, &errands, &quotas);
         if let Err(error) = std::thread::Builder::new().name("keeper".into()).spawn(watch) {
             tracing::error!(%error, "no thread to read keys and revocations again: restart the server after a change");
         }
     }
 
-    fn run(self, mut rules: Arc<Rules>, peers: &[Peer], errands: &flume::Receiver<Errand>) {
+    fn run(
+        self,
+        mut rules: Arc<Rules>,
+        peers: &[Peer],
+        errands: &flume::Receiver<Errand>,
+        quotas: &flume::Sender<SetQuota>,
+    ) {
         // The file may have changed since the rules were made: read it once more.
         let mut mark = None;
         loop {
@@ -90,6 +103,13 @@ impl Keeper {
                 match errand {
                     Errand::Reload => reload = true,
                     Errand::Revoke(revoke) => revokes.push(revoke),
+                    // Quotas have a keeper of their own.
+                    Errand::SetQuota(set) => {
+                        if let Err(unsent) = quotas.try_send(set) {
+                            let SetQuota { by, connection, id, .. } = unsent.into_inner();
+                            answer(peers, by, Control::QuotaSet { connection, id, outcome: Err(not_now()) });
+                        }
+                    }
                 }
             }
             let mut answers = self.revoke(&revokes);
@@ -115,11 +135,7 @@ impl Keeper {
                 answers.iter_mut().for_each(|answer| *answer = Some(not_now()));
             }
             for (Revoke { by, connection, id, .. }, refused) in revokes.iter().zip(answers) {
-                if let Some(peer) = peers.get(usize::from(by.0)) {
-                    // As in `tell`.
-                    let _ = peer.control.send(Control::Revoked { connection: *connection, id: *id, refused });
-                    peer.waker.wake();
-                }
+                answer(peers, *by, Control::Revoked { connection: *connection, id: *id, refused });
             }
             if !revokes.is_empty() {
                 std::thread::sleep(REVOKING_EVERY);
@@ -165,11 +181,20 @@ impl Keeper {
     }
 }
 
-fn not_now() -> Refused {
+pub(super) fn not_now() -> Refused {
     Refused::later(Refusal::Unavailable, RETRY_MS)
 }
 
-fn tell(peers: &[Peer], order: impl Fn() -> Control) {
+/// Tells the shard of who asked.
+pub(super) fn answer(peers: &[Peer], by: ShardId, answer: Control) {
+    if let Some(peer) = peers.get(usize::from(by.0)) {
+        // As in `tell`.
+        let _ = peer.control.send(answer);
+        peer.waker.wake();
+    }
+}
+
+pub(super) fn tell(peers: &[Peer], order: impl Fn() -> Control) {
     for peer in peers {
         // A shard that takes no orders any more has ended.
         let _ = peer.control.send(order());

@@ -3,15 +3,18 @@
 //! ```text
 //!   configuration            [tenants.acme] weight = 1                      read at the start
 //!   data folder/quotas.toml  [tenants.acme] weight = 4 ◄── tidegate quota   replaced whole, kept over restarts and takeovers
+//!                                 │                     ◄── quota.set        by a token that grants `$operator`; then its answer
 //!                                 │ another file, within CHANGED_WITHIN
 //!                                 ▼
 //!                            Quotas ─► every shard                          what cannot be read leaves the old in place
 //! ```
-//! Whoever may write the data folder runs the server, so nobody is asked who he is.
+//! Whoever may write the data folder runs the server, so nobody there is asked who he is. A client never sets what its own token's
+//! tenant may use unless the operator gave it that very right.
 
+use super::keeper::{answer, not_now, tell};
 use crate::config::{Config, TenantTables};
 use crate::disk::small;
-use crate::reactor::control::{Control, Peer};
+use crate::reactor::control::{Control, Peer, SetQuota};
 use shards::limits::Quotas;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +24,9 @@ use std::time::{Duration, SystemTime};
 pub const QUOTAS_FILE: &str = "quotas.toml";
 /// The file is looked at this often: a look is one `stat`.
 const CHANGED_WITHIN: Duration = Duration::from_millis(200);
+
+/// No more changes than this by clients: with each one every shard looks at its tenants.
+const SETTING_EVERY: Duration = Duration::from_millis(20);
 
 /// By which a file that was replaced is told from the one before.
 type Mark = Option<(u64, u64, SystemTime)>;
@@ -47,36 +53,61 @@ impl QuotaKeeper {
         Ok(Arc::new(changed.over(&self.configured)))
     }
 
-    /// Goes on from a thread of its own, as long as `end` has a sender.
-    pub fn watch(self, quotas: Arc<Quotas>, peers: Arc<[Peer]>, end: flume::Receiver<()>) {
-        let watch = move || self.run(quotas, &peers, &end);
+    /// Goes on from a thread of its own, as long as `sets` has a sender.
+    pub fn watch(self, quotas: Arc<Quotas>, peers: Arc<[Peer]>, sets: flume::Receiver<SetQuota>) {
+        let watch = move || self.run(quotas, &peers, &sets);
         if let Err(error) = std::thread::Builder::new().name("quotas".into()).spawn(watch) {
             tracing::error!(%error, "no thread to read quotas again: restart the server after a change");
         }
     }
 
-    fn run(self, mut quotas: Arc<Quotas>, peers: &[Peer], end: &flume::Receiver<()>) {
+    fn run(self, mut quotas: Arc<Quotas>, peers: &[Peer], sets: &flume::Receiver<SetQuota>) {
         // The file may have changed since the quotas were read: it is read once more.
         let mut mark: Option<Mark> = None;
-        while let Err(flume::RecvTimeoutError::Timeout) = end.recv_timeout(CHANGED_WITHIN) {
+        loop {
+            let first = match sets.recv_timeout(CHANGED_WITHIN) {
+                Ok(set) => Some(set),
+                Err(flume::RecvTimeoutError::Timeout) => None,
+                Err(flume::RecvTimeoutError::Disconnected) => return,
+            };
+            let sets: Vec<SetQuota> = first.into_iter().chain(sets.try_iter()).collect();
+            let mut kept = sets.is_empty() || self.write(&sets);
             let now = Some(self.mark());
-            if std::mem::replace(&mut mark, now) == now {
-                continue;
-            }
-            match self.quotas() {
-                Ok(new) if new == quotas => {}
-                Ok(new) => {
-                    quotas = new;
-                    tracing::info!(tenants = quotas.tenants.len(), "quotas were read again");
-                    for peer in peers {
-                        // A shard that takes no orders any more has ended.
-                        let _ = peer.control.send(Control::Quotas(Arc::clone(&quotas)));
-                        peer.waker.wake();
+            if std::mem::replace(&mut mark, now) != now {
+                match self.quotas() {
+                    Ok(new) if new == quotas => {}
+                    Ok(new) => {
+                        quotas = new;
+                        tracing::info!(tenants = quotas.tenants.len(), "quotas were read again");
+                        tell(peers, || Control::Quotas(Arc::clone(&quotas)));
+                    }
+                    Err(why) => {
+                        tracing::error!("{why}; what was read before stays in force");
+                        kept = false;
                     }
                 }
-                Err(why) => tracing::error!("{why}; what was read before stays in force"),
+            }
+            for SetQuota { by, connection, id, tenant, .. } in sets {
+                // Behind the news: whoever has the answer is served by what it says.
+                let quota = quotas.of(&tenant);
+                let outcome = if kept { Ok((tenant, quota)) } else { Err(not_now()) };
+                answer(peers, by, Control::QuotaSet { connection, id, outcome });
+                std::thread::sleep(SETTING_EVERY);
             }
         }
+    }
+
+    /// Writes down what operators set, all of it or nothing.
+    fn write(&self, sets: &[SetQuota]) -> bool {
+        let path = self.folder.join(QUOTAS_FILE);
+        let written = small::change(&self.folder, QUOTAS_FILE, |text| {
+            let mut tables = TenantTables::read(&path, &text).map_err(|why| why.to_string())?;
+            for SetQuota { tenant, quota, .. } in sets {
+                tables.put(tenant, *quota)?;
+            }
+            Ok(tables.text())
+        });
+        written.inspect_err(|why| tracing::error!("quotas cannot be written: {}: {why}", path.display())).is_ok()
     }
 
     fn mark(&self) -> Mark {

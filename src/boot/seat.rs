@@ -13,6 +13,7 @@ use crate::reactor::clock::Clock;
 use crate::reactor::control::{CONTROL_MESSAGES_MAX, Errand, Report};
 use crate::reactor::{Ended, ReactorConfig, Station};
 use crate::ring::Waker;
+use crate::wire;
 use crate::wire::token::Tokens;
 use rustls::ServerConfig;
 use shards::ids::ShardId;
@@ -88,6 +89,7 @@ impl Seat {
         };
         let mut core = Shard::new(shard, Log::new(log, recovered), mail);
         core.know_queues(&queues);
+        core.show_epochs_by(wire::lives::mask());
         let mut reactor =
             station.seat(core, tokens, (rules, tls, keeper), Executor::new(folder, desk), control, reports.clone());
         match reactor.run() {

@@ -12,6 +12,7 @@
 //!   tidegate revoke       a client or a token does not count any more
 //!   tidegate quota TENANT KEY=VALUE    what a tenant may use, from now on
 //!   tidegate backup       a copy of a data folder, also of a running server's
+//!   tidegate restore      a data folder of such a copy
 //!   tidegate doctor       what of this machine stands in the way, and what mends it
 //! ```
 //!
@@ -64,6 +65,7 @@ enum Command {
     Revoke(revoke::RevokeArgs),
     Quota(quota::QuotaArgs),
     Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
     Top(top::TopArgs),
@@ -159,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Revoke(args) => revoke::run(args),
         Command::Quota(args) => quota::run(&args),
         Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Top(args) => top::run(&args),

@@ -127,8 +127,8 @@ settings! {
     shard_send_bytes_max: u64 = "64MiB";
     /// Bytes of messages and requests that have come in part, of all connections of a shard.
     assembly_bytes_max: u64 = "16MiB";
-    /// Bytes of commands that wait for room in a shard, of all its connections. Near it the shard reads no socket, so that
-    /// TCP slows every sender.
+    /// Bytes of commands that wait for room in a shard, of all its connections. A tenant may hold as much as is free; above it
+    /// its sockets are not read, so that TCP slows their senders.
     held_bytes_max: u64 = "16MiB";
     /// Slots of each mailbox lane between two shards.
     mailbox_slots: u32 = "1024";
@@ -194,6 +194,10 @@ settings! {
     jobs_per_shard_max: u32 = "131072";
     /// Jobs that one connection may hold at once.
     client_jobs_max: u64 = "256";
+    /// Groups that one tenant may declare, 16 at most.
+    groups_per_tenant_max: u32 = "16";
+    /// Members of one group among the connections of one shard.
+    group_members_per_shard_max: u32 = "1024";
     /// A connection that has sent nothing for so long gets a ping.
     ping_interval_ms: u64 = "30s";
     /// A connection that has sent nothing for so long, not even a pong, is closed.
@@ -339,6 +343,8 @@ impl Config {
                 progress_bytes_max: size(self.progress_bytes_max),
                 jobs_per_shard_max: size(self.jobs_per_shard_max),
                 client_jobs_max: self.client_jobs_max,
+                groups_per_tenant_max: size(self.groups_per_tenant_max),
+                group_members_per_shard_max: size(self.group_members_per_shard_max),
             },
         }
     }

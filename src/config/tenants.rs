@@ -13,7 +13,7 @@
 
 use super::layers::{ConfigError, Layers};
 use super::value::Setting;
-use shards::limits::{Kind, Quota, Quotas, WEIGHT_MAX};
+use shards::limits::{Kind, QUOTA_MAX, Quota, Quotas, WEIGHT_MAX};
 use shards::names::is_name;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,9 +24,6 @@ pub(super) const TABLE: &str = "tenants";
 
 /// Table for whoever is not named. It is the name of the tenant of clients without a key, too.
 const OTHERS: &str = "default";
-
-/// Largest bound: with it no sum of the accounts overflows.
-const QUOTA_MAX: u64 = 1 << 40;
 
 /// Tables by the tenant's name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -175,7 +172,7 @@ mod tests {
         .expect("it is good");
         assert_eq!(quotas.of("anybody").max[Kind::Connections as usize], Some(10));
         let acme = quotas.of("acme");
-        assert_eq!((acme.weight, acme.max), (4, [None, Some(2 << 20), None, None]));
+        assert_eq!((acme.weight, acme.max), (4, [None, Some(2 << 20), None, None, None, None, None]));
         assert_eq!(load("shards = 2\n"), Ok(Quotas::default()));
     }
 

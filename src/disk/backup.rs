@@ -13,6 +13,7 @@
 
 use super::BLOCK_BYTES;
 use super::folder::{DataFolder, FolderError, file_id, is_passing};
+use super::lives;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -207,6 +208,7 @@ impl Pinned {
             });
             bytes += copied.map_err(failed("copy to", &to))?;
         }
+        lives::mark(partial).map_err(failed("mark", partial))?;
         sync_folder(partial)?;
         let copy = DataFolder::inspect(partial).map_err(BackupError::Folder)?;
         let report = recovery::verify(&&copy).map_err(BackupError::Unreadable)?;

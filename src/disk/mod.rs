@@ -13,6 +13,7 @@ pub mod backup;
 pub mod executor;
 pub mod folder;
 pub mod keys;
+pub mod lives;
 mod recorder;
 pub mod small;
 

@@ -297,6 +297,7 @@ impl Net {
                 connection.known = true;
                 connection.decoder = Decoder::new(frame_bytes_max);
                 connection.heard_us = now.mono_us;
+                connection.owner = service.owner(id);
                 self.stats.opened += 1;
                 if is_plain {
                     self.gate.take();

@@ -11,6 +11,7 @@
 //! ```
 //! A state only moves to the right, except that a failed move goes on locally.
 
+use super::held::Owner;
 use super::tls::Transport;
 use super::websocket::Decoder;
 use crate::ring::Socket;
@@ -56,6 +57,8 @@ pub(super) struct Held {
     pub rest: Vec<u8>,
     /// When the message first found no room.
     pub since_us: u64,
+    /// Whom it is charged to.
+    pub owner: Owner,
     /// Its sender was told to slow down.
     pub told: bool,
 }
@@ -82,8 +85,16 @@ pub(super) struct Connection {
     pub deaf: bool,
     /// Counted among those who have not sent a whole request.
     pub silent: bool,
+    /// It waits to be read until less of its tenant's input is held.
+    pub unread: bool,
+    /// The next receive brings one buffer.
+    pub sips: bool,
+    /// The present one goes on for as long as there are bytes.
+    pub streams: bool,
     /// Cancels and shutdowns whose completion is still to come.
     pub pending: u8,
+    /// Whose client it is.
+    pub owner: Owner,
     pub decoder: Decoder,
     /// The part of a message, or of the upgrade request, that has come.
     pub assembly: Vec<u8>,
@@ -111,6 +122,10 @@ impl Connection {
             pinged: false,
             deaf: false,
             silent: true,
+            unread: false,
+            sips: false,
+            streams: false,
+            owner: 0,
             pending: 0,
             decoder: Decoder::new(0),
             assembly: Vec::new(),
@@ -118,5 +133,10 @@ impl Connection {
             heard_us: now_us,
             deadline_us,
         }
+    }
+    /// A receive may be asked for: none is with the kernel, and what came of the last one was taken. While a cancel is under
+    /// way a new one could be its victim.
+    pub fn may_receive(&self) -> bool {
+        !(self.receiving || self.eof || self.held.is_some() || self.pending > 0)
     }
 }

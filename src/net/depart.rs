@@ -134,8 +134,7 @@ impl Net {
     fn drop_input(&mut self, id: ConnectionId) {
         if let Some(held) = self.table.get_mut(id).and_then(|c| c.held.take()) {
             self.holding -= 1;
-            let bytes = held.message.capacity() + held.rest.len();
-            self.held_bytes -= bytes.min(self.held_bytes);
+            self.held.sub(held.owner, held.message.capacity() + held.rest.len());
         }
         // A decoder in the middle of a message needs its assembly until it is closed.
         if self.table.get(id).is_some_and(|c| c.state != State::Closing) {
@@ -185,6 +184,8 @@ impl Net {
         let overdue = now.mono_us >= connection.deadline_us;
         match connection.state {
             State::HandingOff { .. } => self.wheel.set(id.slot, now.mono_us + CLOSE_TIMEOUT_US),
+            // What it says waits in its socket.
+            State::Open if connection.unread => self.wheel.set(id.slot, now.mono_us + self.config.ping_interval_us),
             State::Open => {
                 let silent_us = now.mono_us.saturating_sub(connection.heard_us);
                 let mut next = connection.heard_us + self.config.ping_interval_us;

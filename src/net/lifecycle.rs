@@ -43,7 +43,7 @@ impl Net {
     /// of what had to wait has found room.
     pub fn rearm<S: Service>(&mut self, now: Now, ring: &mut Ring, service: &mut S) {
         if !self.kept.is_empty() {
-            if self.held_bytes > (self.config.held_bytes_max - ring.recv_buffers.bytes()) / 2 {
+            if self.held.total() > (self.config.held_bytes_max - ring.recv_buffers.bytes()) / 2 {
                 return;
             }
             self.kept.drain(..).for_each(|buffer| ring.recv_buffers.give_back(buffer));
@@ -51,6 +51,7 @@ impl Net {
         for id in std::mem::take(&mut self.unarmed) {
             self.progress(id, now, ring, service);
         }
+        self.read_again(now, ring, service);
     }
 
     fn receive_completed<S: Service>(&mut self, completion: &Completion, now: Now, ring: &mut Ring, service: &mut S) {
@@ -144,21 +145,6 @@ impl Net {
                     self.sends.close(id);
                 }
             }
-        }
-    }
-
-    pub(super) fn arm_receive(&mut self, id: ConnectionId, ring: &mut Ring) {
-        let Some(connection) = self.table.get_mut(id) else { return };
-        // While a cancel is under way a new receive could be its victim.
-        if connection.receiving || connection.eof || connection.held.is_some() || connection.pending > 0 {
-            return;
-        }
-        connection.receiving = true;
-        match connection.state {
-            State::Upgrading | State::Waiting => {
-                ring.recv_once(connection.socket, UserData::new(Kind::Upgrade, id.slot, id.generation));
-            }
-            _ => ring.recv(connection.socket, UserData::new(Kind::Recv, id.slot, id.generation)),
         }
     }
 }

@@ -5,7 +5,7 @@
 //!                                  gate shut: lines, 503 ──┤
 //!                                                          ▼
 //!   Recv ─► websocket::Decoder ─► Service::text ──► Sends ─► one send in flight ─► Send
-//!             │ partial: assembly        │ Later: held, receive cancelled, retried in rotation
+//!             │ partial: assembly        │ Later: held, charged to its tenant, retried in rotation
 //!   wheel ─► ping, idle, upgrade and close time-outs           leave: what a drain does to a connection
 //! ```
 //! Where TLS is spoken it lies between ring and decoder, and between queue and ring: see [`secure`](self).
@@ -17,6 +17,7 @@ mod blocks;
 mod connection;
 mod depart;
 mod gate;
+mod held;
 mod leave;
 mod lifecycle;
 mod lines;
@@ -37,11 +38,14 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_held;
+#[cfg(test)]
 mod tests_newcomers;
 
 pub use blocks::Shared;
 pub use connection::Door;
 pub use gate::{GateConfig, retry_after_s};
+pub use held::Owner;
 pub use pieces::CHUNK_BYTES;
 pub use send_queue::{Class, SendLimits, Sends};
 pub use service::{Admission, Adoption, Knock, Service, Taken};
@@ -51,6 +55,7 @@ pub use wheel::Wheel;
 use crate::ring::Filled;
 use arrive::Listener;
 use gate::Gate;
+use held::HeldBytes;
 use lines::{Lines, Silent};
 use shards::ids::{ConnectionId, Now, ShardId};
 use std::collections::VecDeque;
@@ -83,7 +88,7 @@ pub struct NetConfig {
     /// Bytes of messages and requests that have come in part, of all connections together.
     pub assembly_bytes_max: usize,
     /// Bytes of input that waits for room in the core, of all connections together, receive buffers that have yet to come
-    /// included. At least twice as much as those.
+    /// included: a tenant may hold as much as is free. At least twice as much as those.
     pub held_bytes_max: usize,
     /// Bounds of the send side.
     pub sends: SendLimits,
@@ -184,7 +189,7 @@ pub struct Net {
     /// Connections whose receive found no buffer; armed again when the batch of completions is through.
     unarmed: Vec<ConnectionId>,
     assembly_bytes: usize,
-    held_bytes: usize,
+    held: HeldBytes,
     /// Receive buffers kept from the kernel while too much input waits.
     kept: Vec<Filled>,
     /// Empty buffers with capacity, for messages that come in parts.
@@ -228,7 +233,7 @@ impl Net {
             holding: 0,
             unarmed: Vec::new(),
             assembly_bytes: 0,
-            held_bytes: 0,
+            held: HeldBytes::default(),
             kept: Vec::new(),
             spare: Vec::new(),
             answer: Vec::new(),

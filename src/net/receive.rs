@@ -44,8 +44,9 @@ impl Net {
             (State::Open, Some(held)) => {
                 // From here on TCP holds the peer back; what was under way still comes, bounded by the receive buffers. One message
                 // that waits for its turn is not worth a cancel.
-                self.held_bytes += bytes.len();
                 held.rest.extend_from_slice(bytes);
+                let owner = held.owner;
+                self.charge_held(owner, bytes.len(), ring);
                 self.stop_receiving(id, ring);
             }
             (State::Open | State::Closing, _) => self.take(id, bytes, now, ring, service),
@@ -75,8 +76,7 @@ impl Net {
         let Some(connection) = self.table.get_mut(id) else { return 0 };
         let Some(mut held) = connection.held.take() else { return 0 };
         self.holding -= 1;
-        let bytes = held.message.capacity() + held.rest.len();
-        self.held_bytes -= bytes.min(self.held_bytes);
+        self.held.sub(held.owner, held.message.capacity() + held.rest.len());
         let door = connection.door;
         let waited_us = now.mono_us.saturating_sub(held.since_us);
         let overdue_us = (waited_us > self.config.held_timeout_us).then_some(waited_us);
@@ -97,7 +97,7 @@ impl Net {
                 if waited_us > SLOW_DOWN_AFTER_US && !std::mem::replace(&mut held.told, true) {
                     service.slow_down(id, door, waited_us, &mut self.sends);
                 }
-                self.hold(id, held, ring);
+                self.hold(id, held, ring, service);
                 return progress;
             }
             Taken::Close(words) => self.fail(id, words, now, ring, service),
@@ -122,7 +122,7 @@ impl Net {
     ) {
         match self.decode(id, bytes, now, service) {
             Outcome::All => {}
-            Outcome::Held(held) => self.hold(id, held, ring),
+            Outcome::Held(held) => self.hold(id, held, ring, service),
             Outcome::PeerCloses(code) => self.peer_closes(id, code, now, ring, service),
             Outcome::Fail(words) => self.fail(id, words, now, ring, service),
         }
@@ -186,7 +186,8 @@ impl Net {
                 }
                 Taken::Later { place } => {
                     let (message, rest, since_us) = (payload.to_vec(), bytes[at..].to_vec(), now.mono_us);
-                    outcome = Outcome::Held(Box::new(Held { text, message, place, rest, since_us, told: false }));
+                    let (owner, told) = (0, false);
+                    outcome = Outcome::Held(Box::new(Held { text, message, place, rest, since_us, owner, told }));
                     break;
                 }
             }
@@ -208,11 +209,13 @@ impl Net {
     }
 
     /// Keeps input that has no room or not its turn. The second message stops the socket from bringing more.
-    fn hold(&mut self, id: ConnectionId, held: Box<Held>, ring: &mut Ring) {
+    fn hold<S: Service>(&mut self, id: ConnectionId, mut held: Box<Held>, ring: &mut Ring, service: &mut S) {
         let Some(connection) = self.table.get_mut(id) else { return };
-        self.held_bytes += held.message.capacity() + held.rest.len();
         self.holding += 1;
-        let more = !held.rest.is_empty();
+        let (more, bytes) = (!held.rest.is_empty(), held.message.capacity() + held.rest.len());
+        let owner = service.owner(id);
+        (connection.owner, held.owner) = (owner, owner);
+        connection.sips = true;
         connection.held = Some(held);
         if connection.door == Door::Echo {
             self.waiting.push_back(id);
@@ -220,9 +223,10 @@ impl Net {
         if more {
             self.stop_receiving(id, ring);
         }
+        self.charge_held(owner, bytes, ring);
     }
 
-    fn stop_receiving(&mut self, id: ConnectionId, ring: &mut Ring) {
+    pub(super) fn stop_receiving(&mut self, id: ConnectionId, ring: &mut Ring) {
         if let Some(connection) = self.table.get_mut(id)
             && connection.receiving
             && connection.pending == 0
@@ -232,10 +236,11 @@ impl Net {
         }
     }
 
-    /// Lends a buffer that was read to the kernel again, unless too much input waits for room. Then the kernel runs out of
-    /// buffers and its receives end: every sender is slowed by TCP, and what waits stays bounded by what was lent.
+    /// Lends a buffer that was read to the kernel again, unless too much input waits for room of all tenants together: what was
+    /// under way when theirs were no longer read. Then the kernel runs out of buffers and its receives end: every sender is
+    /// slowed by TCP, and what waits stays bounded by what was lent.
     pub(super) fn return_buffer(&mut self, buffer: Filled, ring: &mut Ring) {
-        if self.held_bytes + ring.recv_buffers.bytes() > self.config.held_bytes_max {
+        if self.held.total() + ring.recv_buffers.bytes() > self.config.held_bytes_max {
             self.kept.push(buffer);
         } else {
             ring.recv_buffers.give_back(buffer);

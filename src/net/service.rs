@@ -2,6 +2,7 @@
 
 use super::CloseWords;
 use super::connection::Door;
+use super::held::Owner;
 use super::send_queue::Sends;
 use shards::ids::{ConnectionId, ShardId};
 use std::os::fd::RawFd;
@@ -99,6 +100,11 @@ pub trait Service {
 
     /// What was announced for a socket that has just come by ring.
     fn adopt(&mut self, from: ShardId, ticket: u32) -> Option<Adoption>;
+
+    /// Whose client this is; a number that is given to another tenant when the last client has gone.
+    fn owner(&self, _id: ConnectionId) -> Owner {
+        0
+    }
 
     /// The next messages came at this time, microseconds, and not in this turn.
     fn came(&mut self, _us: u64) {}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   boot ── Serve, Drain, Cut, Stay, Stop, Release ──┐
-//!   keepers ── Rules, Secure, Quotas, Revoked ───────┤
+//!   keepers ── Rules, Secure, Quotas, Revoked, … ────┤
 //!   admin ── Look      watchdog ── Ask ──────────────┤
 //!   peer ── Adopt, Revoke ───────────────────────────┼──► flume, bounded ──► reactor (its bell rings: Kind::Control)
 //!   keeper ◄── Errand ───────────────────────────────────────────────────── reactor, signals
@@ -14,7 +14,7 @@ use crate::auth::{Revocation, Rules};
 use crate::net::Adoption;
 use crate::ring::Waker;
 use shards::ids::{CommandId, ConnectionId, ShardId};
-use shards::limits::Quotas;
+use shards::limits::{Quota, Quotas};
 use shards::refusal::Refused;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
@@ -50,6 +50,15 @@ pub enum Control {
     Secure(Arc<rustls::ServerConfig>),
     /// Other quotas and weights are in force from now on.
     Quotas(Arc<Quotas>),
+    /// What is in force of a tenant since a client set its quota, or why nothing else is.
+    QuotaSet {
+        /// Who asked.
+        connection: ConnectionId,
+        /// Its command.
+        id: CommandId,
+        /// Tenant, and its quota.
+        outcome: Result<(String, Quota), Refused>,
+    },
     /// It does not come after all.
     Revoke {
         /// Who gave.
@@ -160,6 +169,23 @@ pub enum Errand {
     Reload,
     /// A client revokes.
     Revoke(Revoke),
+    /// A client sets a quota.
+    SetQuota(SetQuota),
+}
+
+/// What quota a client sets.
+#[derive(Debug)]
+pub struct SetQuota {
+    /// Shard of the client.
+    pub by: ShardId,
+    /// Who asks.
+    pub connection: ConnectionId,
+    /// Its command.
+    pub id: CommandId,
+    /// Whose quota.
+    pub tenant: String,
+    /// `None`: what the configuration says.
+    pub quota: Option<Quota>,
 }
 
 /// What a client revokes.

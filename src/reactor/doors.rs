@@ -1,20 +1,20 @@
 //! What stands behind the sockets of a shard: requests are answered, clients admitted, commands handed to the core.
 
 use super::clock::Clock;
-use super::control::{Control, Errand, Peer, Revoke};
+use super::control::{Control, Errand, Peer, Revoke, SetQuota};
 use super::echo::{ECHO_BYTES_MAX, echo};
 use super::guard::{Entry, Guard, TENANT, words};
 use super::identity::Identities;
 use crate::auth::{Denied, claimed_tenant};
 use crate::http::{self, Head, Request, Upgrade};
 use crate::net::websocket::{Opcode, append_with};
-use crate::net::{Admission, Adoption, Class, CloseWords, Door, Knock, Sends, Service, Taken, retry_after_s};
+use crate::net::{Admission, Adoption, Class, CloseWords, Door, Knock, Owner, Sends, Service, Taken, retry_after_s};
 use crate::observe::{Stage, fault};
 use crate::wire::codes::Close;
 use crate::wire::token::Tokens;
 use crate::wire::{decode, encode};
 use shards::Shard;
-use shards::command::Command;
+use shards::command::{Command, QuotaAsk};
 use shards::ids::{ConnectionId, Now, ShardId};
 use shards::input::{Handled, Input, Principal};
 use shards::limits::Limits;
@@ -343,6 +343,10 @@ impl Service for Doors {
         self.announced.remove(&(from, ticket))
     }
 
+    fn owner(&self, id: ConnectionId) -> Owner {
+        self.shard.tenant_slot(id).map_or(0, |slot| slot + 1)
+    }
+
     fn came(&mut self, us: u64) {
         self.held_since_ns = Some(us * 1000);
     }
@@ -400,6 +404,23 @@ impl Service for Doors {
                         Ok(Err(refused)) | Err(refused) => Err(refused),
                     }
                 }
+                Ok(command @ Command::Quota { ask, .. }) => match (guard.tenant_of_quota(id, &command), ask) {
+                    (Ok(tenant), QuotaAsk::Get) => {
+                        let quota = shard.limits().quotas.of(&tenant);
+                        hint.clear();
+                        append_with(hint, Opcode::Text, |out| encode::quota(out, &command_id, &tenant, &quota));
+                        sends.push(id, hint, Class::Reply);
+                        return ControlFlow::Continue(());
+                    }
+                    (Ok(tenant), QuotaAsk::Set(quota)) => {
+                        let set = SetQuota { by, connection: id, id: command_id, tenant, quota: quota.copied() };
+                        if keeper.try_send(Errand::SetQuota(set)).is_ok() {
+                            return ControlFlow::Continue(());
+                        }
+                        Err(Refused::later(Refusal::Unavailable, REVOKE_AGAIN_MS))
+                    }
+                    (Err(refused), _) => Err(refused),
+                },
                 Ok(command @ Command::Resume { .. }) => {
                     tokens.admit(guard.tenant_of(id), command, now.wall_ms, &mut token)
                 }

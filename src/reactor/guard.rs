@@ -259,6 +259,20 @@ impl Guard {
         }
     }
 
+    /// Whose quota a command is about, if who sends it may: without keys everybody may.
+    pub fn tenant_of_quota(&self, id: ConnectionId, command: &Command<'_>) -> Result<String, Refused> {
+        let Command::Quota { tenant, .. } = *command else { return Err(Capability::Admin.refused()) };
+        let own = match self.get(id) {
+            Some(State::Known { identity, .. }) => {
+                identity.rights.check(command)?;
+                &identity.tenant
+            }
+            _ if self.is_strict() => return Err(Capability::Admin.refused()),
+            _ => TENANT,
+        };
+        Ok(tenant.unwrap_or(own).to_owned())
+    }
+
     /// Next connection that is to be closed because its time is up.
     pub fn next_overdue(&mut self, now: Now, looked: &mut usize) -> Option<(ConnectionId, CloseWords)> {
         while *looked < EXPIRED_PER_TURN_MAX {

@@ -13,7 +13,7 @@ use crate::observe::{Stage, Tail, fault};
 use crate::wire::encode;
 use shards::ids::{CommandId, ConnectionId};
 use shards::outbox::{
-    DeadFrame, EntriesFrame, Gap, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap, RosterFrame,
+    DeadFrame, EntriesFrame, Gap, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap, RosterFrame, RunFrame,
     StreamFrame, VolatileEvent,
 };
 use shards::traces::Trace;
@@ -177,6 +177,13 @@ impl Outbox for Post<'_> {
         let out = &mut self.frames.scratch;
         out.clear();
         append_with(out, Opcode::Text, |out| encode::job(out, frame));
+        self.sends.push(connection, out, Class::Delivery);
+    }
+
+    fn run(&mut self, connection: ConnectionId, frame: &RunFrame<'_>) {
+        let out = &mut self.frames.scratch;
+        out.clear();
+        append_with(out, Opcode::Text, |out| encode::run(out, frame));
         self.sends.push(connection, out, Class::Delivery);
     }
 

@@ -267,17 +267,13 @@ impl Reactor {
         while let Some(effect) = self.doors.shard.poll_effect() {
             work += 1;
             match effect {
-                Effect::Reply {
-                    connection,
-                    id,
-                    reply: Reply::Resumed { client_id, generation, sessions, patterns },
-                } => {
+                Effect::Reply { connection, id, reply: Reply::Resumed { client_id, life, sessions, patterns } } => {
                     let wall_ms = self.doors.now.wall_ms;
                     let tenant = self.doors.guard.tenant_of(connection);
-                    let (token, expires_ms) = self.doors.tokens.sign(tenant, client_id, generation, wall_ms);
+                    let (token, expires_ms) = self.doors.tokens.sign(tenant, client_id, life, wall_ms);
                     self.out.clear();
                     append_with(&mut self.out, Opcode::Text, |out| {
-                        encode::resumed(out, &id, client_id, generation, sessions, patterns, &token, expires_ms);
+                        encode::resumed(out, &id, client_id, life.generation, sessions, patterns, &token, expires_ms);
                     });
                     self.net.sends.push(connection, &self.out, Class::Reply);
                 }

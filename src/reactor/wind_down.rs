@@ -55,6 +55,14 @@ impl Reactor {
                     });
                     self.net.sends.push(connection, &self.out, Class::Reply);
                 }
+                Control::QuotaSet { connection, id, outcome } => {
+                    self.out.clear();
+                    append_with(&mut self.out, Opcode::Text, |out| match &outcome {
+                        Ok((tenant, quota)) => encode::quota(out, &id, tenant, quota),
+                        Err(refused) => encode::reply(out, &id, &Reply::Refused(*refused)),
+                    });
+                    self.net.sends.push(connection, &self.out, Class::Reply);
+                }
                 Control::Revoke { from, ticket } => self.doors.forget(from, ticket),
                 Control::Drain { taken_over } if self.phase == Phase::Serving => self.begin_drain(taken_over, now),
                 Control::Cut => {

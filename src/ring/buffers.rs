@@ -63,6 +63,11 @@ impl RecvBuffers {
         usize::from(self.map.count) * self.map.buffer_bytes as usize
     }
 
+    /// Bytes of one.
+    pub fn buffer_bytes(&self) -> usize {
+        self.map.buffer_bytes as usize
+    }
+
     /// Buffers.
     pub fn count(&self) -> u16 {
         self.map.count

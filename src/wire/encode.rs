@@ -7,19 +7,22 @@
 //! ```
 //! Numbers are decimal, epochs sixteen hex digits, times Unix ms. An event's bytes are the same for every client.
 
+mod groups;
 mod presence;
 mod work;
 
+pub use groups::run;
 pub use presence::roster;
 pub use work::{dead, entries, job};
 
 use super::json::append_string;
+use super::lives::shown;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shards::command::{DataKind, Durability};
 use shards::effect::Reply;
 use shards::ids::{CommandId, Epoch, Offset};
-use shards::limits::{FRAME_COMMANDS_MAX, Limits};
+use shards::limits::{FRAME_COMMANDS_MAX, Kind, Limits, Quota};
 use shards::outbox::{
     Gap, GapReason, HistoryHead, Notice, PageItem, PatternGap, StreamFrame, VolatileEvent, text_parts,
 };
@@ -64,6 +67,24 @@ pub fn authenticated(out: &mut Vec<u8>, id: &CommandId, client: &str, expires_ms
 pub fn revoked(out: &mut Vec<u8>, id: &CommandId) {
     begin(out, "revoked", id);
     text(out, "}");
+}
+
+/// The answer to `quota.get`, and to `quota.set` when it is on disk and every shard has been told: what is in force.
+pub fn quota(out: &mut Vec<u8>, id: &CommandId, tenant: &str, quota: &Quota) {
+    begin(out, "quota", id);
+    text(out, ",\"tenant\":\"");
+    text(out, tenant);
+    text(out, "\",\"quota\":{\"weight\":");
+    number(out, u64::from(quota.weight));
+    for kind in Kind::ALL {
+        if let Some(max) = quota.max[kind as usize] {
+            text(out, ",\"");
+            text(out, kind.name());
+            text(out, "\":");
+            number(out, max);
+        }
+    }
+    text(out, "}}");
 }
 
 /// The server is about to close: finish what is open and come back.
@@ -139,7 +160,7 @@ pub fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &Reply<'_>) {
             text(out, session);
             if *epoch != 0 {
                 text(out, "\",\"epoch\":\"");
-                hex16(out, *epoch);
+                hex16(out, shown(*epoch));
             }
             text(out, "\",\"next\":");
             number(out, *next);
@@ -342,7 +363,7 @@ pub fn gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
     text(out, "{\"type\":\"gap\",\"session\":\"");
     text(out, gap.session);
     text(out, "\",\"epoch\":\"");
-    hex16(out, gap.epoch);
+    hex16(out, shown(gap.epoch));
     text(out, "\",\"from\":");
     number(out, gap.from);
     text(out, ",\"to\":");
@@ -379,7 +400,7 @@ pub fn history<'a>(
     text(out, ",\"session\":\"");
     text(out, head.session);
     text(out, "\",\"epoch\":\"");
-    hex16(out, head.epoch);
+    hex16(out, shown(head.epoch));
     text(out, "\",\"next\":");
     number(out, head.next);
     text(out, ",\"tail\":");
@@ -485,7 +506,7 @@ fn payload(out: &mut Vec<u8>, data: &[u8], kind: DataKind) {
 fn event_id(out: &mut Vec<u8>, session: &str, epoch: Epoch, offset: Offset) {
     text(out, session);
     text(out, ":");
-    hex16(out, epoch);
+    hex16(out, shown(epoch));
     text(out, ":");
     number(out, offset);
 }

@@ -5,5 +5,6 @@ pub mod decode;
 mod digits;
 pub mod encode;
 pub mod json;
+pub mod lives;
 mod scan;
 pub mod token;

@@ -267,6 +267,19 @@ impl Pipeline {
             })
     }
 
+    /// Less than an eighth of the segment being filled is left, and the next one is not there or may not be begun (`is_barred`).
+    pub fn is_running_out(&self, is_barred: bool) -> bool {
+        let Some(writing) = self.writing.as_ref() else { return false };
+        let (open_bytes, open_records) =
+            self.open.as_ref().map_or((0, 0), |open| (open.group.records_bytes as u64, open.group.count));
+        let bytes_left = self.config.segment_bytes.saturating_sub(writing.end + open_bytes);
+        let records_left = self.config.segment_records_max.saturating_sub(writing.records + open_records);
+        let is_near = self.roll
+            || bytes_left < self.config.segment_bytes / 8
+            || records_left < self.config.segment_records_max / 8;
+        is_near && (is_barred || self.prepared.is_none())
+    }
+
     /// Place the next record will have, opening a group (and a segment) for it. [`Pipeline::room`] said yes.
     pub fn place(&mut self) -> RecordPlace {
         if self.open.is_none() {

@@ -77,6 +77,11 @@ impl HotKeys {
         keys <= left + self.spare.len() * self.keys_per_map
     }
 
+    /// Whether one more segment can be begun.
+    pub fn has_spare(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
     /// Whether the segment being filled has had its share of the memory and is to be sealed.
     pub fn wants_roll(&self) -> bool {
         let Some(last) = self.generations.back() else { return false };

@@ -16,7 +16,7 @@ import subprocess
 import time
 
 from disk_mount import SMALL
-from tide import GONE, Client, Server, Violations, binary, environment, history, run
+from tide import GONE, Client, Refused, Server, Violations, binary, environment, history, run
 
 PAD = "x" * 700
 
@@ -171,6 +171,75 @@ async def of_a_dead_server(server, bad):
     await restored(server, [(dest, acked)], bad)
 
 
+async def refused(client, name, command):
+    try:
+        raise AssertionError(await client.call(command))
+    except Refused as why:
+        assert why.name == name, why
+
+
+async def back_in_time(server):
+    """What was given out after the backup is given to nothing else: event ids, tokens, places in feeds."""
+    publish = {"type": "publish", "session": "t", "topic": "in.time"}
+    one = await Client.open(f"{server.url}?client=c")
+    old = [(await one.call({**publish, "message_id": f"m{n}", "data": n}))["event_id"] for n in range(3)]
+    life = await one.call({"type": "resume"})
+    dest, new = os.path.join(server.folder, "in-time"), os.path.join(server.folder, "restored")
+    tidegate("backup", dest, "--data", server.data)
+    feed = await Client.open(f"{server.url}?client=f")
+    await feed.call({"type": "subscribe", "patterns": ["in.time"], "from": "latest"})
+    old += [(await one.call({**publish, "message_id": f"m{n}", "data": n}))["event_id"] for n in range(3, 6)]
+    places = {}
+    for _ in range(3):
+        slice_, seq = (await feed.next_event())["at"].split(".")
+        places[slice_] = seq
+    await one.close()
+    one = await Client.open(f"{server.url}?client=c")
+    life = await one.call({"type": "resume", "token": life["token"]})
+    for client in (one, feed):
+        await client.close()
+    tidegate("restore", dest, "--data", new)
+    assert "exists already" in tidegate("restore", dest, "--data", new, status=1)
+    epochs = {old[0].rsplit(":", 2)[1]}
+    for folder in (new, None):
+        other = copied(server, dest) if folder is None else Server(*SMALL, shards=server.shards, data=folder)
+        try:
+            other.start(shards=3)
+            again = await Client.open(f"{other.url}?client=c")
+            stored = await history(again, "t")
+            assert [event["data"] for event in stored] == [0, 1, 2], stored
+            epoch = stored[0]["event_id"].rsplit(":", 2)[1]
+            assert epoch not in epochs, "each time is another"
+            epochs.add(epoch)
+            reply = await again.call({**publish, "message_id": "m1", "data": 1})
+            assert reply.get("duplicate") and reply["event_id"] == f"t:{epoch}:1", reply
+            await refused(again, "stale_token", {"type": "resume", "token": life["token"]})
+            await refused(again, "causal_gap", {**publish, "message_id": "x", "data": 0, "prev_event_id": old[0]})
+            await refused(again, "foreign_epoch", {"type": "subscribe", "session": "t", "from": {"offset": 5, "epoch": old[0].rsplit(":", 2)[1]}})
+            feed = await Client.open(f"{other.url}?client=g")
+            position = ",".join(f"{slice_}.{seq}" for slice_, seq in places.items())
+            await feed.call({"type": "subscribe", "patterns": ["in.time"], "from": {"position": position}})
+            ids = [(await again.call({**publish, "message_id": f"n{n}", "data": n, "prev_event_id": f"t:{epoch}:0"}))["event_id"] for n in range(6)]
+            assert ids == [f"t:{epoch}:{3 + n}" for n in range(6)] and not set(ids) & set(old), ids
+            for event_id in ids:
+                frame = await feed.next_event()
+                assert frame["event_id"] == event_id and frame["prev_event_id"] == f"t:{epoch}:0", frame
+            fresh = await again.call({"type": "resume"})
+            assert fresh["token"] != life["token"], fresh
+            other.kill9()
+            other.start(shards=2)
+            again = await Client.open(f"{other.url}?client=c")
+            assert (await history(again, "t"))[-1]["event_id"] == ids[-1], "the same time at each start"
+            await again.call({"type": "resume", "token": fresh["token"]})
+            at = await again.call({"type": "subscribe", "session": "t", "from": {"offset": 9, "epoch": epoch}})
+            assert at["epoch"] == epoch and at["next"] == 9, at
+            await again.close()
+            assert other.stop() == 0, other.tail()
+        finally:
+            other.close()
+    print(f"restored twice: {len(epochs)} epochs of one session, no event id, token or place of the time that is gone fits", flush=True)
+
+
 async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4, help="backups under load")
@@ -183,6 +252,7 @@ async def main():
         refusals(server, backups[0][0])
         damage_is_found(server, backups[-1][0])
         await restored(server, backups, bad)
+        await back_in_time(server)
         await of_a_dead_server(server, bad)
         bad.check()
         print(f"backup: passed in {time.monotonic() - began:.1f} s", flush=True)

@@ -4,6 +4,8 @@
     [tenants.default]  a rate and a number of connections ─► refusals with advice, 4103
     tidegate quota     another bound ─► in force within a second ─► kill -9, start ─► still in force ─► --reset ─► as configured
     a file that is none ─► the old bounds stay; at a start: status 2 and one line
+    what is kept       sessions, jobs, entries: refused beyond the bound, exactly, before and after kill -9 with other shards
+    quota.set          by who has `$operator`: in force at once, in the same file; a tenant's own admin looks and no more
 
 Without keys everybody is tenant `default`, so the table for all others is theirs.
 """
@@ -124,6 +126,98 @@ async def changes(server, one):
     print("changed while it runs, kept over kill -9, a file that is none harms nothing, reset to the configuration", flush=True)
 
 
+async def taken(client, commands, bound):
+    """How many of these are taken; the others are refused for this bound, with advice."""
+    count = 0
+    for command in commands:
+        try:
+            await client.call(command)
+            count += 1
+        except Refused as why:
+            assert why.name == "over_quota" and why.frame["field"] == bound and why.frame["retry_after_ms"] > 0, why
+    return count
+
+
+def sessions(names, tag):
+    return [{**PUBLISH, "session": f"s{name}", "message_id": f"{tag}{name}", "data": 1} for name in names]
+
+
+async def what_is_kept(server):
+    one = await Client.open(f"{server.url}?client=c1")
+    bounds = {"sessions_max": 5, "queue_depth_max": 3, "entries_bytes_max": 1000}
+    reply = await one.call({"type": "quota.set", "quota": bounds})
+    assert reply["type"] == "quota" and reply["tenant"] == "default" and reply["quota"] == {"weight": 1, **bounds}, reply
+    assert await taken(one, sessions(range(12), "a"), "sessions_max") == 5
+    declare = {"type": "queue.declare", "queue": "q", "patterns": ["job.>"], "deadline_ms": 600_000, "dead_letter": "dead"}
+    await one.call(declare)
+    # The queue itself is kept as an entry: what is left for others is counted in the same bytes.
+    puts = [{"type": "entry.put", "bucket": f"b{n}", "key": "k", "data": "x" * 70} for n in range(12)]
+    puts_taken = await taken(one, puts, "entries_bytes_max")
+    assert 5 <= puts_taken < 10, puts_taken
+    jobs = [{**PUBLISH, "session": f"s{n}", "topic": "job.a", "message_id": f"job{n}", "data": 1} for n in (0, 1, 2, 3, 4)]
+    assert await taken(one, jobs, "queue_depth_max") == 3
+    for shards in (2, 3):
+        await one.close()
+        server.kill9()
+        server.start(shards=shards)
+        one = await Client.open(f"{server.url}?client=c1")
+        assert await taken(one, sessions(range(12), f"b{shards}-"), "sessions_max") == 5, "the same five exist"
+        assert await taken(one, [{**puts[0], "bucket": f"new{shards}"}], "entries_bytes_max") == 0
+        assert await taken(one, [{**puts[0]}], "entries_bytes_max") == 1, "what replaces as much takes nothing"
+        assert await taken(one, [{**jobs[0], "message_id": f"more{shards}"}], "queue_depth_max") == 0
+    # Room comes back with what goes.
+    await one.call({"type": "entry.delete", "bucket": "b0", "key": "k"})
+    deadline = time.monotonic() + SOON_S
+    while not await taken(one, [{**puts[0], "bucket": "later"}], "entries_bytes_max"):
+        assert time.monotonic() < deadline, "an entry went, and no other may come"
+        await asyncio.sleep(0.2)
+    await one.call({"type": "quota.set", "quota": {**bounds, "sessions_max": 7}})
+    said = quota(server, "default")
+    assert "sessions_max = 7" in said and "queue_depth_max = 3" in said, said
+    deadline = time.monotonic() + SOON_S
+    while (count := await taken(one, sessions(range(12), "c"), "sessions_max")) < 7:
+        assert time.monotonic() < deadline, f"a bound that was raised is not in force: {count}"
+        await asyncio.sleep(0.2)
+    assert count == 7
+    reply = await one.call({"type": "quota.set"})
+    assert reply["quota"]["events_per_second_max"] == 50 and "sessions_max" not in reply["quota"], reply
+    assert (await one.call({"type": "quota.get"}))["quota"] == reply["quota"], "as the configuration says"
+    await one.close()
+    print("sessions, entries and jobs are counted over all shards and three starts; bounds set on the wire are kept", flush=True)
+
+
+async def who_may(folder):
+    key = os.path.join(folder, "keys.json")
+    subprocess.run([binary(), "keys", "make", "--out", key], check=True, capture_output=True, env=environment())
+
+    def mint(tenant, *grants):
+        flags = [flag for grant in grants for flag in ("--admin", grant)]
+        command = [binary(), "token", "--keys", key, "--tenant", tenant, "--client", f"{tenant}-admin", "--publish", ">", *flags]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout.strip()
+
+    with Server("--set", f"auth_keys_file={key}", shards=2) as server:
+        operator = await Client.open(server.url, auth=mint("ops", "$operator"))
+        admin = await Client.open(server.url, auth=mint("acme", "*"))
+        nobody = await Client.open(server.url, auth=mint("bcorp"))
+        for client, command in [
+            (admin, {"type": "quota.set", "quota": {"weight": 100}}),
+            (admin, {"type": "quota.set", "tenant": "acme", "quota": {"weight": 100}}),
+            (admin, {"type": "quota.get", "tenant": "bcorp"}),
+            (nobody, {"type": "quota.get"}),
+        ]:
+            try:
+                raise AssertionError(await client.call(command))
+            except Refused as why:
+                assert why.name == "forbidden" and why.frame["field"] == "capabilities.admin", why
+        await operator.call({"type": "quota.set", "tenant": "acme", "quota": {"sessions_max": 1}})
+        assert (await admin.call({"type": "quota.get"}))["quota"] == {"weight": 1, "sessions_max": 1}
+        assert await taken(admin, sessions(range(3), "x"), "sessions_max") == 1
+        assert await taken(nobody, sessions(range(3), "x"), "sessions_max") == 3, "another tenant's"
+        for client in (operator, admin, nobody):
+            await client.close()
+    print("a tenant's admin looks at its quota, whoever has $operator sets it, nobody else does either", flush=True)
+
+
 async def main():
     with tempfile.TemporaryDirectory() as folder:
         config = os.path.join(folder, "tidegate.toml")
@@ -135,6 +229,11 @@ async def main():
             await (await bounds(server)).close()
         with Server("--config", config, shards=3) as server:
             await changes(server, await bounds(server))
+        with open(config, "w") as file:
+            file.write("[tenants.default]\nevents_per_second_max = 50\n")
+        with Server("--config", config, shards=3) as server:
+            await what_is_kept(server)
+        await who_may(folder)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,13 @@ import argparse
 import asyncio
 import collections
 import random
+import re
+import subprocess
+import sys
+import textwrap
 import time
 
-from tide import GONE, Client, Refused, Server, history, run
+from tide import GONE, ROOT, Client, Refused, Server, environment, history, run
 
 SESSION = "room"
 SESSIONS = [f"desk-{n}" for n in range(4)]
@@ -286,6 +290,24 @@ async def cancelled(server):
     await client.close()
 
 
+def readme(server):
+    """README's own program, once as it stands and once without its worker."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    first = lines.index("    import asyncio")
+    program = textwrap.dedent("\n".join(lines[first : lines.index("    asyncio.run(main())", first) + 1]))
+    program = program.replace("ws://127.0.0.1:7777", server.url)
+    alone = re.sub(r"worker\.work\(.*\)\)", "asyncio.sleep(60))", program).replace("5000", "500")
+    for text, client, said in ((program, "model-1", "Water."), (alone, "$server", "Nobody could answer in time.")):
+        told = subprocess.run(
+            [sys.executable, "-c", text],
+            env={**environment(), "PYTHONPATH": str(ROOT / "tools" / "clients" / "python")},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert told.stdout.startswith(f"{client} {{") and said in told.stdout, told
+
+
 async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=6.0)
@@ -298,6 +320,7 @@ async def main():
         await deadline(server)
         await dead_letter(server)
         await cancelled(server)
+        await asyncio.to_thread(readme, server)
         print(f"entries: {told} changes told after kill -9; {await once(server, random.Random(seed), options.seconds)}")
 
 

@@ -1,5 +1,6 @@
 //! The transcripts against the codec alone: no server, no sockets.
 
+mod groups;
 mod work;
 
 use crate::transcript::{self, Step, Transcript};
@@ -7,11 +8,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shards::command::{
-    Command, DataKind, Durability, EntryAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, Revocable, RosterKind,
+    Command, DataKind, Durability, EntryAsk, GroupAsk, JobAsk, PresenceAct, PresenceState, QueueAsk, QuotaAsk,
+    Revocable, RosterKind,
 };
 use shards::effect::{PresenceReply, Reply};
 use shards::ids::{CommandId, InlineText, PartitionId, SliceId};
-use shards::limits::{Limits, REPLY_BYTES_MAX};
+use shards::limits::{Kind, Limits, Quota, REPLY_BYTES_MAX};
 use shards::outbox::{
     Gap, GapReason, Happened, HistoryHead, Notice, PageItem, PatternGap, ReceiptsOfAll, RosterChange, RosterFrame,
     RosterValue, StreamFrame, StreamPart, VolatileEvent, event_bytes_max,
@@ -20,7 +22,7 @@ use shards::refusal::{Refusal, Refused};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use storage::record::{
-    CommitBody, EventBody, Kind, NO_OFFSET, RecordHead, RecordView, commit_bytes_max, encode_commit,
+    CommitBody, EventBody, Kind as RecordKind, NO_OFFSET, RecordHead, RecordView, commit_bytes_max, encode_commit,
 };
 use tidegate::net::websocket::{Decoder, Message, Violation};
 use tidegate::wire::codes::Close;
@@ -212,6 +214,8 @@ const COMMANDS: &[&str] = &[
     "auth",
     "revoke.client",
     "revoke.token",
+    "quota.get",
+    "quota.set",
     "stream.append",
     "stream.close",
     "presence.enter",
@@ -236,6 +240,13 @@ const COMMANDS: &[&str] = &[
     "job.progress",
     "dead.redrive",
     "dead.drop",
+    "group.declare",
+    "group.drop",
+    "group.join",
+    "group.leave",
+    "group.ack",
+    "group.list",
+    "markers.list",
 ];
 
 /// Fails to compile when a command joins: then it needs an example.
@@ -249,7 +260,16 @@ fn command_name(command: &Command<'_>) -> &'static str {
         Command::Unsubscribe { .. } => "unsubscribe",
         Command::UnsubscribePatterns => "unsubscribe patterns",
         Command::Acknowledge { .. } => "ack",
+        Command::Mark { marker, .. } if marker.lease.is_some() => "group.ack",
         Command::Mark { .. } => "mark",
+        Command::Markers { .. } => "markers.list",
+        Command::Group { ask } => match ask {
+            GroupAsk::Declare { .. } => "group.declare",
+            GroupAsk::Drop { .. } => "group.drop",
+            GroupAsk::Join { credit: 0, .. } => "group.leave",
+            GroupAsk::Join { .. } => "group.join",
+            GroupAsk::List { .. } => "group.list",
+        },
         Command::History { .. } => "history",
         Command::Resume { .. } => "resume",
         // Between shards only.
@@ -258,6 +278,8 @@ fn command_name(command: &Command<'_>) -> &'static str {
         Command::Auth { .. } => "auth",
         Command::Revoke { what: Revocable::Client, .. } => "revoke.client",
         Command::Revoke { what: Revocable::Token, .. } => "revoke.token",
+        Command::Quota { ask: QuotaAsk::Get, .. } => "quota.get",
+        Command::Quota { ask: QuotaAsk::Set(_), .. } => "quota.set",
         Command::StreamAppend { .. } => "stream.append",
         Command::StreamClose { .. } => "stream.close",
         Command::Entry { ask, .. } => match ask {
@@ -299,6 +321,7 @@ const FRAMES: &[&str] = &[
     "welcome",
     "authenticated",
     "revoked",
+    "quota",
     "hello",
     "published",
     "committed",
@@ -342,6 +365,14 @@ const FRAMES: &[&str] = &[
     "dead.list",
     "redriven",
     "dropped",
+    "group.declared",
+    "group.dropped",
+    "group.joined",
+    "group.left",
+    "group.acked",
+    "group.lost",
+    "group.run",
+    "markers",
     "gap retention",
     "gap expired",
     "gap policy",
@@ -385,6 +416,11 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
         }
         "authenticated" => return encode::authenticated(out, &id, str("client"), int("expires")),
         "revoked" => return encode::revoked(out, &id),
+        "quota" => {
+            let bound = |kind: Kind| value["quota"][kind.name()].as_u64();
+            let weight = value["quota"]["weight"].as_u64().unwrap() as u32;
+            return encode::quota(out, &id, str("tenant"), &Quota { weight, max: Kind::ALL.map(bound) });
+        }
         "goaway" => return encode::goaway(out, int("reconnect_after_ms")),
         "slow_down" => {
             let waits_for = match str("scope") {
@@ -462,6 +498,11 @@ fn encode_again(text: &str, out: &mut Vec<u8>) {
         "entries" => return work::entries_again(text, &id, out),
         "job" => return work::job_again(text, out),
         "dead.list" => return work::dead_again(&value, &id, out),
+        "group.run" => return groups::run_again(text, out),
+        "group.declared" | "group.dropped" | "group.joined" | "group.left" | "group.acked" | "group.lost"
+        | "markers" => {
+            return groups::reply_again(&value, &id, out);
+        }
         "put" | "deleted" | "declared" | "queue.dropped" | "queues" | "pulling" | "failed" | "dead" | "extended"
         | "progressed" | "redriven" | "dropped" | "job.lost" => return work::reply_again(&value, &id, out),
         "watching" | "unwatched" if str("of") == "entries" => return work::reply_again(&value, &id, out),
@@ -630,7 +671,7 @@ fn record_of(text: &str) -> Vec<u8> {
     let slice = SliceId(slice.parse().unwrap());
     let head = RecordHead {
         length: 0,
-        kind: Kind::Commit,
+        kind: RecordKind::Commit,
         slice,
         count: 1,
         slice_seq: slice_seq.parse().unwrap(),

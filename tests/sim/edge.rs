@@ -9,7 +9,7 @@ use shards::ids::{CommandId, ConnectionId, Now};
 use shards::limits::{Limits, REPLY_BYTES_MAX};
 use shards::outbox::{
     DeadFrame, EntriesFrame, GAP_FRAME_BYTES_MAX, Gap, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap,
-    RosterFrame, StreamFrame, VolatileEvent, event_bytes_max,
+    RosterFrame, RunFrame, StreamFrame, VolatileEvent, event_bytes_max,
 };
 use shards::refusal::Refused;
 use std::collections::BTreeMap;
@@ -240,9 +240,9 @@ impl<'a> Doors<'a> {
         let now_ms = self.now_ms;
         let Some(door) = self.doors.get_mut(&connection).filter(|door| !door.closing) else { return };
         let mut payload = Vec::new();
-        if let Reply::Resumed { client_id, generation, sessions, patterns } = *reply {
-            let (token, expires_ms) = tokens().sign(TENANT, client_id, generation, now_ms);
-            encode::resumed(&mut payload, id, client_id, generation, sessions, patterns, &token, expires_ms);
+        if let Reply::Resumed { client_id, life, sessions, patterns } = *reply {
+            let (token, expires_ms) = tokens().sign(TENANT, client_id, life, now_ms);
+            encode::resumed(&mut payload, id, client_id, life.generation, sessions, patterns, &token, expires_ms);
         } else {
             encode::reply(&mut payload, id, reply);
         }
@@ -348,6 +348,10 @@ impl Outbox for Doors<'_> {
 
     fn job(&mut self, connection: ConnectionId, frame: &JobFrame<'_>) {
         self.deliver(connection, frame.bytes_max(), |payload| encode::job(payload, frame));
+    }
+
+    fn run(&mut self, connection: ConnectionId, frame: &RunFrame<'_>) {
+        self.deliver(connection, frame.bytes_max(), |payload| encode::run(payload, frame));
     }
 
     fn dead(&mut self, connection: ConnectionId, id: CommandId, frame: &DeadFrame<'_>) {

@@ -77,16 +77,21 @@ impl Entries {
         Ok(())
     }
 
-    /// Somebody who asked at this time was told what a key holds.
-    pub fn told(&self, place: &str, key: &str, found: Option<u64>, asked_us: u64) -> Checked {
+    /// The last change of a key that somebody knows of.
+    pub fn known(&self, place: &str, key: &str) -> u64 {
+        self.floors.get(&(place.to_owned(), key.to_owned())).map_or(0, |floor| floor.revision)
+    }
+
+    /// Somebody who asked when a revision of it was known is told by now what a key held in between.
+    pub fn told(&self, place: &str, key: &str, found: Option<u64>, known: u64, now_us: u64) -> Checked {
         let Some(floor) = self.floors.get(&(place.to_owned(), key.to_owned())) else { return Ok(()) };
         match found {
-            Some(revision) if revision < floor.revision => {
-                Err(format!("{place}: {key} is told at {revision}, and was at {} before", floor.revision))
+            Some(revision) if revision < known => {
+                Err(format!("{place}: {key} is told at {revision}, and was at {known} before it was asked for"))
             }
             Some(_) => Ok(()),
             None if floor.value.is_none() || floor.may_go => Ok(()),
-            None if floor.goes_us.is_some_and(|goes_us| goes_us <= asked_us) => Ok(()),
+            None if floor.goes_us.is_some_and(|goes_us| goes_us <= now_us) => Ok(()),
             None => Err(format!("{place}: {key} was at {}, and nothing took it away", floor.revision)),
         }
     }

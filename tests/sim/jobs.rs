@@ -6,7 +6,11 @@
 //!   never before its deadline is a job answered by the server for its deadline
 //!   an event that cancels it stands before its end ─► it was not waited for: no end for the deadline behind that
 //!   an end as cancelled ─► such an event stands before it
+//!   order session: a job that was not cancelled ends after all that were published before it, however each ends
+//!   a job is begun no more often than its attempts, and once more for each death that may have forgotten one
+//!   what was refused is not there; an entry that was put with the end of a job is there with it
 //! ```
+//! Where segments are removed some ends are read by nobody: of what a gap may hide nothing is asked.
 
 use super::oracle::{Checked, parse_event_id};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +32,12 @@ pub struct Jobs {
     /// What stands at each offset: topic and data.
     facts: BTreeMap<(String, u64), (String, String)>,
     sent: BTreeSet<(String, String)>,
+    /// Told to be refused: it must not be there.
+    refused: BTreeSet<(String, String)>,
+    /// Of each session the job that was ended last together with an entry, and where.
+    entries: BTreeMap<String, (u64, String)>,
+    /// Cancelled ones among the ends.
+    unwanted: BTreeSet<(String, u64)>,
     /// Events that cancel, by session and data: the job that each names, or all.
     cancelling: BTreeMap<(String, String), Option<u64>>,
     /// Those that were heard: where they stand.
@@ -43,9 +53,33 @@ pub struct Jobs {
     /// The wall clock does not jump: ends are held against deadlines.
     pub timely: bool,
     pub deadline_ms: u64,
+    /// Nobody begins a job more often; 0: nothing is said.
+    pub attempts: u64,
+    /// Leases that workers were given, and when.
+    leases: BTreeMap<(String, u64), BTreeMap<String, u64>>,
+    /// When processes died, and the sessions whose shards had something then that was not on disk.
+    deaths: Vec<(u64, BTreeSet<String>)>,
 }
 
 impl Jobs {
+    /// A process has died.
+    pub fn died(&mut self, now_us: u64, unsettled: BTreeSet<String>) {
+        self.deaths.push((now_us, unsettled));
+    }
+
+    /// A job was begun under this lease: no more often than its queue allows, and once more for each death that may have forgotten one.
+    fn begun(&mut self, job: &(String, u64), lease: &str, now_us: u64) -> Checked {
+        let leases = self.leases.entry(job.clone()).or_default();
+        leases.entry(lease.to_owned()).or_insert(now_us);
+        let first_us = leases.values().min().copied().unwrap_or(now_us);
+        let forgot = |(at_us, unsettled): &&(u64, BTreeSet<String>)| *at_us >= first_us && unsettled.contains(&job.0);
+        let forgotten = self.deaths.iter().filter(forgot).count() as u64;
+        if self.attempts > 0 && leases.len() as u64 > self.attempts + forgotten {
+            return Err(format!("{job:?} was begun {} times, {} may be: {leases:?}", leases.len(), self.attempts));
+        }
+        Ok(())
+    }
+
     /// A job is about to be published.
     pub fn sends(&mut self, session: &str, data: &str) {
         self.sent.insert((session.to_owned(), data.to_owned()));
@@ -54,6 +88,38 @@ impl Jobs {
     /// A cancel is about to be published.
     pub fn cancels(&mut self, session: &str, data: &str, one: Option<u64>) {
         self.cancelling.insert((session.to_owned(), data.to_owned()), one);
+    }
+
+    /// What was to be published was refused, and cannot come later.
+    pub fn refused(&mut self, session: &str, data: &str) -> Checked {
+        self.refused.insert((session.to_owned(), data.to_owned()));
+        let here = (session.to_owned(), 0)..=(session.to_owned(), u64::MAX);
+        match self.facts.range(here).find(|(_, (_, told))| told == data) {
+            Some(((_, offset), _)) => Err(format!("{session}:{offset} is there, and was refused")),
+            None => Ok(()),
+        }
+    }
+
+    /// What the entry of a session must say.
+    pub fn last_entry(&self, session: &str) -> Option<&str> {
+        self.entries.get(session).map(|(_, job)| &**job)
+    }
+
+    /// Is an end of this job known, or could there be one that nobody has read yet?
+    pub fn has_ended(&self, session: &str, name: &str) -> bool {
+        let of = name.split_once('/').and_then(|(_, of)| parse_event_id(of).ok());
+        of.is_some_and(|(named, _, job)| named == session && job < self.tail(session))
+    }
+
+    /// Everything before this offset is gone: how jobs before it end may never be known.
+    pub fn gone(&mut self, session: &str, to: u64) {
+        let jobs: Vec<(String, u64)> =
+            self.opened.range((session.to_owned(), 0)..(session.to_owned(), to)).cloned().collect();
+        for job in jobs {
+            if !self.ends.contains_key(&job) {
+                self.opened.remove(&job);
+            }
+        }
     }
 
     /// The job of a session that was acknowledged last, and its event.
@@ -76,7 +142,7 @@ impl Jobs {
     }
 
     /// A worker was given it.
-    pub fn given(&self, session: &str, offset: u64, data: &str) -> Checked {
+    pub fn given(&mut self, session: &str, offset: u64, data: &str, lease: &str, now_us: u64) -> Checked {
         let job = (session.to_owned(), offset);
         if !self.sent.contains(&(session.to_owned(), data.to_owned())) {
             return Err(format!("{session}:{offset}: nobody published {data}"));
@@ -86,7 +152,7 @@ impl Jobs {
         {
             return Err(format!("{session}:{offset} holds {known}, given was {data}"));
         }
-        Ok(())
+        self.begun(&job, lease, now_us)
     }
 
     /// An event of a session with jobs.
@@ -98,8 +164,14 @@ impl Jobs {
             return if known == told { Ok(()) } else { Err(format!("{event_id} was {known:?}, and is now {told:?}")) };
         }
         self.times.insert(here, time_ms);
+        if self.refused.contains(&(session.to_owned(), data.to_owned())) {
+            return Err(format!("{event_id} is {data}, which was refused"));
+        }
+        if data.contains("\"reason\":\"lost\"") {
+            return Err(format!("{event_id}: the event of an open job was lost"));
+        }
         let end = match topic {
-            "work.do" => {
+            "work.do" | "side.do" => {
                 let sent = self.sent.contains(&(session.to_owned(), data.to_owned()));
                 return if sent { Ok(()) } else { Err(format!("{event_id}: nobody published {data}")) };
             }
@@ -113,16 +185,27 @@ impl Jobs {
             }
             "answer.done" => End::Done,
             "answer.late" if client == "$server" => End::Fallback,
-            "answer.dead" if client == "$server" => End::Dead,
+            "answer.dead" | "job.dead" if client == "$server" => End::Dead,
             other => return Err(format!("{event_id}: {other} by {client}")),
         };
         let name = data.strip_prefix("{\"job\":\"").and_then(|rest| rest.split('"').next()).ok_or("no job is named")?;
-        let (_, of) = name.split_once('/').ok_or("no job is named")?;
+        let (queue, of) = name.split_once('/').ok_or("no job is named")?;
         let (named, _, job) = parse_event_id(of)?;
         if named != session || job >= offset {
             return Err(format!("{event_id} ends {name}"));
         }
         let key = (session.to_owned(), job);
+        if let Some((of, _)) = self.facts.get(&key)
+            && of != if queue == "q" { "work.do" } else { "side.do" }
+        {
+            return Err(format!("{event_id} ends {name}, which is {of}"));
+        }
+        if data.ends_with(",\"e\":1}") && self.entries.get(session).is_none_or(|(at, _)| *at < offset) {
+            self.entries.insert(session.to_owned(), (offset, name.to_owned()));
+        }
+        if end != End::Done && data.contains("\"reason\":\"cancelled\"") {
+            self.unwanted.insert(key.clone());
+        }
         if let Some(before) = self.ends.insert(key.clone(), (end, offset)) {
             return Err(format!("{name} ended by {before:?}, and again by {end:?} at {offset}"));
         }
@@ -136,7 +219,7 @@ impl Jobs {
         }
         let begun = self.times.get(&key).copied();
         if self.timely
-            && end == End::Fallback
+            && end != End::Done
             && data.contains("\"deadline\"")
             && begun.is_some_and(|begun| time_ms < begun + self.deadline_ms)
         {
@@ -178,17 +261,27 @@ impl Jobs {
             if !self.ordered {
                 continue;
             }
-            let mut last = (0, 0);
-            for ((_, job), (end, at)) in self.ends.range((session.clone(), 0)..=(session.clone(), u64::MAX)) {
-                if *end == End::Done && *at < last.1 {
-                    return Err(format!(
-                        "{session}: job {job} was done at {at}, {} before it ended at {}",
-                        last.0, last.1
-                    ));
-                }
-                if *at > last.1 {
-                    last = (*job, *at);
-                }
+            for queue in ["work.do", "side.do"] {
+                self.audit_order(&session, queue)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Jobs of one queue in one session ended in the order in which they were published, but for those that were cancelled.
+    fn audit_order(&self, session: &str, topic: &str) -> Checked {
+        let mut last = (0, 0);
+        let here = (session.to_owned(), 0)..=(session.to_owned(), u64::MAX);
+        for (key @ (_, job), (end, at)) in self.ends.range(here) {
+            if self.facts.get(key).is_none_or(|(of, _)| of != topic) {
+                continue;
+            }
+            if *at < last.1 && !self.unwanted.contains(key) {
+                let (before, ended) = last;
+                return Err(format!("{session}: job {job} ended ({end:?}) at {at}, {before} before it at {ended}"));
+            }
+            if *at > last.1 {
+                last = (*job, *at);
             }
         }
         Ok(())

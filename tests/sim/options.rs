@@ -65,6 +65,11 @@ pub struct JobOptions {
     pub ordered: bool,
     /// When a job ends whatever happens.
     pub deadline_ms: u64,
+    /// Of the queue, and of the one that comes and goes.
+    pub capacity: u64,
+    pub side_capacity: u64,
+    /// How often a job is begun at most.
+    pub attempts: u64,
 }
 
 impl Options {
@@ -233,28 +238,45 @@ impl Options {
                 roles.push(own(Role { keeps, slow: work.chance(300), ..Role::default() }));
             }
         }
-        let mut jobs = JobOptions { ordered: work.chance(600), deadline_ms: *work.pick(&[100, 400]) };
-        let labours = kept && work.chance(500);
+        let (ordered, deadline_ms) = (work.chance(600), *work.pick(&[100, 400]));
+        let mut jobs = JobOptions { ordered, deadline_ms, ..JobOptions::default() };
+        // Where segments are removed, of a job that is open they are not.
+        let labour = &mut Random::new(seed, "labour");
+        let labours = (kept || labour.chance(600)) && work.chance(500);
         if labours {
             let sessions: Vec<String> = (0..work.between(1, 4)).map(|n| format!("j{n}")).collect();
             let lease_ms = *work.pick(&[5, 40, 100]);
             let fallback = if work.chance(700) { ",\"fallback\":{\"topic\":\"answer.late\",\"data\":7}" } else { "" };
+            jobs.capacity = *work.pick(&[8, 12, 1000]);
+            let attempts = *work.pick(&[1, 3]);
+            jobs.attempts = attempts;
             let policy = format!(
                 "\"patterns\":[\"work.>\"],\"capacity\":{},\"lease_ms\":{lease_ms},\"deadline_ms\":{},\"attempts\":{},\
                  \"backoff_ms\":{},\"order\":\"{}\",\"dead_letter\":\"answer.dead\"{fallback}",
-                work.pick(&[8, 12, 1000]),
+                jobs.capacity,
                 jobs.deadline_ms,
-                work.pick(&[1, 3]),
+                attempts,
                 work.pick(&[0, 3]),
                 if jobs.ordered { "session" } else { "none" },
             );
-            roles.push(own(Role { bosses: sessions.clone(), declares: Some(policy), ..Role::default() }));
+            jobs.side_capacity = *labour.pick(&[8, 1000]);
+            let side = format!(
+                "\"patterns\":[\"side.>\"],\"capacity\":{},\"lease_ms\":5,\"deadline_ms\":{},\"order\":\"{}\",\
+                 \"dead_letter\":\"answer.dead\"",
+                jobs.side_capacity,
+                jobs.deadline_ms,
+                if jobs.ordered { "session" } else { "none" },
+            );
+            let side = labour.chance(600).then_some(side);
+            let boss =
+                Role { bosses: sessions.clone(), declares: Some(policy), side, dice: labour.any(), ..Role::default() };
+            roles.push(own(boss));
             if work.chance(500) {
                 roles.push(own(Role { bosses: sessions, silent: true, slow: work.chance(500), ..Role::default() }));
             }
             for _ in 0..work.between(0, 3).max(u64::from(work.chance(800))) {
                 let works = Some(*work.pick(&[1, 3, 20]));
-                roles.push(own(Role { works, slow: work.chance(300), ..Role::default() }));
+                roles.push(own(Role { works, slow: work.chance(300), dice: labour.any(), ..Role::default() }));
             }
         } else {
             jobs.deadline_ms = 0;

@@ -420,27 +420,19 @@ impl Oracle {
         Ok(())
     }
 
-    /// Events that match `wanted` and lie behind `start` in their slice, as (slice, seq).
-    pub fn places_after(
-        &self,
-        start: &BTreeMap<u64, u64>,
-        mut wanted: impl FnMut(&str) -> bool,
-    ) -> BTreeMap<(u64, u64), (String, u64)> {
-        let mut places = BTreeMap::new();
-        for (name, session) in &self.sessions {
-            for (offset, key) in &session.facts {
+    /// Events that lie behind `start` in their slice: place as (slice, seq), session, offset, what was sent.
+    pub fn places_after<'a>(
+        &'a self,
+        start: &'a BTreeMap<u64, u64>,
+    ) -> impl Iterator<Item = ((u64, u64), &'a str, u64, &'a Submission)> {
+        self.sessions.iter().flat_map(move |(name, session)| {
+            session.facts.range(session.earliest..).filter_map(move |(offset, key)| {
                 let submission = &session.submissions[key];
-                let Some((slice, seq)) = submission.at else { continue };
-                if *offset >= session.earliest
-                    && submission.ttl_ms.is_none()
-                    && seq > start.get(&slice).copied().unwrap_or(0)
-                    && wanted(&submission.topic)
-                {
-                    places.insert((slice, seq), (name.clone(), *offset));
-                }
-            }
-        }
-        places
+                let (slice, seq) = submission.at.filter(|_| submission.ttl_ms.is_none())?;
+                let is_after = seq > start.get(&slice).copied().unwrap_or(0);
+                is_after.then_some(((slice, seq), name.as_str(), *offset, submission))
+            })
+        })
     }
 
     /// Sessions anything was sent into.

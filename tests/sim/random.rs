@@ -2,7 +2,7 @@
 //! while the simulator grows.
 
 /// xoshiro256++, seeded by splitmix64 from (seed, name of the concern).
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Random {
     state: [u64; 4],
 }

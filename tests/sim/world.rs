@@ -12,6 +12,7 @@
 //! own deadline or a peer's wake: a lost wake-up shows as a world that does not come to rest.
 
 mod drain;
+mod duties;
 mod end;
 mod every_byte;
 mod fate;
@@ -82,8 +83,8 @@ pub struct World {
 
 fn rights() -> Rights {
     let mut rights = Rights::none(false);
-    let publish =
-        ["*", "chat.>", "tool.>", "job.>", "control.>", "work.>", "answer.>"].map(|grant| (Capability::Publish, grant));
+    let publish = ["*", "chat.>", "tool.>", "job.>", "control.>", "work.>", "side.>", "answer.>"]
+        .map(|grant| (Capability::Publish, grant));
     let work = [(Capability::Queue, "*"), (Capability::Entries, "*"), (Capability::Admin, "q*")];
     for (capability, grant) in publish.into_iter().chain([(Capability::Subscribe, ">")]).chain(work) {
         rights.add(capability, grant).expect("a grant");
@@ -118,6 +119,9 @@ impl World {
         oracle.jobs.timely = oracle.entries_clock;
         oracle.jobs.ordered = options.jobs.ordered;
         oracle.jobs.deadline_ms = options.jobs.deadline_ms;
+        // Where a claim may not be written nothing is said of how often a job is begun.
+        let says = options.full_every == 0 && options.log.sync;
+        oracle.jobs.attempts = if says { options.jobs.attempts } else { 0 };
         oracle.fills = options.full_every > 0 || options.faults.full_commit_fails > 0;
         let mut world = Self {
             schedule: Random::new(seed, "schedule"),
@@ -290,7 +294,7 @@ impl World {
         let Some(node) = &mut self.node else { return Ok(()) };
         let core = &mut node.shards[index];
         if core.asleep && !core.has_reason(now) {
-            return Ok(());
+            return self.check_jobs(index);
         }
         core.wake_up();
         let mut work = core.reap(now);
@@ -340,6 +344,7 @@ impl World {
         self.frames += frames;
         self.trace.say(self.now_us, format_args!("turn of shard {index}, work {work}"));
         self.check_quotas()?;
+        self.check_jobs(index)?;
         let Some(node) = &mut self.node else { return Ok(()) };
         for peer in effects.wakes {
             node.shards[usize::from(peer.0)].woken = true;

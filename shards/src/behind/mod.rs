@@ -53,6 +53,8 @@ pub(crate) enum ReadFor {
     Home(Box<Opening>),
     /// The event of a job.
     Job((u32, u32)),
+    /// Events of a run.
+    Run((u32, u64)),
 }
 
 impl Shard {
@@ -251,6 +253,7 @@ impl Shard {
             Some(ReadFor::Scan(wanted)) => self.scan_ready(ticket, wanted, now, out),
             Some(ReadFor::Home(read)) => self.home_read(ticket, read),
             Some(ReadFor::Job(id)) => self.job_read(ticket, id),
+            Some(ReadFor::Run(id)) => self.run_read(ticket, id),
             None => self.log.release(ticket),
         }
         0

@@ -20,7 +20,7 @@ use crate::behind::ReadFor;
 use crate::commands::{Call, Outcome};
 use crate::delivery::ByPartition;
 use crate::effect::Reply;
-use crate::ids::{ConnectionId, Now, PartitionId, ShardId};
+use crate::ids::{ConnectionId, Epoch, LifeId, Now, PartitionId, ShardId};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::{put_connection, request};
 use crate::refusal::{Refusal, Refused};
@@ -50,8 +50,8 @@ type Place = (ShardId, ConnectionId);
 /// What an open claims.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Claimed {
-    /// `None`: a new life.
-    pub generation: Option<u64>,
+    /// `None`: a new one.
+    pub life: Option<LifeId>,
     /// How often it was claimed before, as the client counts.
     pub attempt: u64,
     /// When the claiming connection was made.
@@ -62,6 +62,8 @@ pub(crate) struct Claimed {
 
 /// One client that lives here.
 struct Home {
+    /// Of the hidden session.
+    epoch: Epoch,
     generation: u64,
     claimed: u64,
     attempt: u64,
@@ -93,7 +95,7 @@ impl Holder {
 }
 
 /// As many as there are clients.
-const _: () = assert!(size_of::<Home>() <= 56);
+const _: () = assert!(size_of::<Home>() <= 64);
 
 /// Bytes of a client in [`Homes`]: its entry, twice while the table grows, and its place among those who left.
 pub const HOME_BYTES: usize = 2 * (size_of::<(PartitionId, Home)>() + 1) + 2 * size_of::<(u64, PartitionId)>();
@@ -154,13 +156,14 @@ impl Homes {
     }
 }
 
-/// Is this claim that of the newest generation, or a later attempt of the claim that made it? An earlier one comes from a connection
+/// Is this claim one of this epoch, and that of the newest generation, or a later attempt of the claim that made it? An earlier one comes from a connection
 /// that its client has left, however late its bytes are read.
-fn admits(claim: Claimed, generation: u64, claimed: u64, attempt: u64) -> bool {
-    match claim.generation {
+fn admits(claim: Claimed, epoch: Epoch, generation: u64, claimed: u64, attempt: u64) -> bool {
+    match claim.life {
         None => true,
-        Some(wanted) if wanted == generation => true,
-        Some(wanted) => wanted == claimed && claim.attempt > attempt,
+        Some(wanted) if !wanted.is_of(epoch) => false,
+        Some(wanted) if wanted.generation == generation => true,
+        Some(wanted) => wanted.generation == claimed && claim.attempt > attempt,
     }
 }
 
@@ -206,7 +209,7 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
     }
     let own = place_of(&opening.asker, shard.config.shard);
     if let Some(home) = shard.homes.by_partition.get_mut(&partition) {
-        if !admits(claim, home.generation, home.claimed, home.attempt) {
+        if !admits(claim, home.epoch, home.generation, home.claimed, home.attempt) {
             shard.refuse(&opening.asker, stale());
             return Ok(());
         }
@@ -230,7 +233,7 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
             shard.refuse(&opening.asker, refused);
             return Ok(());
         }
-        Opened::Absent if claim.generation.is_some() => {
+        Opened::Absent if claim.life.is_some() => {
             shard.refuse(&opening.asker, stale());
             return Ok(());
         }
@@ -246,7 +249,7 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
             }
         }
     };
-    let tail = shard.log.partition(slot).tail();
+    let (epoch, tail) = (shard.log.partition(slot).epoch(), shard.log.partition(slot).tail());
     let found = opening.found.take().filter(|_| opening.found_tail == tail);
     let known = if let Some(found) = found {
         found
@@ -273,8 +276,8 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
     };
     let kept = match known {
         // A new life begins with nothing, whatever there was; a resumed one with what was kept.
-        _ if claim.generation.is_none() => ClientState::default(),
-        Ok(known) if admits(claim, known.generation, known.claimed, known.attempt) => known,
+        _ if claim.life.is_none() => ClientState::default(),
+        Ok(known) if admits(claim, epoch, known.generation, known.claimed, known.attempt) => known,
         Ok(_) => {
             shard.refuse(&opening.asker, stale());
             return Ok(());
@@ -286,7 +289,7 @@ fn step(shard: &mut Shard, mut opening: Box<Opening>, now: Now) -> Result<(), (B
     };
     let mut state = Vec::new();
     let generation = tail + 1;
-    let (claimed, attempt) = (claim.generation.unwrap_or(0), claim.attempt);
+    let (claimed, attempt) = (claim.life.map_or(0, |life| life.generation), claim.attempt);
     ClientState { generation, claimed, attempt, ..kept.clone() }.put(&mut state);
     if matches!(opening.asker.origin, Origin::Remote(..)) && state.len() > claim.room as usize {
         let large = Reply::ClientLarge { bytes: state.len() as u32 };
@@ -313,8 +316,9 @@ fn grant(shard: &mut Shard, opening: &Opening, slot: PartitionSlot, generation: 
     let log_seq = append(shard, slot, asker, OPENED, state, now);
     shard.waiters.push(Waiter { log_seq, origin: asker.origin, id: asker.id, answer: Answer::Opened });
     let home = Home {
+        epoch: shard.log.partition(slot).epoch(),
         generation,
-        claimed: claim.generation.unwrap_or(0),
+        claimed: claim.life.map_or(0, |life| life.generation),
         attempt: claim.attempt,
         since_us: claim.since_us,
         state_hash: hash(state),

@@ -20,7 +20,7 @@ use crate::delivery::ledger::{HEAP_BYTES_MAX as LEDGER_HEAP_BYTES_MAX, Ledger};
 use crate::delivery::patterns::PatternFeed;
 use crate::delivery::{ReaderState, SubscriptionId};
 use crate::effect::Reply;
-use crate::ids::{CommandId, ConnectionId, Now, ShardId, SliceSeq};
+use crate::ids::{CommandId, ConnectionId, LifeId, Now, ShardId, SliceSeq};
 use crate::input::Handled;
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::{get_connection, put_connection, request};
@@ -48,8 +48,10 @@ pub(crate) struct Positions {
     /// Of the `resume`.
     pub id: CommandId,
     /// What it claims, to be asked again where the answer needs more room.
-    pub claimed: Option<u64>,
+    pub claimed: Option<LifeId>,
     pub attempt: u64,
+    /// The client whose life it is: the connection goes by its name once it has it.
+    pub client_id: Arc<str>,
     pub sessions: Vec<KeptSession>,
     pub position: Option<Vec<(u16, SliceSeq)>>,
 }
@@ -114,7 +116,7 @@ struct OpenedClient {
     id: CommandId,
     tenant: Arc<str>,
     client_id: Arc<str>,
-    generation: u64,
+    life: LifeId,
     state: Box<[u8]>,
 }
 
@@ -143,9 +145,9 @@ pub(crate) struct Lives {
 impl Lives {
     /// A home has granted a life to a connection of this shard.
     pub fn open(&mut self, connection: ConnectionId, id: CommandId, opened: &Opened<'_>) {
-        let Opened { tenant, client_id, generation, state } = *opened;
+        let Opened { tenant, client_id, life, state } = *opened;
         let (tenant, client_id) = (tenant.into(), client_id.into());
-        self.opened.push_back(OpenedClient { connection, id, tenant, client_id, generation, state: state.into() });
+        self.opened.push_back(OpenedClient { connection, id, tenant, client_id, life, state: state.into() });
     }
 
     /// A home asks for more room.
@@ -354,7 +356,7 @@ impl Shard {
     }
 
     fn begin_life(&mut self, opened: OpenedClient) {
-        let OpenedClient { connection, id, tenant, client_id, generation, state } = opened;
+        let OpenedClient { connection, id, tenant, client_id, life: LifeId { generation, epoch }, state } = opened;
         let mut kept = ClientState::get(&state).unwrap_or_default();
         let Some(client) = self.readers.clients.get_mut(connection).filter(|client| !client.fenced) else {
             // Gone, or taken over, before it was told: the life ends as it began, and its home hears of it.
@@ -370,6 +372,7 @@ impl Shard {
             kept.position = Vec::new();
         }
         let own = client.opening.take().map(|own| *own);
+        client.client_id = client_id.clone();
         let presence = (kept.presences.clone(), kept.reads.clone());
         let mut life = Life::begin(generation, kept, state, own);
         // What it subscribed to before it had a life, and was sent: frames are counted from the connection's first.
@@ -393,7 +396,7 @@ impl Shard {
             false => self.lives.restoring.push(connection),
         }
         self.presence_restore(connection, &presence.0, &presence.1);
-        let reply = Reply::Resumed { client_id: &client_id, generation, sessions, patterns };
+        let reply = Reply::Resumed { client_id: &client_id, life: LifeId { generation, epoch }, sessions, patterns };
         self.effects.reply(connection, id, &reply);
     }
 
@@ -659,6 +662,6 @@ impl Shard {
 pub(crate) struct Opened<'a> {
     pub tenant: &'a str,
     pub client_id: &'a str,
-    pub generation: u64,
+    pub life: LifeId,
     pub state: &'a [u8],
 }

@@ -163,6 +163,39 @@ pub struct NewQueue<'a> {
     pub dead_letter: &'a str,
 }
 
+/// What is asked about a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GroupAsk<'a> {
+    /// It is to be so.
+    Declare {
+        /// Name.
+        group: &'a str,
+        /// Patterns of topics.
+        topics: &'a [&'a str],
+        /// How long a member may be silent before somebody else gets its session.
+        lease_ms: u64,
+    },
+    /// It is to be no more.
+    Drop {
+        /// Group.
+        group: &'a str,
+    },
+    /// The connection takes up to so many sessions of it at once; 0 = it leaves.
+    Join {
+        /// Group.
+        group: &'a str,
+        /// Sessions.
+        credit: u64,
+    },
+    /// Where it stands in sessions that it has not done with.
+    List {
+        /// Group.
+        group: &'a str,
+        /// Where the page begins, as the last one said.
+        from: u64,
+    },
+}
+
 /// What is asked about a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum QueueAsk<'a> {

@@ -12,6 +12,7 @@
 pub(crate) mod acknowledge;
 pub(crate) mod commit;
 pub(crate) mod entries;
+pub(crate) mod groups;
 pub(crate) mod hello;
 pub(crate) mod history;
 pub(crate) mod mark;

@@ -6,14 +6,17 @@
 //!   hears something    subscribe    the whole session, or the pattern in all sessions
 //!   streams            publish      something in the session here; the stream's topic on the session's owner, who knows it
 //!   entries            entries      the key, or every key with the prefix, in the session or in the bucket
+//!   groups             queue        `group:` and the group's name: joining, acknowledging, listing; the events it wants are read with it
+//!                      admin        likewise: declaring, dropping
 //!   queues             queue        pulling, dead letters, and what a worker says of a job
 //!                      admin        declaring, dropping; driving dead letters again, dropping them
 //!   ends tokens        admin        `revoke`
+//!   sees its quotas    admin        `quota`; another tenant's, and sets any: `$operator`
 //! ```
 //! A new command does not compile until it stands here.
 
 use crate::command::work::BUCKET;
-use crate::command::{Command, EntryAsk, JobAsk, PresenceAct, QueueAsk};
+use crate::command::{Command, EntryAsk, GroupAsk, JobAsk, NewMarker, PresenceAct, QueueAsk, QuotaAsk};
 use crate::refusal::Refused;
 use crate::rights::{Capability, Rights};
 use crate::sessions::Asker;
@@ -23,6 +26,8 @@ use storage::catalog::PartitionSlot;
 /// Topic of being present, and of saying what one is at.
 pub(crate) const PRESENCE_TOPIC: &str = "presence";
 
+/// What of running a tenant it is to know its quotas.
+const QUOTA: &str = "quota";
 /// What of running a tenant it is to revoke tokens.
 const REVOKE: &str = "revoke";
 
@@ -50,14 +55,20 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
         Command::Publish { session, ref event, .. } => {
             (Capability::Publish, rights.covers_topic(Capability::Publish, session, event.topic))
         }
-        Command::Commit { session, events, markers, entries, complete, .. } => {
-            if !markers.is_empty() && !rights.covers_session(Capability::Subscribe, session) {
+        Command::Commit { session, events, markers, entries, complete, holds, .. } => {
+            if !markers.iter().all(|marker| acknowledges(rights, session, marker)) {
+                return Err(Capability::Queue.refused());
+            }
+            if markers.iter().any(|marker| marker.lease.is_none())
+                && !rights.covers_session(Capability::Subscribe, session)
+            {
                 return Err(Capability::Subscribe.refused());
             }
             if !entries.iter().all(|entry| rights.covers_name(Capability::Entries, Some(session), entry.key)) {
                 return Err(Capability::Entries.refused());
             }
-            if complete.is_some_and(|(job, _)| !rights.covers_name(Capability::Queue, Some(session), job.queue)) {
+            let covers = |queue| rights.covers_name(Capability::Queue, Some(session), queue);
+            if !complete.iter().chain(&holds).all(|(job, _)| covers(job.queue)) {
                 return Err(Capability::Queue.refused());
             }
             let covered = |topic| rights.covers_topic(Capability::Publish, session, topic);
@@ -83,6 +94,17 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
                 (Capability::Queue, rights.covers_name(Capability::Queue, None, queue))
             }
         },
+        Command::Group { ask } => match ask {
+            GroupAsk::Declare { group, .. } | GroupAsk::Drop { group } => {
+                (Capability::Admin, rights.covers_name(Capability::Admin, None, &group_right(group)))
+            }
+            GroupAsk::Join { group, .. } | GroupAsk::List { group, .. } => {
+                (Capability::Queue, rights.covers_name(Capability::Queue, None, &group_right(group)))
+            }
+        },
+        Command::Mark { session, ref marker } if marker.lease.is_some() => {
+            (Capability::Queue, acknowledges(rights, session, marker))
+        }
         Command::Job { session, job, ask } => match ask {
             JobAsk::Fail { .. } | JobAsk::Extend { .. } | JobAsk::Progress { .. } => {
                 (Capability::Queue, rights.covers_name(Capability::Queue, Some(session), job.queue))
@@ -94,7 +116,10 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
         Command::StreamAppend { session, .. } | Command::StreamClose { session, .. } => {
             (Capability::Publish, rights.touches(Capability::Publish, session))
         }
-        Command::Mark { session, .. } | Command::Subscribe { session, .. } | Command::History { session, .. } => {
+        Command::Mark { session, .. }
+        | Command::Markers { session, .. }
+        | Command::Subscribe { session, .. }
+        | Command::History { session, .. } => {
             (Capability::Subscribe, rights.covers_session(Capability::Subscribe, session))
         }
         Command::SubscribePatterns { patterns, .. } => {
@@ -110,9 +135,24 @@ pub(crate) fn check(rights: &Rights, command: &Command<'_>) -> Result<(), Refuse
             }
             PresenceAct::Leave | PresenceAct::Unwatch(_) => return Ok(()),
         },
+        Command::Quota { tenant: None, ask: QuotaAsk::Get } => {
+            (Capability::Admin, rights.covers_name(Capability::Admin, None, QUOTA) || rights.is_operator())
+        }
+        // Nobody raises its own.
+        Command::Quota { .. } => (Capability::Admin, rights.is_operator()),
         Command::Revoke { .. } => (Capability::Admin, rights.covers_name(Capability::Admin, None, REVOKE)),
     };
     if covered { Ok(()) } else { Err(capability.refused()) }
+}
+
+/// A group is a name of its own among those of queues.
+fn group_right(group: &str) -> String {
+    format!("group:{group}")
+}
+
+/// May it move this marker, where it is a group's?
+fn acknowledges(rights: &Rights, session: &str, marker: &NewMarker<'_>) -> bool {
+    marker.lease.is_none() || rights.covers_name(Capability::Queue, Some(session), &group_right(marker.name))
 }
 
 /// Refuses what would say something in a stream whose topic the rights do not cover. On the session's owner. A stream that is open
@@ -137,8 +177,8 @@ pub(crate) fn stream(
 mod tests {
     use super::*;
     use crate::command::{
-        DataKind, Durability, From, JobName, JobOrder, Lease, NewDelta, NewEntry, NewEvent, NewMarker, NewQueue,
-        PatternFrom, Policy, PresenceState, Revocable, RosterKind, StreamStatus,
+        DataKind, Durability, From, JobName, JobOrder, Lease, NewDelta, NewEntry, NewEvent, NewQueue, PatternFrom,
+        Policy, PresenceState, Revocable, RosterKind, StreamStatus,
     };
     use crate::refusal::Refusal;
 
@@ -161,7 +201,7 @@ mod tests {
     fn each_command_needs_its_grant_and_no_other() {
         let (durability, session) = (Durability::Disk, "s");
         let delta = NewDelta { stream: "a", seq: 0, delta: b"\"x\"", topic: None };
-        let marker = NewMarker { name: "m", offset: 0 };
+        let marker = NewMarker { name: "m", offset: 0, lease: None };
         let presence = |act| Command::Presence { session, act };
         let entry = NewEntry { key: "plan-1", value: None, ttl_ms: None, if_revision: None };
         let lease = Lease { attempt: 1, nonce: 1 };
@@ -186,10 +226,13 @@ mod tests {
             markers,
             entries,
             complete,
+            holds: None,
             if_next: None,
         };
         let entries = |ask| Command::Entry { session, ask };
         let job = |ask| Command::Job { session, job: name, ask };
+        let group = |ask| Command::Group { ask };
+        let acked = [NewMarker { name: "flow", offset: 0, lease: Some(lease) }];
         let events = [event("chat.a"), event("chat.b")];
         let cases: &[(Command<'_>, Option<(Capability, &str)>)] = &[
             (Command::Hello { credit_events: None, credit_bytes: None }, None),
@@ -218,6 +261,16 @@ mod tests {
             (job(JobAsk::Fail { lease, retry_after_ms: None, retry: true }), Some((Capability::Queue, "s/llm"))),
             (job(JobAsk::Extend { lease, lease_ms: None }), Some((Capability::Queue, "llm"))),
             (job(JobAsk::Progress { lease, partial: b"1" }), Some((Capability::Queue, "llm"))),
+            (
+                group(GroupAsk::Declare { group: "flow", topics: &["a"], lease_ms: 1 }),
+                Some((Capability::Admin, "group:flow")),
+            ),
+            (group(GroupAsk::Drop { group: "flow" }), Some((Capability::Admin, "group:*"))),
+            (group(GroupAsk::Join { group: "flow", credit: 1 }), Some((Capability::Queue, "group:flow"))),
+            (group(GroupAsk::List { group: "flow", from: 0 }), Some((Capability::Queue, "group:f*"))),
+            (Command::Mark { session, marker: acked[0] }, Some((Capability::Queue, "s/group:flow"))),
+            (commit(&[], &acked, &[], None), Some((Capability::Queue, "group:flow"))),
+            (Command::Markers { session, from: 0 }, Some((Capability::Subscribe, "s/>"))),
             (job(JobAsk::Redrive), Some((Capability::Admin, "llm"))),
             (job(JobAsk::Drop), Some((Capability::Admin, "s/llm"))),
             (Command::StreamAppend { session, delta, durability }, Some((Capability::Publish, "s/stream"))),

@@ -12,10 +12,12 @@ use super::entries::check as check_entries;
 use super::queues::job::held;
 use super::{Call, Outcome};
 use crate::command::{Durability, JobName, Lease, NewEntry, NewEvent, NewMarker};
-use crate::effect::Reply;
+use crate::effect::{Reply, WorkReply};
+use crate::groups::ack::{self, Move};
 use crate::ids::{Epoch, Now, Offset};
 use crate::queues::ends::Opening;
 use crate::queues::jobs::State;
+use crate::quota::{self, Growth};
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::Asker;
 use crate::sessions::parked::{Found, Known};
@@ -45,6 +47,8 @@ pub(crate) struct NewParts<'a> {
     pub entries: &'a [NewEntry<'a>],
     /// The job that it ends.
     pub complete: Option<(JobName<'a>, Lease)>,
+    /// The job that its sender must have.
+    pub holds: Option<(JobName<'a>, Lease)>,
     /// Where the session must go on.
     pub if_next: Option<u64>,
 }
@@ -89,7 +93,7 @@ fn append_if_sound(
     checked: &mut Checked,
 ) -> Outcome {
     let Call { asker, partition, session, now, .. } = call;
-    let NewParts { events, markers, entries, complete, if_next } = *parts;
+    let NewParts { events, markers, entries, complete, holds, if_next } = *parts;
     let bytes = record_bytes_max(shard, asker, session, parts);
     if !shard.log.room(bytes) {
         if shard.log.no_space() {
@@ -135,24 +139,24 @@ fn append_if_sound(
     if if_next.is_some_and(|next| next != tail) {
         return shard.refuse(asker, Refused::expects(Refusal::WrongNext, "if_next", tail));
     }
-    if !entries.is_empty()
-        && let Err(refused) = check_entries(shard, partition, slot, &asker.tenant, entries, now)
-    {
-        return shard.refuse(asker, refused);
-    }
-    let done = match complete {
-        None => None,
-        Some((job, lease)) => {
-            let epoch = shard.log.partition(slot).epoch();
-            let Some((done, _)) = shard.find_job(partition, epoch, &job) else {
-                return shard.refuse(asker, Refused::field(Refusal::UnknownJob, "job"));
-            };
-            if let Err(refused) = held(shard, done, lease) {
-                return shard.refuse(asker, refused);
-            }
-            Some(done)
+    let mut growth = Growth { sessions: shard.begins_session(slot), ..Growth::default() };
+    if !entries.is_empty() {
+        match check_entries(shard, partition, slot, &asker.tenant, entries, now) {
+            Ok(more) => growth.entry_bytes = more,
+            Err(refused) => return shard.refuse(asker, refused),
         }
-    };
+    }
+    let mut done = None;
+    for (job, lease) in holds.into_iter().chain(complete) {
+        let epoch = shard.log.partition(slot).epoch();
+        let Some((found, _)) = shard.find_job(partition, epoch, &job) else {
+            return shard.refuse(asker, Refused::field(Refusal::UnknownJob, "job"));
+        };
+        if let Err(refused) = held(shard, found, lease) {
+            return shard.refuse(asker, refused);
+        }
+        done = complete.map(|_| found);
+    }
     let causes = checked.new.iter().map(|new| (new.prev_offset != NO_OFFSET).then_some(new.prev_offset));
     let topics = events.iter().map(|event| event.topic);
     let cancels = shard.cancels(slot, topics.zip(causes), complete.as_ref().map(|(job, _)| job));
@@ -165,19 +169,43 @@ fn append_if_sound(
             return Outcome::Later;
         }
     }
+    if let Some(refused) = check_markers(shard, slot, markers, events.len() as u64) {
+        return shard.refuse(asker, refused);
+    }
     let openings = shard.openings(&asker.tenant, session, events.iter().map(|event| event.topic), tail, now);
     if !openings.is_empty() {
         if openings.len() + cancels.len() >= RECORD_JOBS_MAX {
             return shard.refuse(asker, Refused::field(Refusal::CommandTooLarge, "events"));
         }
-        if let Err(refused) = shard.admit_jobs(&asker.tenant, slot, &openings) {
-            return shard.refuse(asker, refused);
+        match shard.admit_jobs(&asker.tenant, slot, &openings, now) {
+            Ok(true) => {}
+            Ok(false) => return Outcome::Park,
+            Err(refused) => return shard.refuse(asker, refused),
         }
+        growth.jobs = openings.len() as u64;
     }
     if let Some(refused) = check_markers(shard, slot, markers, events.len() as u64) {
         return shard.refuse(asker, refused);
     }
-    shard.append_checked(call, slot, parts, &checked.new, Steps { done, openings: &openings, cancels: &cancels }, form);
+    let topics = events.iter().map(|event| event.topic);
+    let groups = match group_moves(shard, slot, asker, topics, markers) {
+        Ok(groups) => groups,
+        Err(refused) => return shard.refuse(asker, refused),
+    };
+    if openings.len() + cancels.len() + ack::steps(&groups) >= RECORD_JOBS_MAX {
+        return shard.refuse(asker, Refused::field(Refusal::CommandTooLarge, "events"));
+    }
+    let steps = Steps { done, openings: &openings, cancels: &cancels, groups: &groups };
+    if events.is_empty() && entries.is_empty() && done.is_none() && steps.are_none() && plain(markers).next().is_none()
+    {
+        return nothing_moved(shard, call, slot, markers, &groups, form);
+    }
+    match shard.may_keep(&asker.tenant, partition, growth, now) {
+        quota::Verdict::Passes => {}
+        quota::Verdict::Waits => return Outcome::Park,
+        quota::Verdict::Refused(refused) => return shard.refuse(asker, refused),
+    }
+    shard.append_checked(call, slot, parts, &checked.new, steps, form);
     Outcome::Done
 }
 
@@ -188,6 +216,57 @@ struct Steps<'a> {
     done: Option<u32>,
     openings: &'a [Opening],
     cancels: &'a [(Box<str>, Offset)],
+    /// What becomes of groups.
+    groups: &'a [Move],
+}
+
+impl Steps<'_> {
+    fn are_none(&self) -> bool {
+        self.openings.is_empty() && self.cancels.is_empty() && ack::steps(self.groups) == 0
+    }
+}
+
+/// Markers that are their owner's own, and no group's.
+fn plain<'a>(markers: &'a [NewMarker<'a>]) -> impl Iterator<Item = &'a NewMarker<'a>> {
+    markers.iter().filter(|marker| marker.lease.is_none())
+}
+
+fn group_moves<'a>(
+    shard: &Shard,
+    slot: PartitionSlot,
+    asker: &Asker,
+    topics: impl Iterator<Item = &'a str> + Clone,
+    markers: &[NewMarker<'_>],
+) -> Result<Vec<Move>, Refused> {
+    // The steady path: no groups, or none of them acknowledged.
+    if shard.groups.is_empty() && markers.iter().all(|marker| marker.lease.is_none()) {
+        return Ok(Vec::new());
+    }
+    shard.group_moves(slot, &asker.tenant, topics, markers)
+}
+
+/// Acknowledged is what was acknowledged before: the leases go on, and there is nothing to be kept.
+fn nothing_moved(
+    shard: &mut Shard,
+    call: Call<'_>,
+    slot: PartitionSlot,
+    markers: &[NewMarker<'_>],
+    groups: &[Move],
+    form: Form,
+) -> Outcome {
+    let Call { asker, session, now, .. } = call;
+    let log_seq = shard.log.next_seq();
+    shard.groups_moved(&asker.tenant, slot, groups, log_seq, now);
+    let (partition, durability) = (shard.log.partition(slot), shard.waiters.durability);
+    let (epoch, offset) = (partition.epoch(), partition.tail());
+    let reply = match (form, markers) {
+        (Form::Mark, [NewMarker { name, offset, .. }, ..]) => {
+            Reply::Work(WorkReply::GroupAcked { session, group: name, offset: *offset })
+        }
+        _ => Reply::Committed { session, epoch, offset, count: 0, durability, duplicate: false, revision: 0 },
+    };
+    shard.answer(asker.origin, asker.id, &reply);
+    Outcome::Done
 }
 
 /// Advice while the disk is full: as long as the log itself waits before it tries again.
@@ -218,11 +297,14 @@ enum Verdict {
 /// A session's first record can have no cause, and its producers begin at 0.
 fn first_needs_no_past(parts: &NewParts<'_>) -> Option<Refused> {
     let NewParts { events, markers, .. } = *parts;
-    if parts.complete.is_some() {
+    if parts.complete.is_some() || parts.holds.is_some() {
         return Some(Refused::field(Refusal::UnknownJob, "job"));
     }
     if parts.if_next.is_some_and(|next| next > 0) {
         return Some(Refused::expects(Refusal::WrongNext, "if_next", 0));
+    }
+    if markers.iter().any(|marker| marker.lease.is_some()) {
+        return Some(Refused::field(Refusal::StaleLease, "lease"));
     }
     if events.is_empty() && !markers.is_empty() {
         return Some(Refused::field(Refusal::UnknownSession, "session"));
@@ -257,7 +339,7 @@ fn check(shard: &mut Shard, call: Call<'_>, slot: PartitionSlot, event: &NewEven
     }
     let mut prev_offset = NO_OFFSET;
     if let Some(prev) = event.prev_event_id {
-        match cause(prev, session, epoch, tail + before.new.len() as u64) {
+        match cause(prev, session, shard.shown(epoch), tail + before.new.len() as u64) {
             Ok(offset) => prev_offset = offset,
             Err(refused) => return Verdict::Refused(refused),
         }
@@ -341,10 +423,13 @@ fn check_markers(shard: &Shard, slot: PartitionSlot, markers: &[NewMarker<'_>], 
     let partition = shard.log.partition(slot);
     let mut fresh = 0;
     for (i, marker) in markers.iter().enumerate() {
+        if marker.lease.is_some() {
+            continue;
+        }
         if marker.offset > partition.tail() + appended {
             return Some(Refused::field(Refusal::OffsetOutOfRange, "offset"));
         }
-        if markers[..i].iter().any(|m| m.name == marker.name) {
+        if plain(&markers[..i]).any(|m| m.name == marker.name) {
             return Some(Refused::field(Refusal::MarkerBackwards, "name"));
         }
         match partition.marker(marker.name) {
@@ -421,6 +506,7 @@ fn record_bytes_max(shard: &Shard, asker: &Asker, session: &str, parts: &NewPart
     let complete = parts.complete.map_or(0, |(job, _)| job.queue.len() + size_of::<JobBody<'_>>());
     // Each event may be a job of a few queues; what is more does not fit into a record anyway.
     let jobs = complete + shard.openings_bytes_max(&asker.tenant, parts.events.iter().map(|event| event.topic));
+    let jobs = jobs + shard.group_bytes_max(&asker.tenant, parts.markers);
     storage::record::HEAD_BYTES + asker.tenant.len() + session.len() + events + markers + entries + jobs + 64
 }
 
@@ -460,19 +546,20 @@ impl Shard {
         slot: PartitionSlot,
         parts: &NewParts<'_>,
         new: &[New],
-        Steps { done, openings, cancels }: Steps<'_>,
+        Steps { done, openings, cancels, groups }: Steps<'_>,
         form: Form,
     ) {
         let Call { asker, partition, now, .. } = call;
         let NewParts { events, markers, entries, complete, .. } = *parts;
-        let plain = entries.is_empty() && openings.is_empty() && cancels.is_empty() && complete.is_none();
-        let appended = if let ([event], [new], [], true) = (events, new, markers, plain) {
+        let is_plain = entries.is_empty() && openings.is_empty() && cancels.is_empty() && complete.is_none();
+        let is_plain = is_plain && ack::steps(groups) == 0;
+        let appended = if let ([event], [new], [], true) = (events, new, markers, is_plain) {
             self.log.append(slot, &[body(asker, event, new, now)], &[], now.wall_ms)
         } else {
             let bodies: Vec<EventBody<'_>> =
                 events.iter().zip(new).map(|(event, new)| body(asker, event, new, now)).collect();
             let markers: Vec<MarkerBody<'_>> =
-                markers.iter().map(|marker| MarkerBody { name: marker.name, offset: marker.offset }).collect();
+                plain(markers).map(|marker| MarkerBody { name: marker.name, offset: marker.offset }).collect();
             let entries: Vec<EntryBody<'_>> = entries.iter().map(|entry| entry_body(entry, now)).collect();
             let mut jobs: Vec<JobBody<'_>> = openings.iter().map(Opening::body).collect();
             let step = |queue, offset, act| JobBody {
@@ -486,6 +573,7 @@ impl Shard {
             };
             jobs.extend(complete.iter().map(|(job, _)| step(job.queue, job.offset, JobAct::Done)));
             jobs.extend(cancels.iter().map(|(queue, offset)| step(queue, *offset, JobAct::Cancelled)));
+            jobs.extend(groups.iter().flat_map(Move::bodies));
             let parts = Parts { events: &bodies, markers: &markers, entries: &entries, jobs: &jobs };
             let appended = self.log.append_parts(slot, &parts, now.wall_ms);
             if !entries.is_empty() {
@@ -499,6 +587,10 @@ impl Shard {
             }
             appended
         };
+        self.count_kept(&asker.tenant, now);
+        if !groups.is_empty() {
+            self.groups_moved(&asker.tenant, slot, groups, appended.log_seq, now);
+        }
         let revision = match self.log.partition(slot).entries() {
             Some(known) if !entries.is_empty() => known.revision(),
             _ => 0,
@@ -523,7 +615,12 @@ impl Shard {
         let answer = match form {
             Form::Publish(_) => Answer::Published,
             Form::Commit => Answer::Committed { revision },
-            Form::Mark => Answer::Marked,
+            Form::Mark => match markers {
+                [NewMarker { name, offset, lease: Some(_) }] => {
+                    Answer::GroupAcked { group: (*name).into(), offset: *offset }
+                }
+                _ => Answer::Marked,
+            },
             Form::Entry | Form::Declare => Answer::EntrySet { revision },
         };
         self.waiters.push(Waiter { log_seq: appended.log_seq, origin: asker.origin, id: asker.id, answer });

@@ -39,12 +39,13 @@ pub(crate) fn run(
     if client.life.is_some() {
         return refuse(shard, Refused::field(Refusal::AlreadyResumed, "type"));
     }
+    let mut client_id = client.client_id.clone();
     let claimed = match claim {
         Claim::New => None,
         // The edge verifies tokens; one that comes here as it was sent was not.
         Claim::Token(_) => return refuse(shard, Refused::field(Refusal::BadToken, "token")),
-        Claim::Life { client_id, generation } => {
-            if *client.client_id != *client_id {
+        Claim::Life { client_id: wanted, life } => {
+            if *client.client_id != *wanted {
                 if client.rights.as_ref().is_some_and(|rights| rights.is_bound()) {
                     return refuse(shard, Refused::field(Refusal::BadToken, "token"));
                 }
@@ -55,9 +56,9 @@ pub(crate) fn run(
                 if !untouched {
                     return refuse(shard, Refused::field(Refusal::ResumeTooLate, "type"));
                 }
-                client.client_id = client_id.into();
+                client_id = wanted.into();
             }
-            Some(generation)
+            Some(life)
         }
     };
     let position = match position.map(parse_position) {
@@ -74,7 +75,7 @@ pub(crate) fn run(
             policy: Policy::default(),
         })
         .collect();
-    client.opening = Some(Box::new(Positions { id, claimed, attempt, sessions, position }));
+    client.opening = Some(Box::new(Positions { id, claimed, attempt, client_id, sessions, position }));
     let handled = ask(shard, connection, STATE_BYTES, now);
     if handled == Handled::Later
         && let Some(client) = shard.readers.clients.get_mut(connection)
@@ -89,8 +90,8 @@ pub(crate) fn ask(shard: &mut Shard, connection: ConnectionId, room: u32, now: N
     let Some(client) = shard.readers.clients.get(connection) else { return Handled::Done };
     let Some(opening) = &client.opening else { return Handled::Done };
     let (id, claimed, attempt) = (opening.id, opening.claimed, opening.attempt);
-    let session = session_of(&client.client_id);
-    let (tenant, client_id, since_us) = (client.tenant.clone(), client.client_id.clone(), client.since_us);
+    let session = session_of(&opening.client_id);
+    let (tenant, client_id, since_us) = (client.tenant.clone(), opening.client_id.clone(), client.since_us);
     let asker = Asker { origin: Origin::Local(connection), id, tenant, client_id, rights: None };
     shard.session_command(asker, &session, &Command::Open { session: &session, claimed, attempt, since_us, room }, now)
 }

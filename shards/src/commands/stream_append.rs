@@ -13,6 +13,7 @@ use super::{Call, Outcome, permit};
 use crate::command::{DataKind, Durability, NewDelta};
 use crate::effect::Reply;
 use crate::ids::Offset;
+use crate::quota::{Growth, Verdict};
 use crate::refusal::{Refusal, Refused};
 use crate::sessions::waiters::{Answer, Waiter};
 use crate::shard::{Opened, Shard};
@@ -59,7 +60,14 @@ pub(crate) fn run(shard: &mut Shard, call: Call<'_>, delta: &NewDelta<'_>, durab
         Place::Refused(refused) => return shard.refuse(asker, refused),
         Place::Park => return Outcome::Park,
     }
+    let growth = Growth { sessions: shard.begins_session(slot), ..Growth::default() };
+    match shard.may_keep(&asker.tenant, partition, growth, call.now) {
+        Verdict::Passes => {}
+        Verdict::Waits => return Outcome::Park,
+        Verdict::Refused(refused) => return shard.refuse(asker, refused),
+    }
     append(shard, call, slot, delta, body_hash, durability);
+    shard.count_kept(&asker.tenant, call.now);
     Outcome::Done
 }
 

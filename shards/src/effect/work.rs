@@ -1,6 +1,7 @@
 //! Answers to commands about entries, queues and jobs.
 
-use crate::command::{Durability, JobName};
+use crate::command::{Durability, JobName, Lease};
+use crate::ids::Offset;
 use crate::mailbox::codec::{Reader, Writer};
 
 /// What became of it.
@@ -66,6 +67,48 @@ pub enum WorkReply<'a> {
         /// At most so many at once.
         credit: u64,
     },
+    /// Every shard knows the group.
+    GroupDeclared {
+        /// Group.
+        group: &'a str,
+    },
+    /// No shard knows the group any more.
+    GroupDropped {
+        /// Group.
+        group: &'a str,
+    },
+    /// Runs will come; with credit 0 none will any more.
+    GroupJoined {
+        /// Group.
+        group: &'a str,
+        /// Of at most so many sessions at once.
+        credit: u64,
+    },
+    /// The group's marker stands here.
+    GroupAcked {
+        /// Session.
+        session: &'a str,
+        /// Group.
+        group: &'a str,
+        /// The next offset the group wants.
+        offset: Offset,
+    },
+    /// A run is no longer its member's.
+    GroupLost {
+        /// Session.
+        session: &'a str,
+        /// Group.
+        group: &'a str,
+        /// The lease that is over.
+        lease: Lease,
+    },
+    /// Markers with lag.
+    Markers {
+        /// What it tells, as [`put_marker_item`] wrote it: see [`marker_items`].
+        items: &'a [u8],
+        /// Where the next page begins, if there is one.
+        next: Option<u64>,
+    },
     /// Something became of a job.
     Job {
         /// Session.
@@ -107,6 +150,44 @@ pub fn queue_items(items: &[u8]) -> impl Iterator<Item = QueueItem<'_>> {
             lease_ms: r.u64(),
             deadline_ms: r.u64(),
             attempts: r.u16(),
+        })
+    })
+}
+
+/// A marker in a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MarkerItem<'a> {
+    /// Session; empty in the list of one session.
+    pub session: &'a str,
+    /// Its name; empty where it is a group's.
+    pub name: &'a str,
+    /// The group; empty where it is none's, and in the list of one group.
+    pub group: &'a str,
+    /// Next offset wanted.
+    pub offset: Offset,
+    /// Offsets from there to the tail.
+    pub lag: u64,
+    /// A member of the group has the session.
+    pub is_held: bool,
+}
+
+/// Appends one.
+pub fn put_marker_item(items: &mut Vec<u8>, item: &MarkerItem<'_>) {
+    let mut w = Writer(items);
+    w.text(item.session).text(item.name).text(item.group).u64(item.offset).u64(item.lag).u8(u8::from(item.is_held));
+}
+
+/// What [`put_marker_item`] wrote.
+pub fn marker_items(items: &[u8]) -> impl Iterator<Item = MarkerItem<'_>> {
+    let mut r = Reader(items);
+    std::iter::from_fn(move || {
+        (!r.0.is_empty()).then(|| MarkerItem {
+            session: r.text(),
+            name: r.text(),
+            group: r.text(),
+            offset: r.u64(),
+            lag: r.u64(),
+            is_held: r.u8() == 1,
         })
     })
 }

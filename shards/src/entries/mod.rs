@@ -99,6 +99,11 @@ impl Entries {
         self.by_tenant.get(tenant).copied().unwrap_or(0)
     }
 
+    /// Tenants that have some here.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_tenant.keys()
+    }
+
     /// Is the time of the entry with this revision over?
     pub fn is_over(&self, partition: PartitionId, revision: u64, now: Now) -> bool {
         let due = self.sessions.get(&partition).and_then(|held| held.expiring.get(&revision));
@@ -183,6 +188,7 @@ impl Shard {
         if *of_tenant == 0 {
             self.entries.by_tenant.remove(tenant);
         }
+        self.count_kept(tenant, now);
     }
 
     /// Takes away entries whose time is over. Returns how many were worked off.

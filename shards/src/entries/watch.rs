@@ -42,7 +42,7 @@ const OWN_ID: u64 = 1 << 63;
 /// The watch whose fetch has this id.
 pub(crate) fn of_id(id: CommandId) -> Option<(u32, u32)> {
     match id {
-        CommandId::Number(n) if n & OWN_ID != 0 => Some(((n >> 31) as u32, n as u32 & (OWN_ID >> 32) as u32 - 1)),
+        CommandId::Number(n) if n & OWN_ID != 0 => Some(((n >> 31) as u32, n as u32 & ((OWN_ID >> 32) as u32 - 1))),
         _ => None,
     }
 }
@@ -175,7 +175,7 @@ impl Shard {
         }
         self.entries_unwatch(connection, partition, prefix);
         let watches = &mut self.watches;
-        watches.generation = (watches.generation + 1) & (OWN_ID >> 32) as u32 - 1;
+        watches.generation = (watches.generation + 1) & ((OWN_ID >> 32) as u32 - 1);
         let watch = Watch {
             generation: watches.generation,
             connection,

@@ -14,7 +14,7 @@
 //! quantum and one largest item. A tenant that is alone is never looked at: it has the whole core.
 //! **Failure.** A turn has a budget for what is fresh and one for what waits, so neither starves the other. What finds no room
 //! that all share stays first, and what is fresh takes no more of it than its tenants' quanta: a round does not end before.
-//! What finds no room of its own is passed by, a bounded number of times a turn.
+//! What finds no room of its own is passed by, a bounded number of times a turn, and nobody twice before all others.
 //! **Unit of backpressure.** One item: a connection's input, or a cursor. Nothing of another tenant stands behind it.
 
 use hashbrown::HashMap;
@@ -26,10 +26,14 @@ use xxhash_rust::xxh3::Xxh3Default;
 /// What the shares are counted in. One unit is about what one byte costs.
 pub(crate) type Cost = u64;
 
-/// Items that found no room in one visit of a tenant; then it is the next one's turn.
-const TRIES_PER_VISIT_MAX: u32 = 16;
+/// Items that found no room in one visit of a tenant; then it is the next one's turn. In units of [`TRY`].
+const TRIES_PER_VISIT_MAX: u32 = 16 * TRY;
 /// Items that found no room in one turn.
-const TRIES_PER_TURN_MAX: u32 = 64;
+const TRIES_PER_TURN_MAX: u32 = 64 * TRY;
+/// One item that was tried.
+const TRY: u32 = 4;
+/// One of which was seen without trying that there is none.
+const LOOK: u32 = 1;
 /// No queue, no node.
 const NONE: u32 = u32::MAX;
 
@@ -65,6 +69,8 @@ pub(crate) struct Line<T> {
     fresh_left: i64,
     line_left: i64,
     tries_left: u32,
+    /// Items that found no room in this turn since one did.
+    failures: usize,
 }
 
 /// A tenant's place.
@@ -78,6 +84,8 @@ struct Lane {
     /// Round of the last visit that ended.
     visited: u64,
     tries: u32,
+    /// Items that found no room in this visit since one did.
+    failures: usize,
     sessions: VecDeque<u32>,
     /// Charged while it was not alone.
     served: Cost,
@@ -124,6 +132,7 @@ impl<T> Line<T> {
             fresh_left: quanta.fresh_cost_per_turn as i64,
             line_left: quanta.line_cost_per_turn as i64,
             tries_left: TRIES_PER_TURN_MAX,
+            failures: 0,
         }
     }
 
@@ -141,7 +150,8 @@ impl<T> Line<T> {
         }
         if !std::mem::replace(&mut lane.present, true) {
             self.present += 1;
-            (lane.left, lane.granted, lane.visited, lane.tries) = (0, 0, 0, 0);
+            (lane.left, lane.granted, lane.visited) = (0, 0, 0);
+            (lane.tries, lane.failures) = (0, 0);
             (lane.served, lane.passed) = (0, 0);
         }
     }
@@ -178,7 +188,7 @@ impl<T> Line<T> {
 
     /// Something waits although the turn has time for it and it was not seen to lack room: never after [`Line::next`] has said none.
     pub fn idles(&self) -> bool {
-        !self.active.is_empty() && self.line_left > 0 && self.tries_left > 0 && !self.is_stuck
+        !self.active.is_empty() && self.line_left > 0 && self.has_tries() && !self.is_stuck
     }
 
     /// A turn begins.
@@ -187,6 +197,7 @@ impl<T> Line<T> {
         self.fresh_left = self.quanta.fresh_cost_per_turn as i64;
         self.line_left = self.quanta.line_cost_per_turn as i64;
         self.tries_left = TRIES_PER_TURN_MAX;
+        self.failures = 0;
         self.is_stuck = false;
         if self.active.is_empty() {
             self.round += 1;
@@ -228,6 +239,7 @@ impl<T> Line<T> {
     pub fn charge_served(&mut self, cost: Cost) {
         let Some(Serving { slot, queue, .. }) = self.serving else { return };
         self.line_left -= cost as i64;
+        (self.failures, self.lanes[slot as usize].failures) = (0, 0);
         if let Some(queue) = self.queues.get_mut(queue as usize) {
             queue.left -= cost as i64;
         }
@@ -277,19 +289,40 @@ impl<T> Line<T> {
 
     /// Whoever was given out last found no room of its own.
     pub fn failed(&mut self) {
+        self.fails(TRY);
+    }
+
+    /// Whoever was given out last has no room of its own, as is seen without trying: it stands behind what waits of its session.
+    pub fn pass_by(&mut self, item: T) {
+        let Some(Serving { slot, queue, .. }) = self.serving else { return };
+        let key = self.queues[queue as usize].key;
+        self.hold(slot, key, item);
+        self.fails(LOOK);
+    }
+
+    fn fails(&mut self, tries: u32) {
         if let Some(serving) = &mut self.serving
             && !std::mem::replace(&mut serving.failed, true)
         {
-            self.tries_left = self.tries_left.saturating_sub(1);
-            self.lanes[serving.slot as usize].tries += 1;
-            self.lanes[serving.slot as usize].passed += 1;
+            self.tries_left = self.tries_left.saturating_sub(tries);
+            self.failures += 1;
+            let lane = &mut self.lanes[serving.slot as usize];
+            lane.tries += tries;
+            lane.failures += 1;
+            lane.passed += 1;
         }
+    }
+
+    /// Something that waits has not been seen to lack room since something found some: nothing else makes it in the middle of a
+    /// turn.
+    fn has_tries(&self) -> bool {
+        self.tries_left > 0 && self.failures < self.nodes.len()
     }
 
     /// Whose turn it is: until the turn's budget is spent.
     pub fn next(&mut self) -> Option<T> {
         self.end_serving();
-        while self.line_left > 0 && self.tries_left > 0 && !self.is_stuck {
+        while self.line_left > 0 && self.has_tries() && !self.is_stuck {
             let slot = *self.active.front()?;
             if self.lanes[slot as usize].visited == self.round {
                 self.round += 1;
@@ -297,8 +330,9 @@ impl<T> Line<T> {
             let alone = self.is_alone();
             let left = self.left(slot);
             let lane = &mut self.lanes[slot as usize];
-            if (left <= 0 && !alone) || lane.tries >= TRIES_PER_VISIT_MAX {
-                (lane.visited, lane.tries) = (self.round, 0);
+            let no_tries = lane.tries >= TRIES_PER_VISIT_MAX || lane.failures >= lane.sessions.len();
+            if (left <= 0 && !alone) || no_tries {
+                (lane.visited, lane.tries, lane.failures) = (self.round, 0, 0);
                 self.active.rotate_left(1);
                 continue;
             }

@@ -18,6 +18,7 @@ pub(crate) mod line;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod wants;
 
 pub(crate) use tenants::{Place, Tenants};
 
@@ -30,6 +31,7 @@ use crate::quota::Verdict;
 use crate::refusal::Refused;
 use crate::shard::Shard;
 use line::{Cost, Line, Quanta};
+use wants::{Waiting, Wants};
 
 /// What a command costs besides its bytes: it takes as long as so many bytes take to be logged.
 const COMMAND_COST: Cost = 512;
@@ -70,7 +72,7 @@ pub struct Share {
 /// Whose input is handled next.
 pub(crate) struct Fair {
     pub tenants: Tenants,
-    pub input: Line<ConnectionId>,
+    pub input: Line<Waiting>,
     /// It was given out, and what it hands in is served before what is fresh.
     served: Option<ConnectionId>,
 }
@@ -180,7 +182,9 @@ impl Shard {
             self.stand_in_line(connection, command.session());
             return Handled::Later;
         }
+        let keeps = served && is_logged(command) && self.keeps_log();
         let handled = match self.look_at_quota(connection, command, now) {
+            _ if keeps => Handled::Later,
             Verdict::Passes => self.take_command(connection, id, command, now),
             Verdict::Refused(refused) if self.has_effect_room(1) => {
                 self.refuse_local(connection, id, refused);
@@ -190,14 +194,15 @@ impl Shard {
             Verdict::Refused(_) | Verdict::Waits => Handled::Later,
         };
         if handled == Handled::Later {
-            if served && self.lacks_shared_room(command) {
+            if served && (keeps || self.lacks_shared_room(command)) {
                 self.put_back(connection);
                 return Handled::Later;
             }
             if served {
                 self.fair.input.failed();
             }
-            self.stand_in_line(connection, command.session());
+            let wants = self.lacks(connection, command);
+            self.wait_for(connection, command.session(), wants);
             return Handled::Later;
         }
         self.fair.charge(slot, cost(command), served);
@@ -227,6 +232,12 @@ impl Shard {
         Handled::Done
     }
 
+    /// Is what is left of the log that of those who keep within their share, until there is a next segment? Whoever fills
+    /// segments faster than they can be made would have all others wait with it, for as long as making one takes.
+    fn keeps_log(&self) -> bool {
+        !self.fair.input.is_alone() && self.log.is_running_out()
+    }
+
     /// Is the room that a command did not find that of everybody?
     fn lacks_shared_room(&self, command: &Command<'_>) -> bool {
         let bytes = (cost(command) as usize).max(LOG_ROOM_BYTES).min(self.log.record_bytes_max());
@@ -238,12 +249,16 @@ impl Shard {
         if let Some(client) = self.readers.clients.get_mut(connection)
             && !std::mem::replace(&mut client.place.waits, true)
         {
-            self.fair.input.put_back(connection);
+            self.fair.input.put_back(Waiting { connection, wants: Wants::Unknown, looks: 0 });
         }
     }
 
     /// The connection's input waits; it is given out by [`Shard::next_in_line`].
     pub(crate) fn stand_in_line(&mut self, connection: ConnectionId, session: Option<&str>) {
+        self.wait_for(connection, session, Wants::Unknown);
+    }
+
+    fn wait_for(&mut self, connection: ConnectionId, session: Option<&str>, wants: Wants) {
         let Some(client) = self.readers.clients.get_mut(connection) else { return };
         if std::mem::replace(&mut client.place.waits, true) {
             return;
@@ -252,7 +267,7 @@ impl Shard {
             Some(session) => self.log.partition_id(&client.tenant, session).0 as u64,
             None => u64::from(connection.slot),
         };
-        self.fair.input.hold(client.place.slot, key, connection);
+        self.fair.input.hold(client.place.slot, key, Waiting { connection, wants, looks: 0 });
     }
 
     /// Whose held input is to be handed in now, until none. The edge asks in each turn, and hands in what it holds of that
@@ -260,8 +275,13 @@ impl Shard {
     pub fn next_in_line(&mut self) -> Option<ConnectionId> {
         loop {
             let next = self.fair.input.next();
-            self.fair.served = next;
-            let connection = next?;
+            self.fair.served = next.map(|waiting| waiting.connection);
+            let waiting = next?;
+            if self.still_lacks(&waiting) {
+                self.fair.input.pass_by(Waiting { looks: waiting.looks + 1, ..waiting });
+                continue;
+            }
+            let connection = waiting.connection;
             if let Some(client) = self.readers.clients.get_mut(connection) {
                 client.place.waits = false;
                 return Some(connection);
@@ -275,6 +295,11 @@ impl Shard {
         let parts = &self.fair.tenants.get(slot)?.parts;
         let (served, passed) = self.fair.input.served(slot);
         Some(Share { served, passed, taken: parts.map(|part| part.total), used: parts.map(|part| part.used) })
+    }
+
+    /// The place of a client's tenant here: a small number, another tenant's when this one's last client has gone.
+    pub fn tenant_slot(&self, connection: ConnectionId) -> Option<u32> {
+        self.readers.clients.get(connection).map(|client| client.place.slot)
     }
 
     /// Some input waits in line.

@@ -1,4 +1,5 @@
-//! Tenants with clients on this shard. A slot is free again when the last of them has gone and nothing lent is left.
+//! Tenants with clients on this shard, or with something kept here of which they may have only so much. A slot is free again when
+//! the last client has gone and nothing lent is left.
 
 use crate::limits::{KINDS, Kind, Quota};
 use crate::quota::Part;
@@ -44,9 +45,14 @@ impl Tenant {
         &mut self.parts[kind as usize]
     }
 
-    /// Nothing is lent to it here.
+    /// Nothing is lent to it here, and nothing of what it keeps here is counted.
     fn owes_nothing(&self) -> bool {
-        self.parts.iter().all(|part| part.have == 0 && part.spent == 0 && !part.asked)
+        // That the home has none is remembered, too: else whoever waits for the answer would ask again, and again.
+        let kept = |kind: &Kind| {
+            let part = &self.parts[*kind as usize];
+            part.used == 0 && part.owed == 0 && part.none_until_us == 0
+        };
+        self.parts.iter().all(|part| part.have == 0 && part.spent == 0 && !part.asked) && Kind::KEPT.iter().all(kept)
     }
 }
 
@@ -60,7 +66,14 @@ pub(crate) struct Tenants {
 impl Tenants {
     /// A client of it has come.
     pub fn enter(&mut self, name: &Arc<str>, quota: Quota) -> u32 {
-        let slot = match self.by_name.get(name) {
+        let slot = self.hold(name, quota);
+        self.slots[slot as usize].clients += 1;
+        slot
+    }
+
+    /// Its slot, made where it has none: until what it keeps here is no longer counted.
+    pub fn hold(&mut self, name: &Arc<str>, quota: Quota) -> u32 {
+        match self.by_name.get(name) {
             Some(slot) => *slot,
             None => {
                 let is_limited = !quota.is_unlimited();
@@ -70,9 +83,7 @@ impl Tenants {
                 self.by_name.insert(name.clone(), slot);
                 slot
             }
-        };
-        self.slots[slot as usize].clients += 1;
-        slot
+        }
     }
 
     /// A client has gone; `true`: it was the last one of its tenant.

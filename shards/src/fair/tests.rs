@@ -241,3 +241,58 @@ fn what_finds_no_room_does_not_hold_up_the_others() {
     assert!(other.is_some_and(|after| after <= 17), "{other:?}");
     assert!(tries <= 65, "tries of one turn are bounded: {tries}");
 }
+
+#[test]
+fn nobody_is_tried_again_in_a_turn_that_has_made_no_room() {
+    let mut line: Line<u32> = Line::new(QUANTA);
+    line.enter(0, 1);
+    line.enter(1, 1);
+    for (slot, item) in [(0, 1), (0, 2), (1, 3)] {
+        line.hold(slot, u64::from(item), item);
+    }
+    for turn in 0..10 {
+        line.begin_turn();
+        let mut tried = Vec::new();
+        while let Some(item) = line.next() {
+            tried.push(item);
+            // Seen, or tried: it is the same.
+            if turn % 2 == 0 {
+                line.pass_by(item);
+            } else {
+                line.failed();
+                line.hold(u32::from(item == 3), u64::from(item), item);
+            }
+        }
+        tried.sort_unstable();
+        assert_eq!(tried, [1, 2, 3], "each once in turn {turn}");
+        assert!(!line.idles(), "there is nothing left to do");
+    }
+    // One that finds room says that there may be some for the others, too.
+    line.begin_turn();
+    let mut given = 0;
+    while let Some(item) = line.next() {
+        given += 1;
+        if item == 2 {
+            line.charge_served(10);
+        } else {
+            line.failed();
+            line.hold(u32::from(item == 3), u64::from(item), item);
+        }
+    }
+    assert!((3..=5).contains(&given) && line.len() == 2, "{given}");
+}
+
+#[test]
+fn a_look_costs_less_than_a_try() {
+    let mut line: Line<u32> = Line::new(QUANTA);
+    line.enter(0, 1);
+    line.enter(1, 1);
+    (0..500).for_each(|item| line.hold(0, u64::from(item), item));
+    line.begin_turn();
+    let mut looks = 0;
+    while let Some(item) = line.next() {
+        looks += 1;
+        line.pass_by(item);
+    }
+    assert_eq!(looks, 256);
+}

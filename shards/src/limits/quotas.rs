@@ -20,6 +20,12 @@ pub enum Kind {
     Connections = 2,
     /// Subscriptions at once, pattern feeds included.
     Subscriptions = 3,
+    /// Sessions that exist.
+    Sessions = 4,
+    /// Jobs that are open, in all queues.
+    QueueDepth = 5,
+    /// Bytes of entries, as a session counts them.
+    EntryBytes = 6,
 }
 
 /// Kinds there are.
@@ -27,7 +33,18 @@ pub const KINDS: usize = Kind::ALL.len();
 
 impl Kind {
     /// All of them, by number.
-    pub const ALL: [Kind; 4] = [Kind::Events, Kind::Bytes, Kind::Connections, Kind::Subscriptions];
+    pub const ALL: [Kind; 7] = [
+        Kind::Events,
+        Kind::Bytes,
+        Kind::Connections,
+        Kind::Subscriptions,
+        Kind::Sessions,
+        Kind::QueueDepth,
+        Kind::EntryBytes,
+    ];
+
+    /// Those of what is kept in the log: they outlive connections, and the server.
+    pub const KEPT: [Kind; 3] = [Kind::Sessions, Kind::QueueDepth, Kind::EntryBytes];
 
     /// Name of its bound in a configuration and on the wire.
     pub const fn name(self) -> &'static str {
@@ -36,6 +53,9 @@ impl Kind {
             Kind::Bytes => "bytes_per_second_max",
             Kind::Connections => "connections_max",
             Kind::Subscriptions => "subscriptions_max",
+            Kind::Sessions => "sessions_max",
+            Kind::QueueDepth => "queue_depth_max",
+            Kind::EntryBytes => "entries_bytes_max",
         }
     }
 
@@ -44,11 +64,19 @@ impl Kind {
         matches!(self, Kind::Events | Kind::Bytes)
     }
 
+    /// Is kept in the log.
+    pub const fn is_kept(self) -> bool {
+        matches!(self, Kind::Sessions | Kind::QueueDepth | Kind::EntryBytes)
+    }
+
     /// From its number.
     pub fn of(number: u8) -> Option<Kind> {
         Self::ALL.get(usize::from(number)).copied()
     }
 }
+
+/// Largest bound: with it no sum of the accounts overflows.
+pub const QUOTA_MAX: u64 = 1 << 40;
 
 /// Largest weight.
 pub const WEIGHT_MAX: u32 = 100;
@@ -73,6 +101,11 @@ impl Quota {
     pub fn is_unlimited(&self) -> bool {
         self.max.iter().all(Option::is_none)
     }
+
+    /// Something of what is kept is bounded.
+    pub fn bounds_kept(&self) -> bool {
+        Kind::KEPT.iter().any(|kind| self.max[*kind as usize].is_some())
+    }
 }
 
 /// Of all tenants.
@@ -88,5 +121,10 @@ impl Quotas {
     /// Of one tenant.
     pub fn of(&self, tenant: &str) -> Quota {
         self.tenants.get(tenant).copied().unwrap_or(self.others)
+    }
+
+    /// Something of what somebody keeps is bounded.
+    pub fn bound_kept(&self) -> bool {
+        self.others.bounds_kept() || self.tenants.values().any(Quota::bounds_kept)
     }
 }

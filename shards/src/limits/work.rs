@@ -42,8 +42,12 @@ pub struct WorkLimits {
     pub progress_bytes_max: usize,
     /// Jobs of one shard that are open.
     pub jobs_per_shard_max: usize,
-    /// Jobs that one connection may hold.
+    /// Jobs of a queue, or sessions of a group, that one connection may hold.
     pub client_jobs_max: u64,
+    /// Groups of one tenant.
+    pub groups_per_tenant_max: usize,
+    /// Members of one group among the connections of one shard.
+    pub group_members_per_shard_max: usize,
 }
 
 impl Default for WorkLimits {
@@ -59,6 +63,8 @@ impl Default for WorkLimits {
             progress_bytes_max: 2 << 10,
             jobs_per_shard_max: 1 << 17,
             client_jobs_max: 256,
+            groups_per_tenant_max: storage::catalog::GROUPS_MAX,
+            group_members_per_shard_max: 1024,
         }
     }
 }
@@ -76,7 +82,7 @@ impl WorkLimits {
 
     pub(super) fn check(&self, connection_send_bytes_max: usize, mailbox_bytes: usize) -> Result<(), &'static str> {
         let page = self.page_bytes_max(Self::page_bytes(connection_send_bytes_max, mailbox_bytes));
-        let rules: [(bool, &'static str); 5] = [
+        let rules: [(bool, &'static str); 6] = [
             (
                 page <= connection_send_bytes_max,
                 "entry_bytes_max must leave room for a page of entries in connection_send_bytes_max: lower the one or raise the other",
@@ -96,6 +102,10 @@ impl WorkLimits {
             (
                 self.queue_capacity_max > 0 && self.job_deadline_ms_max > 0 && self.client_jobs_max > 0,
                 "queue_capacity_max, job_deadline_ms_max and client_jobs_max must be at least 1",
+            ),
+            (
+                self.groups_per_tenant_max <= storage::catalog::GROUPS_MAX && self.group_members_per_shard_max > 0,
+                "groups_per_tenant_max is 16 at most, for a session keeps as many; group_members_per_shard_max must be at least 1",
             ),
         ];
         rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, cure)| Err(cure))
@@ -118,6 +128,7 @@ mod tests {
         assert!(!check(|l| l.entry_bytes_max = (32 << 10) + 1));
         assert!(!check(|l| l.progress_bytes_max = (8 << 10) + 1));
         assert!(!check(|l| l.client_jobs_max = 0));
+        assert!(!check(|l| l.groups_per_tenant_max = 17));
         assert!(WorkLimits::default().check(6 << 10, 4 << 20).is_err());
         assert!(WorkLimits::default().check(512 << 10, 10 << 10).is_err());
     }

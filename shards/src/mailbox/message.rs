@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! request  kind u8 · …       FORWARD  ATTACH  DETACH  FETCH  ATTACH_PATTERNS  DETACH_PATTERNS  SCAN  EVENTS  ADVANCE  VOLATILE
-//!                            KEEP  FENCE  NOTICE  WATCH  NEWS  PULL  HINT  CLAIM  RELEASE  FREE  DEFINE  DEFINED  LEND  REPAY
+//!                            KEEP  FENCE  NOTICE  WATCH  NEWS  PULL  HINT  CLAIM  RELEASE  FREE  DEFINE  DEFINED  LEND  REPAY  CENSUS
+//!                            LEND_ROOM  REPAY_ROOM
 //! reply    kind u8 · …       COMMAND  ATTACHED  FETCHED  PATTERNS_ATTACHED  SCANNED  HISTORY  ENTRIES  CLAIMED  DEAD  LENT
+//!                            LENT_ROOM
 //! ```
 
 pub mod presence;
@@ -12,7 +14,7 @@ pub mod work;
 use super::codec::{Reader, Writer};
 use crate::command::{Command, DataKind, Durability, From, NewDelta, NewEntry, NewEvent, NewMarker, StreamStatus};
 use crate::effect::Reply;
-use crate::ids::{CommandId, ConnectionId, InlineText};
+use crate::ids::{CommandId, ConnectionId, InlineText, LifeId};
 use crate::refusal::{Refusal, Refused};
 
 /// Kinds of request.
@@ -61,10 +63,16 @@ pub mod request {
     pub const DEFINE: u8 = 21;
     /// The sender knows it.
     pub const DEFINED: u8 = 22;
+    /// A shard needs permits for jobs of a queue.
+    pub const LEND_ROOM: u8 = 23;
+    /// A shard gives some back.
+    pub const REPAY_ROOM: u8 = 24;
     /// A shard needs more of a tenant's quota.
     pub const LEND: u8 = 60;
     /// A shard gives back, or says what it has spent.
     pub const REPAY: u8 = 61;
+    /// All that the sender keeps of tenants under new bounds was said.
+    pub const CENSUS: u8 = 62;
 }
 
 /// Kinds of reply.
@@ -87,6 +95,8 @@ pub mod reply {
     pub const CLAIMED: u8 = 8;
     /// To a forwarded list of dead letters.
     pub const DEAD: u8 = 9;
+    /// To `LEND_ROOM`.
+    pub const LENT_ROOM: u8 = 10;
     /// To `LEND`.
     pub const LENT: u8 = 60;
 }
@@ -185,24 +195,29 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
             put_durability(w, *durability);
             put_event(w, event);
         }
-        Command::Commit { session, events, markers, entries, complete, if_next } => {
+        Command::Commit { session, events, markers, entries, complete, holds, if_next } => {
             w.u8(2).text(session).u32(events.len() as u32).u32(markers.len() as u32).u32(entries.len() as u32);
             work::put_complete(w, complete);
+            work::put_complete(w, holds);
             w.option(*if_next);
             entries.iter().for_each(|entry| work::put_entry(w, entry));
             events.iter().for_each(|event| put_event(w, event));
-            markers.iter().for_each(|marker| {
-                w.text(marker.name).u64(marker.offset);
-            });
+            markers.iter().for_each(|marker| work::put_marker(w, marker));
         }
         Command::Mark { session, marker } => {
-            w.u8(3).text(session).text(marker.name).u64(marker.offset);
+            work::put_marker(w.u8(3).text(session), marker);
         }
         Command::History { session, from, limit } => {
             w.u8(4).text(session).option(*from).u32(*limit);
         }
         Command::Open { session, claimed, attempt, since_us, room } => {
-            w.u8(5).text(session).option(*claimed).u64(*attempt).u64(*since_us).u32(*room);
+            w.u8(5)
+                .text(session)
+                .option(claimed.map(|life| life.generation))
+                .u64(claimed.map_or(0, |life| life.epoch))
+                .u64(*attempt)
+                .u64(*since_us)
+                .u32(*room);
         }
         Command::StreamAppend { session, delta, durability } => {
             w.u8(6).text(session);
@@ -216,6 +231,10 @@ pub fn put_command(w: &mut Writer<'_>, command: &Command<'_>) {
         Command::Entry { session, ask } => work::put_entry_ask(w.u8(9), session, ask),
         Command::Job { session, job, ask } => work::put_job_ask(w.u8(10), session, job, ask),
         Command::Queue { ask } => work::put_queue_ask(w.u8(11), ask),
+        Command::Group { ask } => work::put_group_ask(w.u8(12), ask),
+        Command::Markers { session, from } => {
+            w.u8(13).text(session).u64(*from);
+        }
         _ => {
             w.u8(0);
         }
@@ -233,18 +252,18 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         2 => {
             let session = r.text();
             let (events, markers, entries) = (r.u32(), r.u32(), r.u32());
-            let (complete, if_next) = (work::get_complete(r), r.option());
+            let (complete, holds, if_next) = (work::get_complete(r), work::get_complete(r), r.option());
             let entries: Vec<NewEntry<'_>> = (0..entries).map(|_| work::get_entry(r)).collect();
             let events: Vec<NewEvent<'_>> = (0..events).map(|_| get_event(r)).collect();
-            let markers: Vec<NewMarker<'_>> =
-                (0..markers).map(|_| NewMarker { name: r.text(), offset: r.u64() }).collect();
+            let markers: Vec<NewMarker<'_>> = (0..markers).map(|_| work::get_marker(r)).collect();
             let (events, markers, entries) = (&events, &markers, &entries);
-            then(Command::Commit { session, events, markers, entries, complete, if_next })
+            then(Command::Commit { session, events, markers, entries, complete, holds, if_next })
         }
-        3 => then(Command::Mark { session: r.text(), marker: NewMarker { name: r.text(), offset: r.u64() } }),
+        3 => then(Command::Mark { session: r.text(), marker: work::get_marker(r) }),
         4 => then(Command::History { session: r.text(), from: r.option(), limit: r.u32() }),
         5 => {
-            let (session, claimed) = (r.text(), r.option());
+            let (session, claimed, epoch) = (r.text(), r.option(), r.u64());
+            let claimed = claimed.map(|generation| LifeId { generation, epoch });
             then(Command::Open { session, claimed, attempt: r.u64(), since_us: r.u64(), room: r.u32() })
         }
         6 => {
@@ -262,6 +281,8 @@ pub fn with_command<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) 
         9 => then(work::get_entry_ask(r)),
         10 => then(work::get_job_ask(r)),
         11 => work::with_queue_ask(r, then),
+        12 => work::with_group_ask(r, then),
+        13 => then(Command::Markers { session: r.text(), from: r.u64() }),
         _ => then(Command::Ping),
     }
 }
@@ -282,6 +303,10 @@ pub fn get_refused(r: &mut Reader<'_>) -> Refused {
 
 fn field_name(text: &str) -> &'static str {
     crate::refusal::FIELDS.iter().find(|field| **field == text).copied().unwrap_or("")
+}
+
+fn get_life(r: &mut Reader<'_>) -> LifeId {
+    LifeId { generation: r.u64(), epoch: r.u64() }
 }
 
 /// Writes a reply.
@@ -323,8 +348,8 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
         Reply::Acknowledged => {
             w.u8(11);
         }
-        Reply::Resumed { client_id, generation, sessions, patterns } => {
-            w.u8(12).text(client_id).u64(*generation).u32(*sessions).u8(u8::from(*patterns));
+        Reply::Resumed { client_id, life, sessions, patterns } => {
+            w.u8(12).text(client_id).u64(life.generation).u64(life.epoch).u32(*sessions).u8(u8::from(*patterns));
         }
         Reply::Lost { session, refused } => {
             w.u8(14).text(session);
@@ -335,8 +360,8 @@ pub fn put_reply(w: &mut Writer<'_>, reply: &Reply<'_>) {
         }
         Reply::Work(reply) => work::put_work_reply(w.u8(21), reply),
         Reply::Presence { session, reply } => presence::put_presence_reply(w.u8(20), session, reply),
-        Reply::ClientOpened { tenant, client_id, generation, state } => {
-            w.u8(13).text(tenant).text(client_id).u64(*generation).bytes(state);
+        Reply::ClientOpened { tenant, client_id, life, state } => {
+            w.u8(13).text(tenant).text(client_id).u64(life.generation).u64(life.epoch).bytes(state);
         }
     }
 }
@@ -364,11 +389,11 @@ pub fn get_reply<'a>(r: &mut Reader<'a>) -> Reply<'a> {
         9 => Reply::Hello,
         10 => Reply::Unsubscribed,
         11 => Reply::Acknowledged,
-        12 => Reply::Resumed { client_id: r.text(), generation: r.u64(), sessions: r.u32(), patterns: r.u8() == 1 },
+        12 => Reply::Resumed { client_id: r.text(), life: get_life(r), sessions: r.u32(), patterns: r.u8() == 1 },
         14 => Reply::Lost { session: r.text(), refused: get_refused(r) },
         13 => {
             let (tenant, client_id) = (r.text(), r.text());
-            Reply::ClientOpened { tenant, client_id, generation: r.u64(), state: r.bytes() }
+            Reply::ClientOpened { tenant, client_id, life: get_life(r), state: r.bytes() }
         }
         15 => Reply::ClientLarge { bytes: r.u32() },
         20 => presence::get_presence_reply(r),

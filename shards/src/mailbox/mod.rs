@@ -25,10 +25,13 @@ mod rings {
 }
 
 use crate::ids::ShardId;
-use crate::limits::Limits;
+use crate::limits::{Limits, REPLY_BYTES_MAX};
 use lane::{LaneReceiver, LaneSender, Permit, lane};
 use sleep::SleepFlag;
 use std::sync::Arc;
+
+/// What most requests fit in, bytes.
+const COMMON_BYTES: usize = 1024;
 
 /// All lanes of one shard. Made together by [`mesh`], then moved to the shard's thread.
 pub struct Mailboxes {
@@ -136,6 +139,12 @@ impl Mailboxes {
         let asked = &self.asked[usize::from(to.0)];
         let has_room = asked.slots < self.reply_slots / 2 && asked.bytes <= self.reply_bytes / 2;
         if has_room { self.ask(to, bytes, reply_bytes) } else { None }
+    }
+
+    /// Would a common request find room? A look, for who would have to make one.
+    pub fn may_ask(&self, to: ShardId, patiently: bool) -> bool {
+        let ask = if patiently { Self::ask_patiently } else { Self::ask };
+        ask(self, to, COMMON_BYTES, REPLY_BYTES_MAX).is_some()
     }
 
     /// Room for a request of `bytes` whose reply takes at most `reply_bytes`.

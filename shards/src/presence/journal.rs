@@ -18,8 +18,10 @@ use super::watch::{Place, happened};
 use crate::ids::{Now, PartitionId};
 use crate::limits::{PRESENCE_JOURNAL_EVERY_MS, PRESENCE_JOURNALS_PER_SECOND_MAX};
 use crate::outbox::Happened;
+use crate::quota::{Growth, Verdict};
 use crate::shard::{Opened, Shard};
 use crate::streams::SERVER;
+use std::sync::Arc;
 use storage::record::{DataKind, EventBody, HEAD_BYTES, NO_OFFSET};
 
 /// Topic of its events. No client can publish under it, and no pattern matches it: it is for those who follow the session.
@@ -182,6 +184,12 @@ impl Shard {
             opened = self.open(partition, tenant, session, Some(epoch));
         }
         let Opened::Ready(slot) = opened else { return false };
+        // Where the tenant may have no session more, it is told when it may.
+        let growth = Growth { sessions: self.begins_session(slot), ..Growth::default() };
+        let owner: Arc<str> = tenant.into();
+        if growth.sessions > 0 && !matches!(self.may_keep(&owner, partition, growth, now), Verdict::Passes) {
+            return false;
+        }
         let at = self.log.partition(slot);
         let (epoch, offset) = (at.epoch(), at.tail());
         // Offsets are never used twice in one epoch, so no two events have one key.
@@ -202,6 +210,7 @@ impl Shard {
             body_hash: 0,
         };
         self.log.append(slot, &[event], &[], now.wall_ms);
+        self.count_kept(tenant, now);
         true
     }
 }

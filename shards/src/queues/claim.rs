@@ -3,6 +3,7 @@
 //! ```text
 //!   PULL begins ─► puller, dry ── something may be claimed ──► HINT, dry no more
 //!   CLAIM n ─► up to n jobs, their events from the hot tail, or from disk: then a little later ── fewer than n ──► dry
+//!       └─► record: claimed, with the next group; nobody waits for it
 //!   RELEASE ─► waits again, as if it had not been claimed
 //! ```
 //! Hints are levels: one that finds the lane full is said again, and whoever is not dry asks by itself.
@@ -17,14 +18,18 @@ use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::{reply, request};
 use crate::shard::{Opened, Shard};
 use std::sync::Arc;
+use storage::catalog::is_group;
 use storage::log::{Read, ReadFault, ReadTicket};
-use storage::record::RecordView;
+use storage::record::{JobAct, JobBody, Parts, RecordView};
 
 /// Bytes of jobs that a reply aims at.
 const CLAIM_BYTES: usize = 32 << 10;
 
 /// A lease of a queue that is not known any more. Milliseconds.
 const LEASE_MS: u64 = 30_000;
+
+/// Room in the log for the word of a claim.
+const CLAIM_RECORD_BYTES: usize = 1024;
 
 /// What became of a job's event.
 enum Event {
@@ -36,7 +41,7 @@ enum Event {
 
 impl Shard {
     /// Bytes of jobs that a reply aims at, and holds at most.
-    pub(super) fn claim_bytes(&self) -> (usize, usize) {
+    pub(crate) fn claim_bytes(&self) -> (usize, usize) {
         let aim = CLAIM_BYTES.min(self.config.limits.mailbox_bytes / 8);
         (aim, aim + self.config.limits.event_bytes_max + 2048)
     }
@@ -48,6 +53,9 @@ impl Shard {
     }
 
     pub(super) fn follow_queue(&mut self, shard: ShardId, tenant: &Arc<str>, queue: &str, begins: bool) {
+        if is_group(queue) {
+            return self.groups.follow(shard, tenant, queue, begins);
+        }
         let line = self.queues.line(tenant, queue);
         let pullers = &mut self.queues.lines[line as usize].pullers;
         pullers.retain(|puller| puller.shard != shard);
@@ -63,6 +71,11 @@ impl Shard {
         for _ in 0..self.queues.news.len() {
             let Some(line) = self.queues.news.pop_front() else { break };
             let Some(here) = self.queues.lines.get_mut(line as usize) else { continue };
+            // What is claimed is said in the log: where that has no room for it, there is nothing to be had yet.
+            if here.is_claimable() && !self.log.room(CLAIM_RECORD_BYTES) && !self.log.no_space() {
+                self.queues.news.push_back(line);
+                continue;
+            }
             here.has_news = false;
             if !here.is_claimable() {
                 continue;
@@ -108,11 +121,19 @@ impl Shard {
         jobs: &mut Vec<u8>,
         now: Now,
     ) -> bool {
+        if is_group(queue) {
+            return self.give_runs(to, tenant, queue, count, jobs, now);
+        }
         let line = self.queues.line(tenant, queue);
         let lease_ms = self.queues.definition(tenant, queue).map_or(LEASE_MS, |definition| definition.lease_ms);
         let (aim, _) = self.claim_bytes();
-        let mut given = 0;
+        let (mut given, mut has_room) = (0, true);
         while given < count && jobs.len() < aim {
+            let is_logged = !self.log.no_space();
+            if is_logged && !self.log.room(CLAIM_RECORD_BYTES) {
+                has_room = false;
+                break;
+            }
             let Some(job) = self.queues.lines[line as usize].claim() else { break };
             // The line has taken it out already.
             self.queues.jobs[job as usize].state = State::Fetching;
@@ -126,6 +147,14 @@ impl Shard {
                 }
             };
             let nonce = self.new_epoch();
+            if is_logged && !self.say_claimed(job, nonce, now) {
+                // Its session is on its way into memory.
+                let known = &mut self.queues.jobs[job as usize];
+                known.event = Some(event.into());
+                let id = (job, known.generation);
+                self.queues.fetches.push_back(id);
+                continue;
+            }
             let known = &mut self.queues.jobs[job as usize];
             let lease = Lease { attempt: known.attempts + 1, nonce };
             let rest_us = known.deadline_us.saturating_sub(now.mono_us);
@@ -149,11 +178,27 @@ impl Shard {
             given += 1;
         }
         let here = &mut self.queues.lines[line as usize];
-        let more = here.is_claimable();
+        let more = has_room && here.is_claimable();
         if let Some(puller) = here.pullers.iter_mut().find(|puller| puller.shard == to) {
             puller.dry = !more;
         }
+        if !has_room {
+            self.queues.note_news(line);
+        }
         more
+    }
+
+    /// Appends that an attempt begins, or with nonce 0 that it does not. `false`: the session is not in memory.
+    fn say_claimed(&mut self, job: u32, nonce: u64, now: Now) -> bool {
+        let known = &self.queues.jobs[job as usize];
+        let (partition, session, offset, attempts) =
+            (known.partition, known.session.clone(), known.offset, known.attempts);
+        let line = &self.queues.lines[known.line as usize];
+        let (tenant, queue) = (line.tenant.clone(), line.queue.clone());
+        let Opened::Ready(slot) = self.open(partition, &tenant, &session, None) else { return false };
+        let act = JobAct::Claimed as u8;
+        let step = JobBody { queue: &queue, offset, act, priority: 0, attempts, at_ms: nonce, partial: b"" };
+        self.append_steps(slot, &Parts { jobs: &[step], ..Parts::default() }, now).is_some()
     }
 
     /// The event of a job, if it is at hand; where it is not, it is fetched.
@@ -242,15 +287,17 @@ impl Shard {
     }
 
     /// `RELEASE`: a job was given to a shard whose worker is gone.
-    pub(crate) fn handle_release(&mut self, r: &mut Reader<'_>) {
+    pub(crate) fn handle_release(&mut self, r: &mut Reader<'_>, now: Now) {
         let (key, nonce) = (JobKey(r.u128()), r.u64());
-        self.release_job(key, nonce);
+        self.release_job(key, nonce, now);
     }
 
-    pub(super) fn release_job(&mut self, key: JobKey, nonce: u64) {
-        let Some((slot, job)) = self.queues.find(key) else { return };
+    pub(super) fn release_job(&mut self, key: JobKey, nonce: u64, now: Now) {
+        let Some((slot, job)) = self.queues.find(key) else { return self.release_run(key, nonce) };
         if matches!(job.state, State::Claimed(claim) if claim.lease.nonce == nonce) {
             self.queues.set_state(slot, State::Waiting);
+            // Where there is no room to say so, the next claim does; or after a crash it waits for a lease of nobody.
+            self.say_claimed(slot, 0, now);
         }
     }
 }

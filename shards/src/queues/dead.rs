@@ -15,7 +15,7 @@ use crate::shard::Shard;
 use std::collections::VecDeque;
 
 /// Where the number of a shard stands in a cursor.
-const SHARD_AT: u32 = 40;
+pub(crate) const SHARD_AT: u32 = 40;
 
 /// A page on its way to its client.
 pub(crate) struct DeadPage {

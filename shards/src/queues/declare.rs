@@ -12,13 +12,17 @@
 use super::jobs::Rest;
 use super::{Definition, QUEUES};
 use crate::effect::{Reply, WorkReply};
+use crate::groups::{group_of, policy};
 use crate::ids::{CommandId, ShardId};
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::request;
 use crate::sessions::Origin;
 use crate::shard::Shard;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use storage::catalog::{OpenJob, is_group};
 use storage::ids::LogSeq;
+use storage::log::RecoveredLog;
 use storage::recovery::Recovered;
 
 /// A queue of a recovered folder.
@@ -32,22 +36,40 @@ struct Declared {
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     queues: Vec<Declared>,
-    /// When the oldest job that is open was opened, and how long one of them can last at most. Milliseconds.
+    groups: Vec<(Box<str>, policy::Definition)>,
+    /// When the oldest event of an open job was published, and how long one of them can last at most. Milliseconds.
     open: Option<(u64, u64)>,
+    /// Jobs that are open: tenant, queue, how many.
+    counts: Vec<(Box<str>, Box<str>, u64)>,
+}
+
+/// Jobs of a log that are open.
+fn open_jobs(log: &RecoveredLog) -> impl Iterator<Item = (&str, &OpenJob)> {
+    let residents: HashSet<(&str, &str)> = log.catalog.residents().map(|p| (p.tenant(), p.session())).collect();
+    // What replay brought back is newer than what the checkpoint says.
+    let kept = log.streaming.iter().filter(move |known| !residents.contains(&(&*known.tenant, &*known.session)));
+    let kept = kept.flat_map(|known| known.jobs.iter().map(|job| (&*known.tenant, job)));
+    let replayed = log.catalog.residents().flat_map(|p| p.jobs().iter().map(move |job| (p.tenant(), job)));
+    // Where a group stands is no job.
+    kept.chain(replayed).filter(|(_, job)| !job.dead && !is_group(&job.queue))
 }
 
 /// All queues of a recovered folder.
 pub fn declared(recovered: &Recovered) -> Known {
-    let mut found = Vec::new();
+    let (mut found, mut groups) = (Vec::new(), Vec::new());
     let mut open: Option<(u64, u64)> = None;
+    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for log in &recovered.logs {
-        for job in log.streaming.iter().flat_map(|known| &known.jobs).filter(|job| !job.dead) {
-            let (since_ms, life_ms) = (job.opened_ms, job.deadline_ms.saturating_sub(job.opened_ms));
+        for (tenant, job) in open_jobs(log) {
+            *counts.entry((tenant, &job.queue)).or_default() += 1;
+            let (since_ms, life_ms) = (job.event_ms, job.deadline_ms.saturating_sub(job.opened_ms));
             open = Some(open.map_or((since_ms, life_ms), |(s, l)| (s.min(since_ms), l.max(life_ms))));
         }
         let mut take = |tenant: &str, entries: &storage::catalog::Entries| {
             let definitions = entries.live().filter_map(|(_, entry)| Definition::get(&entry.value));
             found.extend(definitions.map(|definition| Declared { tenant: tenant.into(), definition }));
+            let definitions = entries.live().filter_map(|(_, entry)| policy::Definition::get(&entry.value));
+            groups.extend(definitions.map(|definition| (tenant.into(), definition)));
         };
         let is_of = |tenant: &str, session: &str| session == QUEUES && !tenant.is_empty();
         // What replay brought back is newer than what the checkpoint says.
@@ -62,7 +84,8 @@ pub fn declared(recovered: &Recovered) -> Known {
             }
         }
     }
-    Known { queues: found, open }
+    let counts = counts.into_iter().map(|((tenant, queue), count)| (tenant.into(), queue.into(), count)).collect();
+    Known { queues: found, groups, open, counts }
 }
 
 /// A declaration on its way.
@@ -84,6 +107,13 @@ impl Shard {
     pub fn know_queues(&mut self, known: &Known) {
         for Declared { tenant, definition } in &known.queues {
             self.queues.define(tenant, definition.clone());
+        }
+        for (tenant, definition) in &known.groups {
+            self.groups.define(tenant, definition.clone());
+        }
+        self.groups.defined();
+        for (tenant, queue, count) in &known.counts {
+            self.know_open(tenant, queue, *count);
         }
         self.queues.timers.boot_pin = known.open.map(|(since_ms, life_ms)| (since_ms, Rest::For(life_ms)));
         self.log.keep_from(self.queues.timers.pinned_ms());
@@ -134,7 +164,13 @@ impl Shard {
             }
             let one = self.queues.declaring.swap_remove(at);
             let queue = &*one.queue;
-            let reply = if one.drops { WorkReply::QueueDropped { queue } } else { WorkReply::Declared { queue } };
+            let reply = if let Some(group) = group_of(queue) {
+                if one.drops { WorkReply::GroupDropped { group } } else { WorkReply::GroupDeclared { group } }
+            } else if one.drops {
+                WorkReply::QueueDropped { queue }
+            } else {
+                WorkReply::Declared { queue }
+            };
             self.answer(one.origin, one.id, &Reply::Work(reply));
             done += 1;
         }
@@ -142,6 +178,12 @@ impl Shard {
     }
 
     fn hear_define(&mut self, tenant: &str, queue: &str, value: &[u8]) {
+        if group_of(queue).is_some() {
+            return match policy::Definition::get(value) {
+                Some(definition) => self.groups.define(tenant, definition),
+                None => self.groups.undefine(tenant, queue),
+            };
+        }
         match Definition::get(value) {
             Some(definition) => self.queues.define(tenant, definition),
             None => self.queues.undefine(tenant, queue),

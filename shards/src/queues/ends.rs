@@ -14,10 +14,12 @@
 
 use super::jobs::{Due, State};
 use super::policy::Definition;
+use super::room::Admission;
 use super::worker::Freed;
 use super::{JobKey, SERVER};
 use crate::command::{DataKind, JobName};
 use crate::effect::JobHappened;
+use crate::groups::ack::Move;
 use crate::ids::{Now, Offset};
 use crate::names::is_topic;
 use crate::refusal::{Refusal, Refused};
@@ -121,23 +123,14 @@ impl Shard {
         topics.map(of).sum()
     }
 
-    /// Have queues, session and shard room for these jobs?
-    pub(crate) fn admit_jobs(&self, tenant: &str, slot: PartitionSlot, openings: &[Opening]) -> Result<(), Refused> {
-        let (own, shards) = (self.config.shard.0, self.config.shards);
-        let now_us = self.queues.timers.now_us;
-        for (at, opening) in openings.iter().enumerate() {
-            let same = |other: &&Opening| other.definition.queue == opening.definition.queue;
-            if openings[..at].iter().any(|other| same(&other)) {
-                continue;
-            }
-            let count = openings.iter().filter(same).count() as u64;
-            let line = self.queues.find_line(tenant, &opening.definition.queue);
-            let line = line.map(|line| &self.queues.lines[line as usize]);
-            if line.map_or(0, |line| line.used) + count > opening.definition.share(own, shards) {
-                let ms = line.map_or(1000, |line| line.retry_after_ms(now_us));
-                return Err(Refused { field: "queue", ..Refused::later(Refusal::QueueFull, ms) });
-            }
-        }
+    /// Have queues, session and shard room for these jobs? `false`: a queue's home was asked, the session's command waits parked.
+    pub(crate) fn admit_jobs(
+        &mut self,
+        tenant: &Arc<str>,
+        slot: PartitionSlot,
+        openings: &[Opening],
+        now: Now,
+    ) -> Result<bool, Refused> {
         let names = openings.iter().map(|opening| &*opening.definition.queue);
         if !self.log.partition(slot).job_room(openings.len(), names) {
             return Err(Refused { field: "session", ..Refused::later(Refusal::QueueFull, 1000) });
@@ -145,7 +138,22 @@ impl Shard {
         if self.queues.open() + openings.len() > self.config.limits.work.jobs_per_shard_max {
             return Err(Refused::later(Refusal::QueueFull, 1000));
         }
-        Ok(())
+        let partition = self.log.partition(slot).id();
+        for (at, opening) in openings.iter().enumerate() {
+            let same = |other: &&Opening| other.definition.queue == opening.definition.queue;
+            if openings[..at].iter().any(|other| same(&other)) {
+                continue;
+            }
+            let count = openings.iter().filter(same).count() as u64;
+            match self.room_for_jobs(tenant, &opening.definition.queue, partition, count, now) {
+                Admission::Passes => {}
+                Admission::Waits => return Ok(false),
+                Admission::Full(ms) => {
+                    return Err(Refused { field: "queue", ..Refused::later(Refusal::QueueFull, ms) });
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Jobs that these events cancel; not the one that their record ends. Their offsets begin at the tail.
@@ -179,7 +187,7 @@ impl Shard {
     pub(crate) fn jobs_opened(&mut self, tenant: &Arc<str>, openings: &[Opening]) {
         for opening in openings {
             let line = self.queues.line(tenant, &opening.definition.queue);
-            self.queues.lines[line as usize].used += 1;
+            self.queues.take_permit(line);
         }
     }
 
@@ -211,6 +219,10 @@ impl Shard {
                     continue;
                 }
             };
+            if due == Due::Deadline && self.waits_for_earlier(id.0, slot) {
+                self.queues.due.push_back((id, due));
+                continue;
+            }
             let ended = match due {
                 Due::Deadline => self.end_job(id.0, slot, over, now).map(|_| ()),
                 Due::Lost => self.end_job(id.0, slot, Reason::Lost, now).map(|_| ()),
@@ -230,6 +242,13 @@ impl Shard {
             }
         }
         done
+    }
+
+    /// Is one before it in its session overdue as well, and its end not appended? Then that one goes first.
+    fn waits_for_earlier(&self, job: u32, slot: PartitionSlot) -> bool {
+        let queue = &self.queues.lines[self.queues.jobs[job as usize].line as usize].queue;
+        let is_open = |offset| self.log.partition(slot).job(queue, offset).is_some_and(|job| !job.dead);
+        self.queues.overdue_before(job).any(|earlier| is_open(earlier.offset))
     }
 
     /// An attempt has failed. `None`: no room. The job settles from now on; the caller says so.
@@ -286,7 +305,7 @@ impl Shard {
         let partition = self.log.partition(slot);
         let (id, epoch, tail, session) = (partition.id(), partition.epoch(), partition.tail(), partition.session());
         let partial = partition.job(&queue, offset).map_or(&b""[..], |job| &job.partial);
-        let name = format!("{queue}/{session}:{epoch:016x}:{offset}");
+        let name = format!("{queue}/{session}:{:016x}:{offset}", self.shown(epoch));
         let mut data = answer(&name, reason, attempts, said, partial);
         if data.len() > self.config.limits.event_bytes_max.min(self.log.record_bytes_max() / 2) {
             data = answer(&name, reason, attempts, b"", b"");
@@ -313,12 +332,15 @@ impl Shard {
         if !partition.job_room(openings.len(), names) {
             openings.clear();
         }
+        let groups = self.group_moves(slot, &tenant, [topic].into_iter(), &[]).unwrap_or_default();
         let at_ms = now.wall_ms;
         let act = act as u8;
         let mut steps = vec![JobBody { queue: &queue, offset, act, priority: 0, attempts, at_ms, partial: b"" }];
         steps.extend(openings.iter().map(Opening::body));
+        steps.extend(groups.iter().flat_map(Move::bodies));
         let log_seq = self.append_steps(slot, &Parts { events: &[event], jobs: &steps, ..Parts::default() }, now)?;
         self.jobs_opened(&tenant, &openings);
+        self.groups_moved(&tenant, slot, &groups, log_seq, now);
         Some(log_seq)
     }
 

@@ -9,15 +9,16 @@
 //! nothing. Timers run on monotonic time; what is kept is wall time and duration, and of what is left after a restart no more is
 //! believed than there ever was.
 
+use super::recover::Recovered;
 use super::{JobKey, Queues};
 use crate::command::{JobName, Lease};
+use crate::delivery::ByPartition;
 use crate::ids::{Epoch, Now, Offset, PartitionId, ShardId};
 use crate::shard::Shard;
 use crate::wheel::Wheel;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use storage::catalog::OpenJob;
-use storage::log::{Log, Streaming};
+use storage::catalog::is_group;
 use storage::record::{JobAct, JobView, RecordView};
 
 /// Who works on a job.
@@ -89,8 +90,8 @@ pub(crate) enum Due {
 pub(crate) struct Timers {
     wheel: Wheel<((u32, u32), Due)>,
     fired: Vec<((u32, u32), Due)>,
-    /// Jobs of the recovered log that have no time of this process yet, and when the next attempt of each may begin.
-    recovered: Vec<((u32, u32), u64)>,
+    /// Jobs of the recovered log.
+    pub recovered: Vec<Recovered>,
     pub now_us: u64,
     /// When events of open jobs were published, in [`PIN_MS`], and of how many.
     pins: BTreeMap<u64, u32>,
@@ -112,7 +113,7 @@ pub(crate) enum Rest {
 const PIN_MS: u64 = 1024;
 
 impl Timers {
-    fn pin(&mut self, event_ms: u64) {
+    pub(super) fn pin(&mut self, event_ms: u64) {
         *self.pins.entry(event_ms / PIN_MS).or_default() += 1;
     }
 
@@ -137,36 +138,8 @@ impl Timers {
     }
 }
 
-/// What is left of a duration, by the wall clock, which may have jumped.
-fn rest_ms(until_ms: u64, all_ms: u64, wall_ms: u64) -> u64 {
-    until_ms.saturating_sub(wall_ms).min(all_ms)
-}
-
 impl Queues {
-    /// Jobs of a recovered log; definitions are known.
-    pub fn recover(&mut self, log: &Log, known: &[Streaming]) {
-        for Streaming { tenant, session, epoch, jobs, .. } in known {
-            let tenant: Arc<str> = (&**tenant).into();
-            let partition = log.partition_id(&tenant, session);
-            for job in jobs {
-                let OpenJob { queue, offset, opened_ms, deadline_ms, ready_ms, attempts, priority, dead, .. } = job;
-                let line = self.line(&tenant, queue);
-                let (slot, generation) = self.insert(partition, session, *epoch, *offset, line, *priority);
-                let fresh = &mut self.jobs[slot as usize];
-                (fresh.opened_ms, fresh.deadline_ms, fresh.attempts) = (*opened_ms, *deadline_ms, *attempts);
-                (fresh.event_ms, fresh.cancelled) = (*opened_ms, !*dead && deadline_ms == opened_ms);
-                if *dead {
-                    self.bury(slot);
-                } else {
-                    self.lines[line as usize].used += 1;
-                    self.timers.recovered.push(((slot, generation), *ready_ms));
-                    self.timers.pin(*opened_ms);
-                }
-            }
-        }
-    }
-
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         partition: PartitionId,
         session: &str,
@@ -228,7 +201,7 @@ impl Queues {
     }
 
     /// It is open: it may be claimed, and ends at its deadline.
-    fn begin(&mut self, slot: u32, deadline_us: u64) {
+    pub(super) fn begin(&mut self, slot: u32, deadline_us: u64) {
         let job = &mut self.jobs[slot as usize];
         job.deadline_us = deadline_us;
         let (generation, partition, offset, line, class) =
@@ -239,12 +212,13 @@ impl Queues {
     }
 
     /// A dead one: kept to be looked at.
-    fn bury(&mut self, slot: u32) {
+    pub(super) fn bury(&mut self, slot: u32) {
         self.dead_seq += 1;
         let job = &mut self.jobs[slot as usize];
         (job.state, job.event, job.was_claimed) = (State::Dead(self.dead_seq), None, false);
         let line = job.line;
         self.lines[line as usize].dead.insert(self.dead_seq, slot);
+        self.graves.put(&self.jobs[slot as usize], slot);
     }
 
     fn remove(&mut self, slot: u32) {
@@ -253,11 +227,17 @@ impl Queues {
         line.remove(job.partition, job.offset);
         if let State::Dead(seq) = job.state {
             line.dead.remove(&seq);
+            self.graves.take(&job, slot);
         }
         let key = JobKey::of(job.partition, &line.queue, job.offset);
         self.job_of.remove(&key);
-        if self.lines[job.line as usize].is_idle() {
-            let line = self.lines.remove(job.line as usize);
+        self.forget_if_idle(job.line);
+    }
+
+    /// Forgets a line of which there is nothing to be kept.
+    pub fn forget_if_idle(&mut self, line: u32) {
+        if self.lines[line as usize].is_idle(self.timers.now_us) {
+            let line = self.lines.remove(line as usize);
             if let Some(of_tenant) = self.line_of.get_mut(&line.tenant) {
                 of_tenant.remove(&line.queue);
                 if of_tenant.is_empty() {
@@ -305,7 +285,7 @@ impl Queues {
 
     /// A record with steps of jobs is committed.
     pub fn note(&mut self, record: RecordView<'_>, now: Now) {
-        for step in record.jobs() {
+        for step in record.jobs().filter(|step| !is_group(step.queue)) {
             let key = JobKey::of(record.partition(), step.queue, step.offset);
             let known = self.job_of.get(&key).copied();
             match (step.act, known) {
@@ -327,7 +307,7 @@ impl Queues {
                         self.timers.put(at_us, id, Due::Ready);
                     }
                 }
-                (JobAct::Progress, Some(_)) => {}
+                (JobAct::Progress | JobAct::Claimed, Some(_)) => {}
                 (JobAct::Done | JobAct::Fallback, Some(slot)) => {
                     self.freed(slot, now);
                     self.remove(slot);
@@ -343,10 +323,11 @@ impl Queues {
                     self.forget_the_oldest_dead(slot);
                 }
                 (JobAct::Redriven, Some(slot)) => {
-                    let job = &mut self.jobs[slot as usize];
+                    let job = &self.jobs[slot as usize];
                     let (line, life_ms) = (job.line, step.at_ms.saturating_sub(record.time_ms()));
                     if let State::Dead(seq) = job.state {
                         self.lines[line as usize].dead.remove(&seq);
+                        self.graves.take(job, slot);
                     }
                     let job = &mut self.jobs[slot as usize];
                     (job.attempts, job.opened_ms, job.deadline_ms) = (0, record.time_ms(), step.at_ms);
@@ -361,12 +342,19 @@ impl Queues {
                     if matches!(job.state, State::Dead(_)) {
                         continue;
                     }
-                    (job.cancelled, job.deadline_us) = (true, now.mono_us);
+                    (job.cancelled, job.deadline_us) = (true, job.deadline_us.min(now.mono_us));
                     // One that settles is looked at when it has.
                     self.due.push_back(((slot, job.generation), Due::Deadline));
                 }
             }
         }
+    }
+
+    /// Jobs before this one in its session and queue that are to have ended by the time that this one is.
+    pub fn overdue_before(&self, slot: u32) -> impl Iterator<Item = &Job> {
+        let job = &self.jobs[slot as usize];
+        let before = self.lines[job.line as usize].open_before(job.partition, job.offset);
+        before.map(|slot| &self.jobs[slot as usize]).filter(|other| other.deadline_us <= job.deadline_us)
     }
 
     fn opened(&mut self, record: RecordView<'_>, step: JobView<'_>, now: Now) {
@@ -387,9 +375,8 @@ impl Queues {
     /// One less is open: its queue has room for another, and its session for the next.
     fn freed(&mut self, slot: u32, now: Now) {
         let line = self.jobs[slot as usize].line;
-        let here = &mut self.lines[line as usize];
-        here.used = here.used.saturating_sub(1);
-        here.ended(now.mono_us);
+        self.return_permit(line);
+        self.lines[line as usize].drain.ended(now.mono_us);
         let job = &self.jobs[slot as usize];
         let (partition, offset) = (job.partition, job.offset);
         self.timers.unpin(job.event_ms);
@@ -399,25 +386,41 @@ impl Queues {
 
     /// A session keeps only so many dead; the catalog has forgotten the oldest.
     fn forget_the_oldest_dead(&mut self, slot: u32) {
-        let partition = self.jobs[slot as usize].partition;
-        let mut dead: Vec<(u64, u64, u32)> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.partition == partition && matches!(job.state, State::Dead(_)))
-            .map(|(slot, job)| (job.deadline_ms, job.offset, slot as u32))
-            .collect();
-        if dead.len() > storage::catalog::JOBS_DEAD_MAX {
-            dead.retain(|(.., other)| *other != slot);
-            if let Some((.., oldest)) = dead.into_iter().min() {
-                self.remove(oldest);
+        if let Some(oldest) = self.graves.oldest_too_many(&self.jobs[slot as usize], slot) {
+            self.remove(oldest);
+        }
+    }
+}
+
+/// The dead of each session, the oldest first.
+#[derive(Default)]
+pub(super) struct Graves(ByPartition<BTreeSet<(u64, Offset, u32)>>);
+
+impl Graves {
+    fn put(&mut self, job: &Job, slot: u32) {
+        self.0.entry(job.partition).or_default().insert((job.deadline_ms, job.offset, slot));
+    }
+
+    fn take(&mut self, job: &Job, slot: u32) {
+        if let Some(dead) = self.0.get_mut(&job.partition) {
+            dead.remove(&(job.deadline_ms, job.offset, slot));
+            if dead.is_empty() {
+                self.0.remove(&job.partition);
             }
         }
+    }
+
+    /// The oldest but this one, where its session has more than are kept.
+    fn oldest_too_many(&self, job: &Job, slot: u32) -> Option<u32> {
+        let dead = self.0.get(&job.partition).filter(|dead| dead.len() > storage::catalog::JOBS_DEAD_MAX)?;
+        dead.iter().map(|(.., other)| *other).find(|other| *other != slot)
     }
 }
 
 impl Shard {
     /// Looks at the clock. Returns how many timers fired.
     pub(super) fn jobs_look(&mut self, now: Now) -> usize {
+        self.go_on_with_recovered(now);
         let queues = &mut self.queues;
         queues.timers.now_us = now.mono_us;
         queues.timers.boot_pin = match queues.timers.boot_pin {
@@ -425,19 +428,10 @@ impl Shard {
             Some((_, Rest::Until(us))) if us <= now.mono_us => None,
             pin => pin,
         };
-        for (id, ready_ms) in std::mem::take(&mut queues.timers.recovered) {
-            let Some(job) = queues.get(id) else { continue };
-            let life_ms = job.deadline_ms.saturating_sub(job.opened_ms);
-            let deadline_us = now.mono_us + rest_ms(job.deadline_ms, life_ms, now.wall_ms) * 1000;
-            let ready_us = now.mono_us + rest_ms(ready_ms, life_ms, now.wall_ms) * 1000;
-            queues.begin(id.0, deadline_us);
-            if ready_us > now.mono_us {
-                queues.set_state(id.0, State::Backoff);
-                queues.timers.put(ready_us, id, Due::Ready);
-            }
-        }
         let mut fired = std::mem::take(&mut queues.timers.fired);
         queues.timers.wheel.expire(now.mono_us, &mut fired);
+        // A slot of the wheel holds what came in it as it was put in: those whose time is over end as they were opened.
+        fired.sort_by_key(|(id, _)| queues.get(*id).map_or((0, 0), |job| (job.deadline_us, job.offset)));
         let count = fired.len();
         for (id, due) in fired.drain(..) {
             let Some(job) = queues.get(id) else { continue };
@@ -464,7 +458,8 @@ impl Shard {
     /// When a turn is due for queues alone.
     pub(crate) fn queues_deadline_us(&self) -> Option<u64> {
         let timers = &self.queues.timers;
-        if timers.recovered.is_empty() { timers.wheel.next_deadline_us() } else { Some(0) }
+        let wheel_us = if timers.recovered.is_empty() { timers.wheel.next_deadline_us() } else { Some(0) };
+        wheel_us.into_iter().chain(self.queues.rooms.next_deadline_us()).min()
     }
 
     /// The job of this name that is open or dead, on its session's shard.
@@ -478,7 +473,7 @@ impl Shard {
     pub(crate) fn holds_job(job: &Job, lease: Lease) -> bool {
         match job.state {
             State::Claimed(claim) => claim.lease == lease,
-            // Before a restart it had: nobody else was given it since.
+            // Before a crash that lost the word of it, it had: nobody else was given it since.
             State::Waiting | State::Backoff | State::Fetching => {
                 !job.was_claimed && lease.attempt == job.attempts + 1 && lease.nonce != 0
             }
@@ -490,13 +485,6 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_left_is_between_nothing_and_all_there_was() {
-        assert_eq!(rest_ms(1000, 400, 700), 300);
-        assert_eq!(rest_ms(1000, 400, 2000), 0);
-        assert_eq!(rest_ms(1000, 400, 1), 400);
-    }
 
     #[test]
     fn the_oldest_open_job_says_what_is_kept() {

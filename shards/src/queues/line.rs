@@ -8,6 +8,7 @@
 //!   session B, order free      ■ □ ■ □         any that waits (□), by class, then by offset
 //! ```
 
+use super::room::Share;
 use crate::command::JobOrder;
 use crate::delivery::ByPartition;
 use crate::ids::{Offset, PartitionId, ShardId};
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Ends that the drain rate is made of.
-const ENDS_MAX: usize = 16;
+pub(super) const ENDS_MAX: usize = 16;
 
 /// Advice where nothing is known yet, the least, and the most. Milliseconds.
 const RETRY_MS: (u64, u64, u64) = (1000, 10, 10_000);
@@ -51,7 +52,7 @@ impl Lane {
 }
 
 /// A shard with workers that pull from here.
-pub(super) struct Puller {
+pub(crate) struct Puller {
     pub shard: ShardId,
     /// It has found nothing more, and wants to be told.
     pub dry: bool,
@@ -62,10 +63,13 @@ pub(super) struct Line {
     pub tenant: Arc<str>,
     pub queue: Box<str>,
     order: JobOrder,
-    /// Jobs appended as opened, and not committed as ended: what counts against the queue's share.
+    /// Jobs appended as opened, and not committed as ended.
     pub used: u64,
+    /// Permits for more.
+    pub share: Share,
     lanes: ByPartition<Lane>,
-    rings: Vec<VecDeque<(PartitionId, u64)>>,
+    /// By class: sessions by ticket. Who leaves is taken out at once: where nobody claims, jobs that only come and end would fill it.
+    rings: Vec<BTreeMap<u64, PartitionId>>,
     /// Sessions with something to be claimed.
     claimable: usize,
     tickets: u64,
@@ -74,7 +78,31 @@ pub(super) struct Line {
     pub has_news: bool,
     /// Dead letters, as they came.
     pub dead: BTreeMap<u64, u32>,
+    pub drain: Drain,
+}
+
+/// How fast jobs end.
+#[derive(Default)]
+pub(super) struct Drain {
     ends_us: VecDeque<u64>,
+}
+
+impl Drain {
+    /// A job has ended.
+    pub fn ended(&mut self, now_us: u64) {
+        if self.ends_us.len() == ENDS_MAX {
+            self.ends_us.pop_front();
+        }
+        self.ends_us.push_back(now_us);
+    }
+
+    /// In how long one more job will usually have ended.
+    pub fn retry_after_ms(&self, now_us: u64) -> u32 {
+        let (unknown, least, most) = RETRY_MS;
+        let Some(first_us) = self.ends_us.front().filter(|_| self.ends_us.len() > 1) else { return unknown as u32 };
+        let each_ms = now_us.saturating_sub(*first_us) / 1000 / self.ends_us.len() as u64;
+        each_ms.clamp(least, most) as u32
+    }
 }
 
 impl Line {
@@ -84,14 +112,15 @@ impl Line {
             queue: queue.into(),
             order,
             used: 0,
+            share: Share::default(),
             lanes: ByPartition::default(),
-            rings: (0..=QUEUE_PATTERNS_MAX).map(|_| VecDeque::new()).collect(),
+            rings: vec![BTreeMap::new(); QUEUE_PATTERNS_MAX + 1],
             claimable: 0,
             tickets: 0,
             pullers: Vec::new(),
             has_news: false,
             dead: BTreeMap::new(),
-            ends_us: VecDeque::new(),
+            drain: Drain::default(),
         }
     }
 
@@ -140,14 +169,17 @@ impl Line {
         }
     }
 
+    /// Open jobs of a session before this offset; none where sessions keep no order.
+    pub fn open_before(&self, partition: PartitionId, offset: Offset) -> impl Iterator<Item = u32> {
+        let lane = self.lanes.get(&partition).filter(|_| self.order == JobOrder::Session);
+        lane.into_iter().flat_map(move |lane| lane.open.range(..offset)).map(|(_, place)| place.slot)
+    }
+
     /// The next job to be handed out; it waits no longer.
     pub fn claim(&mut self) -> Option<u32> {
         for class in 0..self.rings.len() {
-            while let Some((partition, ticket)) = self.rings[class].pop_front() {
+            while let Some((_, partition)) = self.rings[class].pop_first() {
                 let Some(lane) = self.lanes.get_mut(&partition) else { continue };
-                if lane.ring != Some((class as u8, ticket)) {
-                    continue;
-                }
                 lane.ring = None;
                 self.claimable -= 1;
                 let Some((_, offset)) = lane.next(self.order) else { continue };
@@ -167,34 +199,22 @@ impl Line {
         if class == lane.ring.map(|(class, _)| class) {
             return;
         }
-        self.claimable -= usize::from(lane.ring.is_some());
+        if let Some((class, ticket)) = lane.ring.take() {
+            self.rings[usize::from(class)].remove(&ticket);
+            self.claimable -= 1;
+        }
         lane.ring = class.map(|class| {
             self.tickets += 1;
-            self.rings[usize::from(class)].push_back((partition, self.tickets));
+            self.rings[usize::from(class)].insert(self.tickets, partition);
             self.claimable += 1;
             (class, self.tickets)
         });
     }
 
-    /// A job of it has ended.
-    pub fn ended(&mut self, now_us: u64) {
-        if self.ends_us.len() == ENDS_MAX {
-            self.ends_us.pop_front();
-        }
-        self.ends_us.push_back(now_us);
-    }
-
-    /// In how long one more job will usually have ended.
-    pub fn retry_after_ms(&self, now_us: u64) -> u32 {
-        let (unknown, least, most) = RETRY_MS;
-        let Some(first_us) = self.ends_us.front().filter(|_| self.ends_us.len() > 1) else { return unknown as u32 };
-        let each_ms = now_us.saturating_sub(*first_us) / 1000 / self.ends_us.len() as u64;
-        each_ms.clamp(least, most) as u32
-    }
-
     /// There is nothing about it that is worth keeping.
-    pub fn is_idle(&self) -> bool {
-        self.used == 0 && self.lanes.is_empty() && self.pullers.is_empty() && self.dead.is_empty()
+    pub fn is_idle(&self, now_us: u64) -> bool {
+        let has_none = self.used == 0 && self.share.is_idle(now_us);
+        has_none && self.lanes.is_empty() && self.pullers.is_empty() && self.dead.is_empty()
     }
 }
 
@@ -244,16 +264,62 @@ mod tests {
 
     #[test]
     fn the_drain_rate_tells_when_to_come_back() {
-        let mut line = line(JobOrder::Free);
-        assert_eq!(line.retry_after_ms(5), 1000);
+        let mut drain = Drain::default();
+        assert_eq!(drain.retry_after_ms(5), 1000);
         for n in 0..20 {
-            line.ended(n * 50_000);
+            drain.ended(n * 50_000);
         }
-        assert_eq!(line.retry_after_ms(19 * 50_000), 46, "sixteen in 750 ms");
-        assert_eq!(line.retry_after_ms(400_000_000), 10_000);
+        assert_eq!(drain.retry_after_ms(19 * 50_000), 46, "sixteen in 750 ms");
+        assert_eq!(drain.retry_after_ms(400_000_000), 10_000);
+    }
+
+    #[test]
+    fn jobs_that_nobody_claims_leave_nothing_behind() {
+        let mut line = line(JobOrder::Session);
+        for offset in 0..100 {
+            add(&mut line, 1, offset, 0);
+            line.remove(PartitionId(1), offset);
+        }
+        assert_eq!(line.rings.iter().map(BTreeMap::len).sum::<usize>(), 0);
     }
 
     proptest! {
+        /// Dealt by session: while two sessions both have something of one class to be claimed, neither is given two jobs before the
+        /// other is given one, whatever comes meanwhile.
+        #[test]
+        fn no_session_is_given_two_while_another_waits(
+            steps in proptest::collection::vec((0u8..4, 1u128..6, 0u8..3), 1..300), free in any::<bool>(),
+        ) {
+            let order = if free { JobOrder::Free } else { JobOrder::Session };
+            let (mut line, mut next) = (line(order), [0u64; 6]);
+            // Claimed of each session since another one, with something of the class to be claimed all the time, was given a job.
+            let mut before: BTreeMap<(u128, u128), (u64, u8)> = BTreeMap::new();
+            for (step, session, class) in steps {
+                if step < 2 {
+                    add(&mut line, session, next[session as usize], class);
+                    next[session as usize] += 1;
+                } else if let Some(slot) = line.claim() {
+                    let (given, offset) = (u128::from(slot / 1000), u64::from(slot % 1000));
+                    let class = line.lanes[&PartitionId(given)].open[&offset].class;
+                    for other in (1..6).filter(|other| *other != given) {
+                        let waits = line.lanes.get(&PartitionId(other)).and_then(|lane| lane.next(order));
+                        if waits.is_some_and(|(waits, _)| waits <= class) {
+                            let (count, of) = before.entry((given, other)).or_default();
+                            *count = if *of == class { *count + 1 } else { 1 };
+                            *of = class;
+                            prop_assert!(*count <= 1, "{given} was given {count} jobs of class {class} while {other} waited");
+                        }
+                        before.remove(&(other, given));
+                    }
+                    line.remove(PartitionId(given), offset);
+                }
+                // Who has nothing to be claimed has not waited.
+                before.retain(|(_, other), (_, of)| {
+                    line.lanes.get(&PartitionId(*other)).and_then(|lane| lane.next(order)).is_some_and(|(class, _)| class <= *of)
+                });
+            }
+        }
+
         /// Against a list that is looked through each time: what is claimed is claimable, nothing is claimed twice, nothing is
         /// forgotten, and sessions keep their order where they should.
         #[test]

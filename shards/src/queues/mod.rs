@@ -16,11 +16,14 @@
 //! **Invariant.** Each job ends exactly once in {done, fallback, dead letter}: its end is a step in the log, appended only while its
 //! session's shard holds it open, and what is not in a committed record did not happen. A dead letter that is driven again is a job
 //! again. Of `order: session` no job begins before the end of the one before it is committed.
-//! **Failure.** Who works on what is not logged: after a crash every open job may be claimed, and the worker that had it may still end it,
-//! as long as nobody else claimed it since. Steps, deadlines and attempts that ended are kept with the session.
-//! **Backpressure.** Jobs: a queue's capacity, dealt to the shards; a publish beyond it is refused, with the time in which one job
-//! usually ends. Credit: jobs that a connection takes at once. A worker without room in its socket claims nothing more.
+//! **Failure.** Who works on what is logged with the next group, and nobody waits for that: after a crash a worker has what it had until
+//! its lease is over, and the attempt counts. Only a claim of the last moment, whose group was not on disk, is forgotten: its job may be
+//! claimed at once, and the worker that had it may still end it, as long as nobody else claimed it since. While the disk is full claims
+//! are not logged. Steps, deadlines and attempts that ended are kept with the session.
+//! **Backpressure.** Jobs: a queue's capacity, lent to the shards as permits ([`room`]); a publish beyond it is refused, with the time in
+//! which one job usually ends. Credit: jobs that a connection takes at once. A worker without room in its socket claims nothing more.
 
+mod audit;
 pub(crate) mod claim;
 pub(crate) mod dead;
 mod deal;
@@ -30,8 +33,11 @@ pub(crate) mod jobs;
 pub(crate) mod line;
 pub(crate) mod packed;
 pub(crate) mod policy;
+mod recover;
+mod room;
 pub(crate) mod worker;
 
+pub use audit::Overdue;
 pub use declare::{Known, declared};
 
 use crate::ids::{Offset, PartitionId, ShardId};
@@ -74,6 +80,7 @@ pub(crate) struct Queues {
     jobs: Slab<Job>,
     job_of: HashMap<JobKey, u32, BuildHasherDefault<Xxh3Default>>,
     timers: jobs::Timers,
+    graves: jobs::Graves,
     /// Jobs whose time has come, and for what.
     due: VecDeque<((u32, u32), Due)>,
     /// Jobs whose event is to be read before they can be handed out.
@@ -82,6 +89,8 @@ pub(crate) struct Queues {
     news: VecDeque<u32>,
     /// What other shards are to be told, oldest first.
     words: VecDeque<(ShardId, Box<[u8]>)>,
+    /// Permits: what is lent, and what this shard was lent.
+    rooms: room::Rooms,
     /// Declarations that not every shard has heard of.
     declaring: Vec<declare::Declaring>,
     declarations: u64,
@@ -110,7 +119,10 @@ impl Queues {
         let queue = definition.queue.clone();
         if let Some(line) = self.find_line(tenant, &queue) {
             self.lines[line as usize].reorder(definition.order);
+            self.lines[line as usize].share.returns_all();
+            self.give(line);
         }
+        self.rooms.resize(tenant, &queue, definition.capacity, self.timers.now_us);
         self.definitions.entry(tenant.into()).or_default().insert(queue, Arc::new(definition));
     }
 
@@ -160,14 +172,29 @@ impl Queues {
         Some((slot, &self.jobs[slot as usize]))
     }
 
+    /// Jobs of a tenant that are open, in all its queues.
+    pub fn open_of(&self, tenant: &str) -> u64 {
+        let lines = self.line_of.get(tenant).into_iter().flat_map(BTreeMap::values);
+        lines.map(|line| self.lines[*line as usize].used).sum()
+    }
+
+    /// Tenants with jobs here.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.line_of.keys()
+    }
+
     /// To be told to another shard as soon as its lane has room.
-    fn tell(&mut self, shard: ShardId, word: Vec<u8>) {
+    pub fn tell(&mut self, shard: ShardId, word: Vec<u8>) {
         self.words.push_back((shard, word.into()));
     }
 
     /// Does something wait for room, or for its session?
     pub fn wait(&self) -> bool {
-        !self.words.is_empty() || !self.due.is_empty() || !self.fetches.is_empty() || !self.news.is_empty()
+        self.rooms.wait()
+            || !self.words.is_empty()
+            || !self.due.is_empty()
+            || !self.fetches.is_empty()
+            || !self.news.is_empty()
     }
 }
 
@@ -180,6 +207,7 @@ impl Shard {
         done += self.serve_hints();
         done += self.serve_claims(now);
         done += self.send_jobs(out);
+        done += self.serve_rooms(now);
         done + self.send_words()
     }
 

@@ -42,7 +42,7 @@ impl Definition {
     ///
     /// # Errors
     /// Its numbers contradict each other or their bounds.
-    pub fn of(new: &NewQueue<'_>, limits: &WorkLimits, event_bytes_max: usize, shards: u16) -> Result<Self, Refused> {
+    pub fn of(new: &NewQueue<'_>, limits: &WorkLimits, event_bytes_max: usize) -> Result<Self, Refused> {
         let bad = |field| Err(Refused::field(Refusal::BadPolicy, field));
         if new.queue.len() > QUEUE_NAME_BYTES_MAX {
             return Err(Refused::field(Refusal::BadName, "queue"));
@@ -56,8 +56,8 @@ impl Definition {
         if new.capacity > limits.queue_capacity_max {
             return Err(Refused::expects(Refusal::BadPolicy, "capacity", limits.queue_capacity_max));
         }
-        if new.capacity < u64::from(shards) {
-            return Err(Refused::expects(Refusal::BadPolicy, "capacity", u64::from(shards)));
+        if new.capacity == 0 {
+            return Err(Refused::expects(Refusal::BadPolicy, "capacity", 1));
         }
         if !(1..=limits.job_deadline_ms_max).contains(&new.deadline_ms) {
             return Err(Refused::expects(Refusal::BadPolicy, "deadline_ms", limits.job_deadline_ms_max));
@@ -99,12 +99,6 @@ impl Definition {
     pub fn priority(&self, topic: &str) -> u8 {
         let first = self.priorities.iter().position(|pattern| pattern_matches(pattern, topic));
         first.unwrap_or(self.priorities.len()) as u8
-    }
-
-    /// Jobs of it that may be open on one of so many shards.
-    pub fn share(&self, shard: u16, shards: u16) -> u64 {
-        let (shard, shards) = (u64::from(shard), u64::from(shards));
-        (self.capacity / shards + u64::from(shard < self.capacity % shards)).max(1)
     }
 
     /// Milliseconds before the attempt after so many.
@@ -175,7 +169,7 @@ impl Definition {
 }
 
 /// A reader of bytes that may be anything.
-struct Careful<'a>(&'a [u8]);
+pub(crate) struct Careful<'a>(pub &'a [u8]);
 
 impl<'a> Careful<'a> {
     fn take(&mut self, count: usize) -> Option<Reader<'a>> {
@@ -183,20 +177,20 @@ impl<'a> Careful<'a> {
         self.0 = rest;
         Some(Reader(head))
     }
-    fn u8(&mut self) -> Option<u8> {
+    pub fn u8(&mut self) -> Option<u8> {
         self.take(1).map(|mut r| r.u8())
     }
     fn u16(&mut self) -> Option<u16> {
         self.take(2).map(|mut r| r.u16())
     }
-    fn u64(&mut self) -> Option<u64> {
+    pub fn u64(&mut self) -> Option<u64> {
         self.take(8).map(|mut r| r.u64())
     }
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let count = self.take(4)?.u32() as usize;
         self.take(count).map(|r| r.0)
     }
-    fn text(&mut self) -> Option<Box<str>> {
+    pub fn text(&mut self) -> Option<Box<str>> {
         std::str::from_utf8(self.bytes()?).ok().map(Into::into)
     }
 }
@@ -242,7 +236,7 @@ mod tests {
     }
 
     fn of(new: &NewQueue<'_>) -> Result<Definition, Refused> {
-        Definition::of(new, &WorkLimits::default(), 64 << 10, 4)
+        Definition::of(new, &WorkLimits::default(), 64 << 10)
     }
 
     #[test]
@@ -268,15 +262,14 @@ mod tests {
         assert_eq!(field(NewQueue { lease_ms: 0, ..good }), "lease_ms");
         assert_eq!(field(NewQueue { backoff_ms: 10_001, ..good }), "backoff_ms");
         assert_eq!(field(NewQueue { deadline_ms: 3_600_001, ..good }), "deadline_ms");
-        assert_eq!(field(NewQueue { capacity: 3, ..good }), "capacity");
+        assert_eq!(field(NewQueue { capacity: 0, ..good }), "capacity");
         assert_eq!(field(NewQueue { attempts: 0, ..good }), "attempts");
         assert_eq!(field(NewQueue { topics: &[], ..good }), "patterns");
     }
 
     #[test]
-    fn shares_are_the_capacity_and_classes_follow_the_patterns() {
+    fn classes_follow_the_patterns() {
         let definition = of(&new("q", &["job.>"], "x")).unwrap();
-        assert_eq!((0..4).map(|shard| definition.share(shard, 4)).collect::<Vec<_>>(), [3, 3, 2, 2]);
         assert_eq!(["job.urgent.a", "job.b", "tool"].map(|topic| definition.priority(topic)), [0, 1, 2]);
         assert_eq!([1, 2, 3, 9, 99].map(|attempts| definition.backoff_ms(attempts)), [100, 200, 400, 10_000, 10_000]);
     }

@@ -12,17 +12,19 @@
 
 use super::deal::Deal;
 use super::{JobKey, packed};
-use crate::command::JobName;
+use crate::command::{JobName, Lease};
 use crate::effect::{JobHappened, Reply, WorkReply};
+use crate::groups::group_of;
 use crate::ids::{CommandId, ConnectionId, Epoch, Now, Offset, ShardId};
 use crate::mailbox::codec::{Reader, Writer};
 use crate::mailbox::message::request;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, RunFrame, RunHead, get_run_head};
 use crate::shard::Shard;
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+use storage::catalog::is_group;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// Jobs of one claim.
@@ -91,6 +93,7 @@ struct Held {
     session: Box<str>,
     epoch: Epoch,
     offset: Offset,
+    attempt: u16,
     nonce: u64,
     told: bool,
 }
@@ -154,7 +157,7 @@ impl Shard {
     }
 
     /// The connection is gone. What it was told of runs on; what it was not goes back.
-    pub(crate) fn worker_disconnected(&mut self, connection: ConnectionId) {
+    pub(crate) fn worker_disconnected(&mut self, connection: ConnectionId, now: Now) {
         let names: Vec<QueueName> = self
             .workers
             .pulls
@@ -168,10 +171,11 @@ impl Shard {
         let untold: Vec<JobKey> =
             self.workers.held.iter().filter(|(_, held)| held.connection == connection).map(|(key, _)| *key).collect();
         for key in untold {
+            // Where a member has come to is known: whoever goes on need not wait for the end of its lease.
             if let Some(held) = self.workers.held.remove(&key)
-                && !held.told
+                && (!held.told || is_group(&held.queue))
             {
-                self.say_release(&held, key);
+                self.say_release(&held, key, now);
             }
         }
         for name in names {
@@ -180,6 +184,25 @@ impl Shard {
             }
             self.leave_if_idle(&name);
             self.workers.note_due(&name);
+        }
+    }
+
+    /// May one more connection be a member of this group here, or is it one already?
+    pub(crate) fn has_room_for_member(&self, connection: ConnectionId, tenant: &Arc<str>, name: &str) -> bool {
+        let Some(pull) = self.workers.pulls.get(&(tenant.clone(), name.into())) else { return true };
+        pull.workers.len() < self.config.limits.work.group_members_per_shard_max
+            || pull.workers.iter().any(|worker| worker.connection == connection)
+    }
+
+    /// The connection is no member of the group any more: what it has goes to others.
+    pub(crate) fn leave_group(&mut self, connection: ConnectionId, tenant: &Arc<str>, name: &str, now: Now) {
+        let is_its = |held: &Held| held.connection == connection && held.tenant == *tenant && &*held.queue == name;
+        let its: Vec<JobKey> = self.workers.held.iter().filter(|(_, held)| is_its(held)).map(|(key, _)| *key).collect();
+        for key in its {
+            if let Some(held) = self.workers.held.remove(&key) {
+                self.return_credit(&held);
+                self.say_release(&held, key, now);
+            }
         }
     }
 
@@ -206,10 +229,10 @@ impl Shard {
         }
     }
 
-    fn say_release(&mut self, held: &Held, key: JobKey) {
+    fn say_release(&mut self, held: &Held, key: JobKey, now: Now) {
         let owner = self.owner_of(self.log.partition_id(&held.tenant, &held.session));
         if owner == self.config.shard {
-            self.release_job(key, held.nonce);
+            self.release_job(key, held.nonce, now);
         } else {
             let mut word = Vec::new();
             Writer(&mut word).u8(request::RELEASE).u128(key.0).u64(held.nonce);
@@ -223,7 +246,7 @@ impl Shard {
         self.hear_hint(from, &tenant.into(), queue);
     }
 
-    pub(super) fn hear_hint(&mut self, from: ShardId, tenant: &Arc<str>, queue: &str) {
+    pub(crate) fn hear_hint(&mut self, from: ShardId, tenant: &Arc<str>, queue: &str) {
         let name: QueueName = (tenant.clone(), queue.into());
         if let Some(pull) = self.workers.pulls.get_mut(&name) {
             pull.sources[usize::from(from.0)].ready = true;
@@ -249,7 +272,7 @@ impl Shard {
                 pull.sources[at].ready = false;
                 let mut jobs = Vec::new();
                 let more = self.give_jobs(source, &name.0, &name.1, count as u32, &mut jobs, now);
-                self.take_jobs(source, &name, more, &jobs);
+                self.take_jobs(source, &name, more, &jobs, now);
                 done += 1;
             } else {
                 let (_, reply_bytes) = self.claim_bytes();
@@ -281,23 +304,29 @@ impl Shard {
     }
 
     /// `CLAIMED`: what came of a claim.
-    pub(crate) fn handle_claimed(&mut self, from: ShardId, r: &mut Reader<'_>) {
+    pub(crate) fn handle_claimed(&mut self, from: ShardId, r: &mut Reader<'_>, now: Now) {
         let name: QueueName = (r.text().into(), r.text().into());
         let (count, more, jobs) = (r.u32(), r.u8() == 1, r.bytes());
         if let Some(pull) = self.workers.pulls.get_mut(&name) {
             pull.asked = pull.asked.saturating_sub(u64::from(count));
             pull.sources[usize::from(from.0)].asked = false;
         }
-        self.take_jobs(from, &name, more, jobs);
+        self.take_jobs(from, &name, more, jobs, now);
         self.leave_if_idle(&name);
     }
 
     /// Deals jobs to the workers of a queue.
-    fn take_jobs(&mut self, from: ShardId, name: &QueueName, more: bool, jobs: &[u8]) {
+    fn take_jobs(&mut self, from: ShardId, name: &QueueName, more: bool, jobs: &[u8], now: Now) {
         let mut r = Reader(jobs);
         while !r.0.is_empty() {
             let bytes = r.bytes();
-            let packed::Head { session, epoch, offset, lease, .. } = packed::get_head(&mut Reader(bytes));
+            let (session, epoch, offset, lease) = if is_group(&name.1) {
+                let RunHead { session, epoch, from, lease, .. } = get_run_head(&mut Reader(bytes));
+                (session, epoch, from, lease)
+            } else {
+                let packed::Head { session, epoch, offset, lease, .. } = packed::get_head(&mut Reader(bytes));
+                (session, epoch, offset, lease)
+            };
             let key = JobKey::of(self.log.partition_id(&name.0, session), &name.1, offset);
             let mut held = Held {
                 connection: ConnectionId { slot: u32::MAX, generation: 0 },
@@ -306,6 +335,7 @@ impl Shard {
                 session: session.into(),
                 epoch,
                 offset,
+                attempt: lease.attempt,
                 nonce: lease.nonce,
                 told: false,
             };
@@ -327,7 +357,7 @@ impl Shard {
                     }
                     self.workers.ready.push_back((key, lease.nonce, bytes.into()));
                 }
-                None => self.say_release(&held, key),
+                None => self.say_release(&held, key, now),
             }
         }
         if let Some(pull) = self.workers.pulls.get_mut(name) {
@@ -342,6 +372,17 @@ impl Shard {
         for _ in 0..self.workers.ready.len() {
             let Some((key, nonce, bytes)) = self.workers.ready.pop_front() else { break };
             let Some(held) = self.workers.held.get_mut(&key).filter(|held| held.nonce == nonce) else { continue };
+            if let Some(group) = group_of(&held.queue) {
+                let frame = RunFrame::of(group, &bytes);
+                if out.room(held.connection) < frame.bytes_max() {
+                    self.workers.ready.push_back((key, nonce, bytes));
+                    continue;
+                }
+                out.run(held.connection, &frame);
+                held.told = true;
+                sent += 1;
+                continue;
+            }
             let frame = packed::frame(&held.queue, &bytes);
             if out.room(held.connection) < frame.bytes_max() {
                 self.workers.ready.push_back((key, nonce, bytes));
@@ -355,7 +396,7 @@ impl Shard {
     }
 
     /// Tells the shard of a worker that its job is no longer its own.
-    pub(super) fn say_free(&mut self, shard: ShardId, key: JobKey, nonce: u64, how: Freed) {
+    pub(crate) fn say_free(&mut self, shard: ShardId, key: JobKey, nonce: u64, how: Freed) {
         if shard == self.config.shard {
             self.job_freed(key, nonce, how);
         } else {
@@ -382,11 +423,30 @@ impl Shard {
             && self.has_effect_room(1)
             && self.readers.clients.get(held.connection).is_some()
         {
+            if let Some(group) = group_of(&held.queue) {
+                self.exclude(&held);
+                let lease = Lease { attempt: held.attempt, nonce };
+                let reply = WorkReply::GroupLost { session: &held.session, group, lease };
+                self.effects.reply(held.connection, CommandId::None, &Reply::Work(reply));
+                return;
+            }
             let job = JobName { queue: &held.queue, epoch: held.epoch, offset: held.offset };
             let happened = JobHappened::Lost { cancelled: how == Freed::Cancelled };
             let reply = WorkReply::Job { session: &held.session, job, happened };
             self.effects.reply(held.connection, CommandId::None, &Reply::Work(reply));
         }
+    }
+
+    /// A member that was silent is dealt nothing more before it joins again: a session that went to it once more would wait for
+    /// another lease, for as often as it has credit.
+    fn exclude(&mut self, held: &Held) {
+        let name = (held.tenant.clone(), held.queue.clone());
+        if let Some(pull) = self.workers.pulls.get_mut(&name)
+            && let Some(worker) = pull.workers.iter_mut().find(|worker| worker.connection == held.connection)
+        {
+            worker.window = 0;
+        }
+        self.leave_if_idle(&name);
     }
 
     fn return_credit(&mut self, held: &Held) {

@@ -119,6 +119,8 @@ pub(crate) struct Part {
     pub owed: u64,
     /// The home was asked and has not answered.
     pub asked: bool,
+    /// Units more that commands wait for than the home was asked for.
+    pub wanted: u64,
     /// The home has none until then, microseconds.
     pub none_until_us: u64,
     /// All that was ever taken here.
@@ -145,6 +147,25 @@ impl Part {
         } else {
             self.used += units;
         }
+    }
+
+    /// There are so many in use now, whether they were lent or not. What was not is owed.
+    pub fn count(&mut self, actual: u64, now_us: u64) {
+        if actual > self.used {
+            let more = actual - self.used;
+            let lent = more.min(self.have);
+            self.have -= lent;
+            self.owed += more - lent;
+            self.total += more;
+            self.taken_us = now_us;
+        } else {
+            // What is owed and was not said yet was never lent.
+            let less = self.used - actual;
+            let unsaid = self.owed.min(less);
+            self.owed -= unsaid;
+            self.have += less - unsaid;
+        }
+        self.used = actual;
     }
 
     /// Gives back what was taken of a count.
@@ -191,6 +212,27 @@ mod tests {
         assert_eq!(account.grant(0, 1, 0, 0), Grant::After(GIVEN_BACK_AFTER_US), "one is in use, one is allowed");
         account.resize(3, 0);
         assert_eq!(account.grant(0, 2, 0, 0), Grant::Units(2));
+    }
+
+    /// However much comes and goes before it is said: what the home counts as lent is what is here.
+    #[test]
+    fn what_was_there_before_is_owed_and_what_goes_comes_back() {
+        let (mut account, mut part) = (Account::new(Kind::Sessions, 10, 0), Part::default());
+        let say = |account: &mut Account, part: &mut Part| {
+            account.settle(std::mem::take(&mut part.have), 0, 0);
+            account.owe(std::mem::take(&mut part.owed));
+            account.lent
+        };
+        for (actual, lent) in [(4, 4), (12, 12), (3, 3), (0, 0), (9, 9)] {
+            part.count(actual + 1, 0);
+            part.count(actual, 0);
+            assert_eq!(say(&mut account, &mut part), lent);
+        }
+        assert_eq!(account.grant(0, 2, 0, 0), Grant::After(GIVEN_BACK_AFTER_US), "nine of ten are in use");
+        assert_eq!(account.grant(0, 1, 5, 0), Grant::Units(1));
+        part.have = 1;
+        part.count(10, 0);
+        assert_eq!((part.have, part.owed), (0, 0), "it was lent");
     }
 
     #[derive(Clone, Debug)]

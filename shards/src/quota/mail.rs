@@ -1,12 +1,14 @@
 //! Lending over mail: what a shard asks of a tenant's home, and what the home answers.
 //!
 //! ```text
-//!  LEND   tenant · kind · have · need · spent       an ask, room for the answer is reserved
-//!  LENT   tenant · kind · units · after_us          0 units: there are none before then
-//!  REPAY  tenant · kind · unspent · spent · owed    owed: in use since before there was a bound
+//!  LEND   tenant · kind · have · need · spent · more   an ask, room for the answer is reserved; `more` would be welcome
+//!  LENT   tenant · kind · units · after_us             0 units: there are none before then; at 0: ask again, not all was counted
+//!  REPAY  tenant · kind · unspent · spent · owed       owed: in use since before there was a bound
+//!  CENSUS generation                                   see [`levels`](super::levels)
 //! ```
 
 use super::account::{Account, Grant, Part};
+use super::levels::Census;
 use crate::ids::{Now, ShardId};
 use crate::limits::{Kind, Quotas};
 use crate::mailbox::codec::{Reader, Writer};
@@ -34,9 +36,10 @@ const HOME: &str = "$quota";
 #[derive(Default)]
 pub(crate) struct Accounts {
     of: HashMap<(Arc<str>, Kind), Account, BuildHasherDefault<Xxh3Default>>,
-    sweep_at_us: u64,
+    pub(super) sweep_at_us: u64,
     /// Something is lent to this shard, or by it.
     pub(super) is_restless: bool,
+    pub(super) census: Census,
 }
 
 impl Accounts {
@@ -67,32 +70,48 @@ impl Shard {
     pub(super) fn borrow(&mut self, slot: u32, kind: Kind, need: u64, now: Now) {
         let Some(tenant) = self.fair.tenants.get_mut(slot) else { return };
         let name = tenant.name.clone();
-        let Part { have, spent, .. } = *tenant.part(kind);
+        let Part { have, spent, wanted, .. } = *tenant.part(kind);
         let home = self.home_of_tenant(&name);
         if home == self.config.shard {
-            let grant = self.lend(&name, kind, (have, need, spent), now);
+            let grant = self.lend(&name, kind, (have, need, spent, wanted), now);
             let Some(tenant) = self.fair.tenants.get_mut(slot) else { return };
-            tenant.part(kind).spent = 0;
+            (tenant.part(kind).spent, tenant.part(kind).wanted) = (0, 0);
             answered(tenant.part(kind), grant, now.mono_us);
             return;
         }
         self.accounts.is_restless = true;
         self.scratch.clear();
         let mut w = Writer(&mut self.scratch);
-        w.u8(request::LEND).u32(LENT_BYTES_MAX as u32).text(&name).u8(kind as u8).u64(have).u64(need).u64(spent);
+        w.u8(request::LEND)
+            .u32(LENT_BYTES_MAX as u32)
+            .text(&name)
+            .u8(kind as u8)
+            .u64(have)
+            .u64(need)
+            .u64(spent)
+            .u64(wanted);
         let Some(ask) = self.mail.ask(home, self.scratch.len(), LENT_BYTES_MAX) else { return };
         self.mail.send_ask(home, ask, &self.scratch);
         self.wake(home);
         if let Some(tenant) = self.fair.tenants.get_mut(slot) {
             let part = tenant.part(kind);
-            part.spent = 0;
+            (part.spent, part.wanted) = (0, 0);
             part.asked = true;
         }
     }
 
-    fn lend(&mut self, tenant: &Arc<str>, kind: Kind, (have, need, spent): (u64, u64, u64), now: Now) -> Grant {
+    fn lend(
+        &mut self,
+        tenant: &Arc<str>,
+        kind: Kind,
+        (have, need, spent, more): (u64, u64, u64, u64),
+        now: Now,
+    ) -> Grant {
+        if kind.is_kept() && !self.all_is_counted() {
+            return Grant::Units(0);
+        }
         let quotas = self.config.limits.quotas.clone();
-        let chunk = self.chunk(quotas.of(tenant).max[kind as usize].unwrap_or(UNBOUNDED), kind);
+        let chunk = self.chunk(quotas.of(tenant).max[kind as usize].unwrap_or(UNBOUNDED), kind).max(more);
         let account = self.accounts.account(&quotas, tenant, kind, now.mono_us);
         account.settle(0, spent, now.mono_us);
         account.grant(have, need, chunk, now.mono_us)
@@ -102,7 +121,7 @@ impl Shard {
     pub(crate) fn handle_lend(&mut self, from: ShardId, r: &mut Reader<'_>, now: Now) {
         let (reply_bytes, tenant) = (r.u32(), Arc::<str>::from(r.text()));
         let Some(kind) = Kind::of(r.u8()) else { return };
-        let wants = (r.u64(), r.u64(), r.u64());
+        let wants = (r.u64(), r.u64(), r.u64(), r.u64());
         let (units, after_us) = match self.lend(&tenant, kind, wants, now) {
             Grant::Units(units) => (units, 0),
             Grant::After(us) => (0, us.max(1)),
@@ -116,7 +135,8 @@ impl Shard {
 
     /// `LENT`, at the asker.
     pub(crate) fn take_lent(&mut self, r: &mut Reader<'_>, now: Now) {
-        let (slot, kind) = (self.fair.tenants.find(r.text()), Kind::of(r.u8()));
+        let (name, kind) = (r.text(), Kind::of(r.u8()));
+        let slot = self.fair.tenants.find(name);
         let grant = match (r.u64(), r.u64()) {
             (units, 0) => Grant::Units(units),
             (_, after_us) => Grant::After(after_us),
@@ -126,8 +146,12 @@ impl Shard {
         let part = tenant.part(kind);
         part.asked = false;
         answered(part, grant, now.mono_us);
-        if kind == Kind::Connections {
-            self.look_at_pending(now);
+        match (kind, grant) {
+            (Kind::Connections, _) => self.look_at_pending(now),
+            // Who waits goes on waiting.
+            (_, Grant::Units(0)) => self.sweep_soon(now),
+            _ if kind.is_kept() => self.wake_waiting(Some((slot, kind))),
+            _ => {}
         }
         self.fair.tenants.forget_if_done(slot);
     }
@@ -171,13 +195,18 @@ impl Shard {
         self.accounts.sweep_at_us = now.mono_us + SWEEP_EVERY_US;
         self.look_at_pending(now);
         let slots: Vec<u32> = self.fair.tenants.slots().collect();
-        let (mut done, mut is_restless) = (0, !self.pending.is_empty());
+        let (mut done, mut is_restless) = (0, !self.pending.is_empty() || self.accounts.census.somebody_waits());
+        self.wake_waiting(None);
         for slot in slots {
+            is_restless |= self.count_jobs(slot, now);
             for kind in Kind::ALL {
                 let Some(tenant) = self.fair.tenants.get_mut(slot) else { continue };
                 let (name, has_gone, bound) = (tenant.name.clone(), tenant.clients == 0, tenant.max(kind));
-                let Part { have, spent, owed, taken_us, asked, .. } = *tenant.part(kind);
-                is_restless |= have > 0 || spent > 0 || owed > 0 || asked;
+                if kind.is_kept() && tenant.part(kind).none_until_us <= now.mono_us {
+                    tenant.part(kind).none_until_us = 0;
+                }
+                let Part { have, spent, owed, taken_us, asked, none_until_us, .. } = *tenant.part(kind);
+                is_restless |= have > 0 || spent > 0 || owed > 0 || asked || (kind.is_kept() && none_until_us > 0);
                 let is_unused =
                     has_gone || bound.is_none() || !kind.is_rate() || now.mono_us.saturating_sub(taken_us) >= UNUSED_US;
                 let due = is_unused && have + spent > 0 && !asked;
@@ -192,6 +221,7 @@ impl Shard {
             }
             self.fair.tenants.forget_if_done(slot);
         }
+        is_restless |= !self.say_census();
         self.accounts.of.retain(|_, account| !account.is_idle(now.mono_us));
         self.accounts.is_restless |= is_restless;
         self.accounts.is_restless &= is_restless || !self.accounts.of.is_empty();
@@ -227,7 +257,9 @@ impl Shard {
                     _ => {}
                 }
             }
+            self.count_kept_no_more(slot, before, now);
         }
+        self.begin_census(now);
         self.accounts.is_restless = true;
         self.accounts.sweep_at_us = now.mono_us;
         self.look_at_pending(now);

@@ -12,13 +12,16 @@
 //! **Failure.** A shard that cannot reach the home waits, and its senders with it; it never helps itself.
 //! **Unit of backpressure.** One connection's input. An unlimited tenant pays one comparison a command.
 //!
-//! What a command asks for is charged when it is taken, whatever becomes of it then; one that is refused for its quota is not.
+//! What a command asks for is charged when it is taken, whatever becomes of it then; one that is refused for its quota is not. What
+//! is kept in the log is charged where it is kept: see [`levels`].
 
 mod account;
+mod levels;
 mod mail;
 mod permits;
 
-pub(crate) use account::Part;
+pub(crate) use account::{Account, Grant, Part};
+pub(crate) use levels::Growth;
 pub(crate) use mail::Accounts;
 
 use crate::command::Command;

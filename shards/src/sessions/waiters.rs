@@ -36,6 +36,8 @@ pub(crate) enum Answer {
     Entries(Box<EntriesPage>),
     /// Its marker, the only one of the record.
     Marked,
+    /// So much of a session is acknowledged for a group.
+    GroupAcked { group: Box<str>, offset: Offset },
     /// Its client's life has begun; generation and state are the record's event.
     Opened,
     /// The id of an earlier event that was not committed yet.

@@ -9,8 +9,9 @@ use shards::limits::Limits;
 use shards::mailbox::mesh;
 use shards::outbox::{
     DeadFrame, EntriesFrame, EntryItem, Gap, Happened, HistoryHead, JobFrame, Notice, Outbox, PageItem, PatternGap,
-    RosterFrame, RosterValue, StreamFrame, StreamPart, VolatileEvent,
+    RosterFrame, RosterValue, RunFrame, RunHead, StreamFrame, StreamPart, VolatileEvent,
 };
+use shards::queues::declared;
 use shards::refusal::Refusal;
 use shards::rights::Rights;
 use shards::{
@@ -18,11 +19,13 @@ use shards::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use storage::disk::{DiskDone, DiskOp, FileId};
+use storage::disk::{DiskDone, DiskFault, DiskOp, FileId};
 use storage::ids::{HashKey, LogId};
-use storage::jobs::{JobRun, Step};
+use storage::jobs::{Job, JobRun, Step};
 use storage::log::{Log, LogConfig, RecoveredLog};
+use storage::manifest::Manifest;
 use storage::record::{EntryAct, EventView};
+use storage::recovery::{self, Folder};
 
 /// What a client received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub enum Got {
     Entries(Page),
     /// Queue, session, offset, lease, data.
     Job(String, String, u64, Lease, String),
+    /// A run: session, lease, offsets and topics, up to where, and what is gone before.
+    Run(String, Lease, Vec<(u64, String)>, u64, Option<(u64, u64)>),
     /// A job that is no longer the worker's: session and offset.
     Lost(String, u64),
     /// Command, session and offset of each, and whether there is more.
@@ -189,6 +194,11 @@ impl Outbox for Queues {
         let got = Got::Job(frame.queue.into(), frame.session.into(), frame.offset, frame.lease, data);
         self.put(c, frame.bytes_max(), got);
     }
+    fn run(&mut self, c: ConnectionId, frame: &RunFrame<'_>) {
+        let events = frame.events().map(|event| (event.offset, event.topic.to_owned())).collect();
+        let RunHead { session, lease, next, gap, .. } = frame.head;
+        self.put(c, frame.bytes_max(), Got::Run(session.into(), lease, events, next, gap));
+    }
     fn dead(&mut self, c: ConnectionId, id: CommandId, frame: &DeadFrame<'_>) {
         let id = if let CommandId::Number(id) = id { Some(id) } else { None };
         let dead = frame.items().map(|dead| (dead.session.to_owned(), dead.offset, dead.attempts)).collect();
@@ -206,6 +216,32 @@ impl Outbox for Queues {
     }
 }
 
+/// The disk, as a boot sees it.
+struct Files<'a>(&'a mut BTreeMap<FileId, Vec<u8>>);
+
+impl Folder for Files<'_> {
+    type Bytes = Vec<u8>;
+    fn list(&self) -> Result<Vec<FileId>, DiskFault> {
+        Ok(self.0.keys().copied().collect())
+    }
+    fn read(&self, file: FileId) -> Result<Vec<u8>, DiskFault> {
+        self.0.get(&file).cloned().ok_or(DiskFault::Missing)
+    }
+    fn write_atomic(&mut self, file: FileId, bytes: &[u8]) -> Result<(), DiskFault> {
+        self.0.insert(file, bytes.to_vec());
+        Ok(())
+    }
+    fn harden(&mut self, file: FileId, at: u64, bytes: &[u8]) -> Result<(), DiskFault> {
+        let file = self.0.get_mut(&file).ok_or(DiskFault::Missing)?;
+        file[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+    fn remove(&mut self, file: FileId) -> Result<(), DiskFault> {
+        self.0.remove(&file);
+        Ok(())
+    }
+}
+
 /// A node of several shards.
 pub struct World {
     pub shards: Vec<Shard>,
@@ -214,6 +250,8 @@ pub struct World {
     pending: Vec<VecDeque<DiskOp>>,
     /// The disks do nothing.
     pub still: bool,
+    /// No segment is made.
+    pub no_segments: bool,
     pub now: Now,
     /// What the shards' clocks are read at, between all steps; 0 = nobody reads them.
     pub ns: u64,
@@ -237,10 +275,32 @@ impl World {
             files: BTreeMap::new(),
             pending: (0..shards).map(|_| VecDeque::new()).collect(),
             still: false,
+            no_segments: false,
             now: Now { mono_us: 1, wall_ms: 1_700_000_000_000 },
             ns: 0,
             next_id: 0,
         }
+    }
+
+    /// The process ends as if cut off, and another one begins over what is on disk.
+    pub fn restart(&mut self, shards: u16, limits: Limits, log: LogConfig) {
+        let first = Manifest::new(HashKey(7, 9), self.shards.len() as u16).encode();
+        self.files.entry(FileId::Manifest).or_insert(first);
+        let recovered =
+            recovery::recover(&mut Files(&mut self.files), shards, HashKey(7, 9)).expect("nothing is damaged");
+        let known = declared(&recovered);
+        let mut mail = mesh(shards, &limits).into_iter();
+        self.shards = (0..shards)
+            .zip(recovered.logs)
+            .map(|(i, recovered)| {
+                let config = ShardConfig { shard: ShardId(i), shards, limits: limits.clone(), seed: self.now.mono_us };
+                let mut shard = Shard::new(config, Log::new(log, recovered), mail.next().expect("one each"));
+                shard.know_queues(&known);
+                shard
+            })
+            .collect();
+        self.queues = (0..shards).map(|_| Queues::default()).collect();
+        self.pending = (0..shards).map(|_| VecDeque::new()).collect();
     }
 
     pub fn connect(&mut self, shard: usize, slot: u32, client: &str) {
@@ -300,8 +360,10 @@ impl World {
         self.now.mono_us += 50;
         let mut work = 0;
         self.tick(i);
+        let withheld = |op: &DiskOp| matches!(op, DiskOp::Job { job: Job::Prepare { .. }, .. }) && self.no_segments;
         if !self.still
-            && let Some(op) = self.pending[i].pop_front()
+            && let Some(at) = self.pending[i].iter().position(|op| !withheld(op))
+            && let Some(op) = self.pending[i].remove(at)
         {
             let done = self.perform(i, op);
             self.shards[i].disk_done(done, self.now);
@@ -342,6 +404,16 @@ impl World {
                 queue.got.entry(connection.slot).or_default().push(lost);
                 continue;
             }
+            if let Effect::Reply {
+                connection,
+                id: CommandId::None,
+                reply: Reply::Work(WorkReply::GroupLost { session, lease, .. }),
+            } = effect
+            {
+                let lost = Got::Lost(session.to_owned(), lease.nonce);
+                queue.got.entry(connection.slot).or_default().push(lost);
+                continue;
+            }
             if let Effect::Reply { connection, id: CommandId::Number(id), reply } = effect {
                 let text = match reply {
                     Reply::Refused(refused) => {
@@ -363,6 +435,22 @@ impl World {
                             .map(|item| format!("{} {}", item.queue, item.capacity))
                             .collect();
                         format!("queues {}{}", all.join(", "), if more { " more" } else { "" })
+                    }
+                    Reply::Work(WorkReply::Markers { items, next }) => {
+                        let all: Vec<String> = shards::effect::marker_items(items)
+                            .map(|item| {
+                                let held = if item.is_held { " held" } else { "" };
+                                format!(
+                                    "{}{}{} {}+{}{held}",
+                                    item.session, item.name, item.group, item.offset, item.lag
+                                )
+                            })
+                            .collect();
+                        format!(
+                            "markers {}{}",
+                            all.join(", "),
+                            next.map_or(String::new(), |next| format!(" next {next}"))
+                        )
                     }
                     Reply::Work(WorkReply::Put { key, revision, .. }) => format!("put {key} {revision}"),
                     Reply::Work(WorkReply::Deleted { key, revision, .. }) => format!("deleted {key} {revision}"),

@@ -11,6 +11,7 @@ use super::{ANSWER_WITHIN, Desk};
 use crate::http::Asked;
 use crate::reactor::control::Control;
 use crate::reactor::look::{EventLook, Look, ReadersLook};
+use crate::wire::lives;
 use serde_json::{Value, json};
 use shards::traces::Trace;
 use shards::why::{self, Found, Standing};
@@ -69,6 +70,7 @@ fn named(id: &str, tenant: &str) -> Option<why::Asked> {
     let mut parts = id.rsplitn(3, ':');
     let offset = parts.next()?.parse().ok()?;
     let epoch = u64::from_str_radix(parts.next().filter(|epoch| epoch.len() == 16)?, 16).ok()?;
+    let epoch = lives::stored(epoch);
     let session = parts.next().filter(|session| !session.is_empty())?.to_owned();
     Some(why::Asked { tenant: tenant.to_owned(), session, epoch, offset, topic: None, log_seq: None })
 }
@@ -82,7 +84,7 @@ fn told(event: &why::Asked, owner: &EventLook, looks: &[ReadersLook], shards: us
     let came_ns =
         known.trace.map(|trace| if trace.stamps.came_ns > 0 { trace.stamps.came_ns } else { trace.appended_ns });
     json!({
-        "event_id": format!("{}:{:016x}:{}", event.session, event.epoch, event.offset),
+        "event_id": format!("{}:{:016x}:{}", event.session, lives::shown(event.epoch), event.offset),
         "tenant": event.tenant,
         "owner": owner.shard.0,
         "state": words_of(known.found),
@@ -167,7 +169,9 @@ fn words_of(found: Found) -> Value {
         Found::Elsewhere => json!("owned by another shard"),
         Found::Loading => json!("its session is being brought from disk: ask again"),
         Found::NoSession => json!("no such session in this tenant"),
-        Found::OtherEpoch(epoch) => json!(format!("the session lives under another epoch: {epoch:016x}")),
+        Found::OtherEpoch(epoch) => {
+            json!(format!("the session lives under another epoch: {:016x}", lives::shown(epoch)))
+        }
         Found::Beyond => json!("never appended"),
         Found::Uncommitted => json!("appended, not durable"),
         Found::Expired => json!("removed by retention"),

@@ -5,6 +5,7 @@ use super::fields::{Field, Fields, Inside};
 use super::plan::{EventPlan, FromPlan, Place, Plan};
 use super::table::COMMANDS;
 use crate::wire::json::{Kind, Scanner, Span, Value};
+use crate::wire::lives::stored;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shards::command::{Command, DataKind, Durability, NewEvent, Policy};
@@ -261,14 +262,15 @@ impl Reader<'_, '_> {
     pub(super) fn commit(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let session = self.name(fields, Field::Session)?;
         self.commit_parts(fields, session)?;
-        let complete = self.commit_complete(fields, session)?;
+        let complete = self.commit_job(fields, Field::Complete, session)?;
+        let holds = self.commit_job(fields, Field::Holds, session)?;
         let scratch = &self.scratch;
         let has_parts =
             !scratch.event_plans.is_empty() || !scratch.marker_plans.is_empty() || !scratch.entry_plans.is_empty();
         if !has_parts && complete.is_none() {
             return Err(fields.refused(Refusal::MissingField, Field::Events));
         }
-        Ok(Plan::Commit { session, complete, if_next: self.optional_integer(fields, Field::IfNext)? })
+        Ok(Plan::Commit { session, complete, holds, if_next: self.optional_integer(fields, Field::IfNext)? })
     }
 
     /// Events, markers and entries of a commit into this session.
@@ -297,9 +299,8 @@ impl Reader<'_, '_> {
                 }
                 let marker = self.inner(fields, Field::Markers, element)?;
                 let outer = |refused: Refused| Refused::field(refused.refusal, "markers");
-                let name = self.name(&marker, Field::Name).map_err(outer)?;
-                let offset = self.required_integer(&marker, Field::Offset).map_err(outer)?;
-                self.scratch.marker_plans.push((name, offset));
+                let marker = self.marker(&marker).map_err(outer)?;
+                self.scratch.marker_plans.push(marker);
             }
         }
         self.commit_entries(fields)
@@ -371,7 +372,7 @@ impl Reader<'_, '_> {
                 let epoch = match inner.has(Field::Epoch) {
                     true => {
                         let place = self.string(&inner, Field::Epoch).map_err(outer)?;
-                        Some(parse_epoch(self.bytes(place)).ok_or(wrong)?)
+                        Some(stored(parse_epoch(self.bytes(place)).ok_or(wrong)?))
                     }
                     false => None,
                 };
@@ -401,7 +402,7 @@ pub(super) fn event_id_parts(id: &[u8]) -> Option<(usize, u64, u64)> {
     let offset = parts.next().and_then(parse_u64).filter(|offset| *offset < WIRE_INTEGER_MAX)?;
     let epoch = parts.next().and_then(parse_epoch)?;
     let session = parts.next().filter(|session| is_name(session))?;
-    Some((session.len(), epoch, offset))
+    Some((session.len(), stored(epoch), offset))
 }
 
 /// Sixteen lower-case hex digits.

@@ -34,9 +34,9 @@ fields! {
     Token "token" Seen "seen" Attempt "attempt" Stream "stream" Seq "seq" Delta "delta" Status "status"
     Policy "policy" State "state" LeaseMs "lease_ms" Log "log"
     Bucket "bucket" Key "key" Prefix "prefix" After "after" Revision "revision" IfRevision "if_revision" Entries "entries"
-    Complete "complete" Queue "queue" Job "job" Lease "lease" Capacity "capacity" DeadlineMs "deadline_ms"
+    Complete "complete" Queue "queue" Group "group" Job "job" Lease "lease" Capacity "capacity" DeadlineMs "deadline_ms"
     Attempts "attempts" BackoffMs "backoff_ms" Order "order" Fallback "fallback" DeadLetter "dead_letter"
-    Priorities "priorities" RetryAfterMs "retry_after_ms" Retry "retry" IfNext "if_next"
+    Priorities "priorities" RetryAfterMs "retry_after_ms" Retry "retry" IfNext "if_next" Tenant "tenant" Quota "quota" Holds "holds"
 }
 
 /// A key of up to 15 bytes as one number, its length on top, so that looking up a field is comparing numbers.

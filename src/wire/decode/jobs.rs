@@ -2,7 +2,7 @@
 
 use super::Reader;
 use super::commands::{json_range, parse_epoch};
-use super::fields::{Field, Fields};
+use super::fields::{Field, Fields, Inside};
 use super::plan::{Place, Plan};
 use crate::wire::json::{Kind, Scanner, Span, Value};
 use shards::command::{Fallback, JobAsk, JobName, JobOrder, Lease, NewQueue, QueueAsk};
@@ -168,21 +168,22 @@ impl Reader<'_, '_> {
         let (job, lease) = (self.job(fields)?, self.lease(fields)?);
         self.commit_parts(fields, job.session)?;
         let if_next = self.optional_integer(fields, Field::IfNext)?;
-        Ok(Plan::Commit { session: job.session, complete: Some((job, lease)), if_next })
+        Ok(Plan::Commit { session: job.session, complete: Some((job, lease)), holds: None, if_next })
     }
 
-    /// The job that a commit ends.
-    pub(super) fn commit_complete(
+    /// The job that a commit ends, or whose lease it is made under.
+    pub(super) fn commit_job(
         &mut self,
         fields: &Fields,
+        field: Field,
         session: Place,
     ) -> Result<Option<(JobPlan, Lease)>, Refused> {
-        let Some(value) = fields.get(Field::Complete) else { return Ok(None) };
-        let inner = self.inner(fields, Field::Complete, value)?;
-        let outer = |refused: Refused| Refused::field(refused.refusal, "complete");
+        let Some(value) = fields.get(field) else { return Ok(None) };
+        let inner = self.inner(fields, field, value)?;
+        let outer = |refused: Refused| Refused::field(refused.refusal, field.name(Inside::Command));
         let (job, lease) = (self.job(&inner).map_err(outer)?, self.lease(&inner).map_err(outer)?);
         if self.text(job.session) != self.text(session) {
-            return Err(fields.refused(Refusal::CrossSession, Field::Complete));
+            return Err(fields.refused(Refusal::CrossSession, field));
         }
         Ok(Some((job, lease)))
     }
@@ -205,10 +206,7 @@ impl Reader<'_, '_> {
     pub(super) fn declare(&mut self, fields: &Fields) -> Result<Plan, Refused> {
         let queue = self.name(fields, Field::Queue)?;
         self.scratch.pattern_places.clear();
-        self.patterns_of(fields, Field::Patterns)?;
-        if self.scratch.pattern_places.is_empty() {
-            return Err(fields.refused(Refusal::MissingField, Field::Patterns));
-        }
+        self.topics_of(fields)?;
         let topics = self.scratch.pattern_places.len();
         self.patterns_of(fields, Field::Priorities)?;
         let priorities = self.scratch.pattern_places.len() - topics;
@@ -256,6 +254,15 @@ impl Reader<'_, '_> {
             fallback,
             dead_letter,
         }))
+    }
+
+    /// The patterns of what becomes a job, or is for a group.
+    pub(super) fn topics_of(&mut self, fields: &Fields) -> Result<(), Refused> {
+        self.patterns_of(fields, Field::Patterns)?;
+        if self.scratch.pattern_places.is_empty() {
+            return Err(fields.refused(Refusal::MissingField, Field::Patterns));
+        }
+        Ok(())
     }
 
     /// Adds the patterns of a list.

@@ -12,9 +12,11 @@
 
 mod commands;
 mod fields;
+mod groups;
 mod jobs;
 mod plan;
 mod presence;
+mod quota;
 mod reader;
 #[cfg(any(test, fuzzing))]
 pub mod reference;
@@ -28,6 +30,7 @@ pub use table::commands;
 
 use super::json::{Broken, Kind, Scanner};
 use fields::{Field, Fields, Inside};
+use groups::MarkerPlan;
 use plan::{EventPlan, Place, Plan};
 use shards::command::{Command, NewEntry, NewEvent, NewMarker, SeenEvent};
 use shards::ids::CommandId;
@@ -50,7 +53,7 @@ pub struct Scratch {
     bytes: Vec<u8>,
     event_plans: Vec<EventPlan>,
     pattern_places: Vec<Place>,
-    marker_plans: Vec<(Place, u64)>,
+    marker_plans: Vec<MarkerPlan>,
     seen_plans: Vec<(Place, u64, u64)>,
     entry_plans: Vec<SetPlan>,
     // Empty between commands: only their allocations are kept.
@@ -88,7 +91,7 @@ impl Scratch {
         self.bytes.capacity()
             + self.event_plans.capacity() * size_of::<EventPlan>()
             + self.pattern_places.capacity() * size_of::<Place>()
-            + self.marker_plans.capacity() * size_of::<(Place, u64)>()
+            + self.marker_plans.capacity() * size_of::<MarkerPlan>()
             + self.events.capacity() * size_of::<NewEvent<'_>>()
             + self.markers.capacity() * size_of::<NewMarker<'_>>()
             + self.patterns.capacity() * size_of::<&str>()

@@ -1,5 +1,6 @@
 //! Checked commands as ranges of frame and scratch, and the commands made of them.
 
+use super::groups::{GroupPlan, MarkerPlan};
 use super::jobs::{JobAskPlan, JobPlan, QueuePlan};
 use super::presence::ActPlan;
 use super::work::EntryPlan;
@@ -7,8 +8,9 @@ use super::{Reader, Scratch};
 use crate::wire::json::Span;
 use shards::command::{
     Claim, Command, DataKind, Durability, From, Lease, NewDelta, NewEntry, NewEvent, NewMarker, PatternFrom, Policy,
-    QueueAsk, Revocable, SeenEvent, StreamStatus,
+    QueueAsk, QuotaAsk, Revocable, SeenEvent, StreamStatus,
 };
+use shards::limits::Quota;
 use std::ops::ControlFlow;
 
 /// Bytes of the frame or of scratch.
@@ -73,13 +75,15 @@ pub(super) enum Plan {
     Ping,
     UnsubscribePatterns,
     Publish { session: Place, durability: Durability },
-    Commit { session: Place, complete: Option<(JobPlan, Lease)>, if_next: Option<u64> },
+    Commit { session: Place, complete: Option<(JobPlan, Lease)>, holds: Option<(JobPlan, Lease)>, if_next: Option<u64> },
     Subscribe { session: Place, from: FromPlan, policy: Policy },
     StreamAppend { session: Place, stream: Place, seq: u64, delta: Place, topic: Option<Place>, durability: Durability },
     StreamClose { session: Place, stream: Place, status: StreamStatus },
     SubscribePatterns { from: FromPlan },
     Unsubscribe { session: Place },
-    Mark { session: Place, name: Place, offset: u64 },
+    Mark { session: Place, marker: MarkerPlan },
+    Markers { session: Place, from: u64 },
+    Group { group: Place, ask: GroupPlan },
     History { session: Place, from: Option<u64>, limit: u32 },
     Presence { session: Place, act: ActPlan },
     Auth { token: Place },
@@ -91,6 +95,8 @@ pub(super) enum Plan {
     Pull { queue: Place, credit: u64 },
     Dead { queue: Place, from: u64 },
     Revoke { what: Revocable, name: Place },
+    QuotaGet { tenant: Option<Place> },
+    QuotaSet { tenant: Option<Place>, quota: Option<Box<Quota>> },
     Resume { token: Option<Place>, position: Option<Place>, attempt: u64 },
 }
 
@@ -132,6 +138,10 @@ impl Reader<'_, '_> {
             Plan::Ping => each(Command::Ping),
             Plan::Auth { token } => each(Command::Auth { token: text(token) }),
             Plan::Revoke { what, name } => each(Command::Revoke { what, name: text(name) }),
+            Plan::QuotaGet { tenant } => each(Command::Quota { tenant: tenant.map(text), ask: QuotaAsk::Get }),
+            Plan::QuotaSet { tenant, quota } => {
+                each(Command::Quota { tenant: tenant.map(text), ask: QuotaAsk::Set(quota.as_deref()) })
+            }
             Plan::Presence { session, act } => {
                 each(Command::Presence { session: text(session), act: act.act(frame, bytes) })
             }
@@ -159,11 +169,11 @@ impl Reader<'_, '_> {
                 // `publish` has just planned it.
                 None => ControlFlow::Continue(()),
             },
-            Plan::Commit { session, complete, if_next } => {
+            Plan::Commit { session, complete, holds, if_next } => {
                 let mut some_events: Vec<NewEvent<'_>> = recycled(std::mem::take(events));
                 some_events.extend(event_plans.iter().map(|plan| plan.event(frame, bytes)));
                 let mut some_markers: Vec<NewMarker<'_>> = recycled(std::mem::take(markers));
-                some_markers.extend(marker_plans.iter().map(|&(name, offset)| NewMarker { name: text(name), offset }));
+                some_markers.extend(marker_plans.iter().map(|plan| plan.marker(frame, bytes)));
                 let mut some_entries: Vec<NewEntry<'_>> = recycled(std::mem::take(entries));
                 some_entries.extend(entry_plans.iter().map(|plan| plan.entry(frame, bytes)));
                 let command = Command::Commit {
@@ -172,6 +182,7 @@ impl Reader<'_, '_> {
                     markers: &some_markers,
                     entries: &some_entries,
                     complete: complete.map(|(job, lease)| (job.name(frame, bytes), lease)),
+                    holds: holds.map(|(job, lease)| (job.name(frame, bytes), lease)),
                     if_next,
                 };
                 let flow = each(command);
@@ -210,8 +221,16 @@ impl Reader<'_, '_> {
                 flow
             }
             Plan::Unsubscribe { session } => each(Command::Unsubscribe { session: text(session) }),
-            Plan::Mark { session, name, offset } => {
-                each(Command::Mark { session: text(session), marker: NewMarker { name: text(name), offset } })
+            Plan::Mark { session, marker } => {
+                each(Command::Mark { session: text(session), marker: marker.marker(frame, bytes) })
+            }
+            Plan::Markers { session, from } => each(Command::Markers { session: text(session), from }),
+            Plan::Group { group, ask } => {
+                let mut some_patterns: Vec<&str> = recycled(std::mem::take(patterns));
+                some_patterns.extend(pattern_places.iter().map(|place| text(*place)));
+                let flow = each(Command::Group { ask: ask.ask(text(group), &some_patterns) });
+                *patterns = recycled(some_patterns);
+                flow
             }
             Plan::History { session, from, limit } => each(Command::History { session: text(session), from, limit }),
             Plan::Resume { token, position, attempt } => {

@@ -2,6 +2,7 @@
 //! and looks its fields up by name. What the two say of a frame must be the same, whatever was done to it. For tests and fuzzers only;
 //! frames of over 4 KiB may hold more events and ids than it counts.
 
+mod groups;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -11,10 +12,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shards::command::{
     Claim, DataKind, Durability, From, JobName, Lease, NewDelta, NewEvent, NewMarker, PatternFrom, Policy, PresenceAct,
-    PresenceState, Revocable, RosterKind, SeenEvent, StreamStatus,
+    PresenceState, QuotaAsk, Revocable, RosterKind, SeenEvent, StreamStatus,
 };
 use shards::ids::{InlineText, SLICES};
-use shards::limits::{PresenceLimits, WorkLimits};
+use shards::limits::{Kind, PresenceLimits, Quota, WorkLimits};
 
 /// The bounds that [`decoded`] sets: small, so that frames of a few hundred bytes reach them.
 const EVENT_BYTES_MAX: usize = 128;
@@ -462,24 +463,29 @@ fn commit_into(fields: &Object<'_>, session: &str, ends: Option<(JobName<'_>, Le
             if markers.len() == 64 {
                 return Err(fields.no(Refusal::CommandTooLarge, "markers"));
             }
-            let take = |inner: &Object<'_>| Ok((inner.name("name")?.to_owned(), inner.integer("offset")?));
+            let take = |inner: &Object<'_>| {
+                let (name, offset, lease) = groups::marker(inner)?;
+                Ok((name.to_owned(), offset, lease))
+            };
             markers.push(fields.inside("markers", node, take)?);
         }
     }
     let entries = work::commit_entries(fields)?;
+    let is_commit = ends.is_none();
     let complete = match ends {
-        None => work::commit_complete(fields, session)?,
+        None => work::commit_job(fields, "complete", session)?,
         ends => ends,
     };
+    let holds = if is_commit { work::commit_job(fields, "holds", session)? } else { None };
     if events.is_empty() && markers.is_empty() && entries.is_empty() && complete.is_none() {
         return Err(fields.no(Refusal::MissingField, "events"));
     }
     let events: Vec<NewEvent<'_>> = events.iter().map(|(_, event)| whole(event)).collect();
     let markers: Vec<NewMarker<'_>> =
-        markers.iter().map(|(name, offset)| NewMarker { name, offset: *offset }).collect();
+        markers.iter().map(|(name, offset, lease)| NewMarker { name, offset: *offset, lease: *lease }).collect();
     let (events, markers, entries) = (&events, &markers, &entries);
     let if_next = fields.optional("if_next", Object::integer)?;
-    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, if_next }))
+    Ok(format!("{:?}", Command::Commit { session, events, markers, entries, complete, holds, if_next }))
 }
 
 fn whole<'a>(event: &'a Event<'_>) -> NewEvent<'a> {
@@ -633,8 +639,9 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
             Command::Acknowledge { events, bytes: fields.optional("bytes", Object::integer)? }
         }
         "mark" => {
-            let (session, name) = (fields.name("session")?, fields.name("name")?);
-            Command::Mark { session, marker: NewMarker { name, offset: fields.integer("offset")? } }
+            let session = fields.name("session")?;
+            let (name, offset, lease) = groups::own(fields)?;
+            Command::Mark { session, marker: NewMarker { name, offset, lease } }
         }
         "history" => {
             let session = fields.name("session")?;
@@ -648,6 +655,13 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
         "auth" => Command::Auth { token: fields.text("token")? },
         "revoke.client" => Command::Revoke { what: Revocable::Client, name: fields.name("name")? },
         "revoke.token" => Command::Revoke { what: Revocable::Token, name: fields.name("name")? },
+        "quota.get" => Command::Quota { tenant: fields.optional("tenant", Object::name)?, ask: QuotaAsk::Get },
+        "quota.set" => {
+            let tenant = fields.optional("tenant", Object::name)?;
+            let quota = fields.get("quota").map(|node| quota(fields, node)).transpose()?;
+            let ask = QuotaAsk::Set(quota.as_ref());
+            return Ok(format!("{:?}", Command::Quota { tenant, ask }));
+        }
         "presence.enter" | "presence.update" | "presence.leave" | "presence.watch" | "presence.unwatch" | "read"
         | "receipts.watch" | "receipts.unwatch" => {
             let session = fields.name("session")?;
@@ -665,10 +679,36 @@ fn command(fields: &Object<'_>) -> Result<String, No> {
         }
         _ => {
             let unknown = || Err(fields.no(Refusal::UnknownCommand, "type"));
-            return work::command(kind, fields).unwrap_or_else(unknown);
+            return work::command(kind, fields).or_else(|| groups::command(kind, fields)).unwrap_or_else(unknown);
         }
     };
     Ok(format!("{command:?}"))
+}
+
+/// A table of bounds. What is wrong inside is told by the field that holds it.
+fn quota(fields: &Object<'_>, node: &Node) -> Result<Quota, No> {
+    let Tree::Object(bounds) = &node.tree else { return Err(fields.no(Refusal::WrongType, "quota")) };
+    let mut quota = Quota::default();
+    for (at, (name, node)) in bounds.iter().enumerate() {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+        if kind.is_none() && name != "weight" {
+            return Err(fields.no(Refusal::WrongType, "quota"));
+        }
+        if bounds[..at].iter().any(|(before, _)| before == name) {
+            return Err(fields.no(Refusal::RepeatedField, "quota"));
+        }
+        if node.tree == Tree::Null {
+            continue;
+        }
+        let inner = Object { fields: &bounds[at..=at], before: "" };
+        let number = inner.integer(name).map_err(|(refusal, _)| fields.no(refusal, "quota"))?;
+        match kind {
+            Some(kind) if (1..=1 << 40).contains(&number) => quota.max[kind as usize] = Some(number),
+            None if (1..=100).contains(&number) => quota.weight = number as u32,
+            _ => return Err(fields.no(Refusal::OutOfRange, "quota")),
+        }
+    }
+    Ok(quota)
 }
 
 fn id(fields: &Object<'_>) -> Result<CommandId, No> {

@@ -7,6 +7,7 @@
 //! Tests walk it, so that a command that is added is held against tenants, documents and transcripts without another word.
 
 use super::fields::{Field, Fields};
+use super::groups::GroupPlan;
 use super::jobs::JobAskPlan;
 use super::plan::Plan;
 use super::presence::ActPlan;
@@ -39,11 +40,8 @@ pub(super) const COMMANDS: &[(&str, Read)] = &[
         None => Ok(Plan::Unsubscribe { session: reader.name(fields, Field::Session)? }),
     }),
     ("mark", |reader, fields| {
-        Ok(Plan::Mark {
-            session: reader.name(fields, Field::Session)?,
-            name: reader.name(fields, Field::Name)?,
-            offset: reader.required_integer(fields, Field::Offset)?,
-        })
+        let session = reader.name(fields, Field::Session)?;
+        Ok(Plan::Mark { session, marker: reader.own_marker(fields)? })
     }),
     ("history", |reader, fields| {
         let session = reader.name(fields, Field::Session)?;
@@ -64,6 +62,8 @@ pub(super) const COMMANDS: &[(&str, Read)] = &[
     ("revoke.token", |reader, fields| {
         Ok(Plan::Revoke { what: Revocable::Token, name: reader.name(fields, Field::Name)? })
     }),
+    ("quota.get", |reader, fields| reader.quota_get(fields)),
+    ("quota.set", |reader, fields| reader.quota_set(fields)),
     ("presence.enter", |reader, fields| reader.presence(fields, Reader::enter)),
     ("presence.update", |reader, fields| reader.presence(fields, Reader::update)),
     ("presence.leave", |reader, fields| reader.presence(fields, |_, _| Ok(ActPlan::Leave))),
@@ -92,6 +92,22 @@ pub(super) const COMMANDS: &[(&str, Read)] = &[
     ("job.progress", |reader, fields| reader.job_ask(fields, Reader::job_progress)),
     ("dead.list", |reader, fields| reader.dead_list(fields)),
     ("dead.redrive", |reader, fields| reader.job_ask(fields, |_, _| Ok(JobAskPlan::Redrive))),
+    ("group.declare", |reader, fields| reader.group(fields, Reader::group_declare)),
+    ("group.drop", |reader, fields| reader.group(fields, |_, _| Ok(GroupPlan::Drop))),
+    ("group.join", |reader, fields| {
+        reader.group(fields, |reader, fields| match reader.required_integer(fields, Field::Credit)? {
+            0 => Err(fields.refused(Refusal::OutOfRange, Field::Credit)),
+            credit => Ok(GroupPlan::Join { credit }),
+        })
+    }),
+    ("group.leave", |reader, fields| reader.group(fields, |_, _| Ok(GroupPlan::Join { credit: 0 }))),
+    ("group.ack", |reader, fields| reader.group_ack(fields)),
+    ("group.list", |reader, fields| {
+        reader.group(fields, |reader, fields| {
+            Ok(GroupPlan::List { from: reader.optional_integer(fields, Field::From)?.unwrap_or(0) })
+        })
+    }),
+    ("markers.list", |reader, fields| reader.list_markers(fields)),
     ("dead.drop", |reader, fields| reader.job_ask(fields, |_, _| Ok(JobAskPlan::Drop))),
 ];
 

@@ -89,6 +89,12 @@ pub(super) fn reply(out: &mut Vec<u8>, id: &CommandId, reply: &WorkReply<'_>) {
             text(out, "\",\"credit\":");
             number(out, credit);
         }
+        WorkReply::GroupDeclared { .. }
+        | WorkReply::GroupDropped { .. }
+        | WorkReply::GroupJoined { .. }
+        | WorkReply::GroupAcked { .. }
+        | WorkReply::GroupLost { .. }
+        | WorkReply::Markers { .. } => super::groups::reply(out, id, reply),
         WorkReply::Job { session, job, happened } => {
             let kind = match happened {
                 JobHappened::Failed { .. } => "failed",

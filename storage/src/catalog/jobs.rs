@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!   opened ─► open ─┬─ tried (attempts, when again) ─┐      each step is part of a record: what a checkpoint and the records behind
-//!                   │◄──── progress, cancelled ──────┘      it hold is all that a job is
+//!                   │◄─ claimed, progress, cancelled ┘      it hold is all that a job is
 //!                   ├─ done, fallback ─► forgotten
 //!                   └─ dead ─► kept ─┬─ redriven ─► open
 //!                                    └─ dropped, or too many: the oldest ─► forgotten
 //! ```
-//! Who works on a job is not kept: after a restart nobody does, until somebody says so. Entry, little endian, not aligned:
+//! Of who works on a job the lease is kept: after a restart it runs anew, and the attempt counts. Entry, little endian, not aligned:
 //! ```text
 //!  0  u8 queues   1  u16 jobs
 //!     queues: u8 bytes, name
-//!     jobs:   u64 offset, u64 opened, u64 deadline (of a dead one: since when), u64 ready, u16 attempts, u8 queue, u8 priority,
-//!             u8 dead, u16 partial bytes, partial          ascending by offset, then as opened
+//!     jobs:   u64 offset, u64 opened, u64 deadline (of a dead one: since when), u64 ready, u64 event, u64 lease,
+//!             u16 attempts, u8 queue, u8 priority, u8 dead, u16 partial bytes, partial          ascending by offset, then as opened
 //! ```
 
 use super::partition::Partition;
@@ -21,16 +21,18 @@ use crate::bytes::{Put, Take};
 use crate::ids::{COUNTER_MAX, Offset};
 use crate::record::{JobAct, JobView};
 
-/// Most jobs of one session, open and dead.
-pub const JOBS_MAX: usize = 256;
+/// Most jobs of one session, open and dead, and groups that stand in it.
+pub const JOBS_MAX: usize = 256 + GROUPS_MAX;
+/// Groups that may stand in one session: each keeps one open step, under its name with `$` in front. Queues never take their room.
+pub const GROUPS_MAX: usize = 16;
 /// Most dead ones among them; one more takes the place of the oldest.
 pub const JOBS_DEAD_MAX: usize = 64;
-/// Queues that jobs of one session may belong to.
-pub const JOB_QUEUES_MAX: usize = 32;
+/// Queues that jobs of one session may belong to, and groups that stand in it.
+pub const JOB_QUEUES_MAX: usize = 32 + GROUPS_MAX;
 /// Bytes of all partial results of a session.
 pub const PARTIALS_BYTES_MAX: usize = 16 << 10;
 
-const JOB_BYTES: usize = 39;
+const JOB_BYTES: usize = 55;
 
 /// Largest part of a partition's entry that jobs can take.
 pub(super) const JOBS_SECTION_BYTES_MAX: usize =
@@ -43,7 +45,9 @@ pub struct OpenJob {
     pub queue: Box<str>,
     /// The event that it is.
     pub offset: Offset,
-    /// When it was opened, Unix ms.
+    /// When its event was published, Unix ms.
+    pub event_ms: u64,
+    /// When it was opened, Unix ms: then, or when it was driven again.
     pub opened_ms: u64,
     /// When it ends whatever happens, Unix ms; of a dead one: when it was given up; of a cancelled one: when it was opened.
     pub deadline_ms: u64,
@@ -51,6 +55,8 @@ pub struct OpenJob {
     pub ready_ms: u64,
     /// Attempts that have ended.
     pub attempts: u16,
+    /// The nonce of the lease of the attempt that has begun; 0: none has.
+    pub lease: u64,
     /// Class of priority, 0 first.
     pub priority: u8,
     /// It was given up.
@@ -64,6 +70,11 @@ pub struct OpenJob {
 pub struct Jobs {
     list: Vec<OpenJob>,
     partial_bytes: usize,
+}
+
+/// Is it the step that a group keeps, and no job?
+pub fn is_group(queue: &str) -> bool {
+    queue.starts_with('$')
 }
 
 impl Jobs {
@@ -81,29 +92,33 @@ impl Jobs {
     /// Are so many more jobs, of these queues, no more than a session may have? Dead ones make room.
     pub fn room<'a>(&'a self, count: usize, queues: impl Iterator<Item = &'a str>) -> bool {
         // Asked for every publish: most find room at a glance, and a queue that the session has jobs of.
-        let free = |jobs: usize| jobs + count + JOBS_DEAD_MAX <= JOBS_MAX;
-        if !free(self.list.len()) && !free(self.list.iter().filter(|job| !job.dead).count()) {
+        let free = |jobs: usize| jobs + count + JOBS_DEAD_MAX <= JOBS_MAX - GROUPS_MAX;
+        if !free(self.list.len()) && !free(self.of_queues().filter(|job| !job.dead).count()) {
             return false;
         }
         let fresh: Vec<&str> = queues.filter(|queue| !self.has_of(queue)).collect();
-        fresh.is_empty() || self.names(fresh) <= JOB_QUEUES_MAX
+        fresh.is_empty() || names(self.of_queues(), fresh) <= JOB_QUEUES_MAX - GROUPS_MAX
+    }
+
+    /// Jobs that are no groups.
+    fn of_queues(&self) -> impl Iterator<Item = &OpenJob> {
+        self.list.iter().filter(|job| !is_group(&job.queue))
     }
 
     fn has_of(&self, queue: &str) -> bool {
         self.list.iter().any(|job| &*job.queue == queue)
     }
 
-    /// Queues of its jobs, with these.
-    fn names<'a>(&'a self, mut names: Vec<&'a str>) -> usize {
-        names.extend(self.list.iter().map(|job| &*job.queue));
-        names.sort_unstable();
-        names.dedup();
-        names.len()
+    /// May this group stand in the session too?
+    pub fn group_room(&self, group: &str) -> bool {
+        let groups = || self.list.iter().filter(|job| is_group(&job.queue));
+        groups().count() < GROUPS_MAX || groups().any(|job| &*job.queue == group)
     }
 
     /// Jobs that an event at `at` cancels: the one that is its cause, or all that are open before it.
     pub fn cancelled_by(&self, at: Offset, cause: Option<Offset>) -> impl Iterator<Item = &OpenJob> {
-        self.list.iter().filter(move |job| !job.dead && cause.map_or(job.offset < at, |cause| cause == job.offset))
+        let jobs = self.list.iter().filter(|job| !is_group(&job.queue));
+        jobs.filter(move |job| !job.dead && cause.map_or(job.offset < at, |cause| cause == job.offset))
     }
 
     /// Is there room for a partial result of so many bytes in place of what this job has?
@@ -121,10 +136,12 @@ impl Jobs {
                 let job = OpenJob {
                     queue: step.queue.into(),
                     offset: step.offset,
+                    event_ms: time_ms,
                     opened_ms: time_ms,
                     deadline_ms: step.at_ms,
                     ready_ms: 0,
                     attempts: 0,
+                    lease: 0,
                     priority: step.priority,
                     dead: false,
                     partial: Box::default(),
@@ -133,7 +150,14 @@ impl Jobs {
                 self.list.insert(at, job);
             }
             (JobAct::Opened, _) | (_, None) => {}
-            (JobAct::Tried, Some(at)) => (self.list[at].attempts, self.list[at].ready_ms) = (step.attempts, step.at_ms),
+            (JobAct::Tried, Some(at)) => {
+                let job = &mut self.list[at];
+                (job.attempts, job.ready_ms, job.lease) = (step.attempts, step.at_ms, 0);
+            }
+            (JobAct::Claimed, Some(at)) => {
+                let job = &mut self.list[at];
+                job.lease = if job.dead { 0 } else { step.at_ms };
+            }
             (JobAct::Progress, Some(at)) => {
                 if self.partial_room(&self.list[at], step.partial.len()) {
                     self.partial_bytes = self.partial_bytes - self.list[at].partial.len() + step.partial.len();
@@ -144,7 +168,7 @@ impl Jobs {
             (JobAct::Dead, Some(at)) => {
                 self.partial_bytes -= std::mem::take(&mut self.list[at].partial).len();
                 let job = &mut self.list[at];
-                (job.dead, job.deadline_ms, job.attempts) = (true, step.at_ms, step.attempts);
+                (job.dead, job.deadline_ms, job.attempts, job.lease) = (true, step.at_ms, step.attempts, 0);
                 if self.list.iter().filter(|job| job.dead).count() > JOBS_DEAD_MAX {
                     let oldest = (0..self.list.len())
                         .filter(|other| *other != at && self.list[*other].dead)
@@ -154,7 +178,7 @@ impl Jobs {
             }
             (JobAct::Redriven, Some(at)) => {
                 let job = &mut self.list[at];
-                (job.dead, job.attempts, job.ready_ms) = (false, 0, 0);
+                (job.dead, job.attempts, job.ready_ms, job.lease) = (false, 0, 0, 0);
                 (job.opened_ms, job.deadline_ms) = (time_ms, step.at_ms);
             }
             (JobAct::Cancelled, Some(at)) => {
@@ -167,7 +191,7 @@ impl Jobs {
     }
 
     fn names_fit(&self, queue: &str) -> bool {
-        self.list.len() < JOB_QUEUES_MAX || self.has_of(queue) || self.names(Vec::new()) < JOB_QUEUES_MAX
+        self.list.len() < JOB_QUEUES_MAX || self.has_of(queue) || names(self.list.iter(), Vec::new()) < JOB_QUEUES_MAX
     }
 
     fn remove(&mut self, at: usize) {
@@ -200,6 +224,8 @@ impl Jobs {
             out.put_u64(job.opened_ms);
             out.put_u64(job.deadline_ms);
             out.put_u64(job.ready_ms);
+            out.put_u64(job.event_ms);
+            out.put_u64(job.lease);
             out.put_u16(job.attempts);
             out.put_u8(queues.partition_point(|queue| *queue < &*job.queue) as u8);
             out.put_u8(job.priority);
@@ -223,6 +249,7 @@ impl Jobs {
         let mut jobs = Jobs { list: Vec::with_capacity(count), partial_bytes: 0 };
         for _ in 0..count {
             let (offset, opened_ms, deadline_ms, ready_ms) = (take.u64()?, take.u64()?, take.u64()?, take.u64()?);
+            let (event_ms, lease) = (take.u64()?, take.u64()?);
             let (attempts, queue, priority, dead) = (take.u16()?, take.u8()?, take.u8()?, take.u8()?);
             let bytes = take.u16()?;
             let partial = take.bytes(bytes.into())?;
@@ -243,10 +270,12 @@ impl Jobs {
             jobs.list.push(OpenJob {
                 queue,
                 offset,
+                event_ms,
                 opened_ms,
                 deadline_ms,
                 ready_ms,
                 attempts,
+                lease,
                 priority,
                 dead,
                 partial,
@@ -275,8 +304,13 @@ impl Partition {
     pub fn job_room<'a>(&'a self, count: usize, queues: impl Iterator<Item = &'a str>) -> bool {
         match self.kept_jobs() {
             Some(jobs) => jobs.room(count, queues),
-            None => count + JOBS_DEAD_MAX <= JOBS_MAX && queues.count() <= JOB_QUEUES_MAX,
+            None => count + JOBS_DEAD_MAX <= JOBS_MAX - GROUPS_MAX && queues.count() <= JOB_QUEUES_MAX - GROUPS_MAX,
         }
+    }
+
+    /// See [`Jobs::group_room`].
+    pub fn group_room(&self, group: &str) -> bool {
+        self.kept_jobs().is_none_or(|jobs| jobs.group_room(group))
     }
 
     /// See [`Jobs::cancelled_by`].
@@ -302,6 +336,14 @@ impl Catalog {
     }
 }
 
+/// Queues of these jobs, with these names.
+fn names<'a>(jobs: impl Iterator<Item = &'a OpenJob>, mut names: Vec<&'a str>) -> usize {
+    names.extend(jobs.map(|job| &*job.queue));
+    names.sort_unstable();
+    names.dedup();
+    names.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,6 +364,11 @@ mod tests {
         jobs.step(step("q", 3, JobAct::Tried), 13);
         let job = jobs.get("q", 3).unwrap();
         assert_eq!((job.opened_ms, job.deadline_ms, job.attempts, &*job.partial), (10, 1000, 1, &b"half"[..]));
+        let lease = |jobs: &Jobs| jobs.get("q", 3).map(|job| job.lease);
+        jobs.step(JobView { at_ms: 77, ..step("q", 3, JobAct::Claimed) }, 13);
+        assert_eq!(lease(&jobs), Some(77), "somebody works on it");
+        jobs.step(step("q", 3, JobAct::Tried), 14);
+        assert_eq!(lease(&jobs), Some(0), "and no longer");
         jobs.step(step("q", 3, JobAct::Done), 14);
         jobs.step(step("q", 3, JobAct::Fallback), 15);
         assert_eq!((jobs.all().len(), jobs.partial_bytes), (1, 0));
@@ -338,6 +385,7 @@ mod tests {
         jobs.step(JobView { at_ms: 9000, ..step("q", 5, JobAct::Redriven) }, 8000);
         let job = jobs.get("q", 5).unwrap();
         assert_eq!((job.dead, job.opened_ms, job.deadline_ms, job.attempts), (false, 8000, 9000, 0));
+        assert_eq!(job.event_ms, 5, "its event is no younger for that");
         jobs.step(step("q", 6, JobAct::Dropped), 8001);
         assert!(jobs.get("q", 6).is_none());
         let cancelled = |jobs: &Jobs, at, cause| jobs.cancelled_by(at, cause).map(|job| job.offset).collect::<Vec<_>>();
@@ -353,7 +401,7 @@ mod tests {
         /// The way at a glance and the way of counting say the same.
         #[test]
         fn room_is_what_counting_says(
-            held in proptest::collection::vec((0u8..40, any::<bool>()), 0..JOBS_MAX + 40),
+            held in proptest::collection::vec((0u8..32, any::<bool>()), 0..JOBS_MAX + 40),
             wanted in proptest::collection::vec(0u8..40, 0..40),
         ) {
             let mut jobs = Jobs::default();
@@ -368,13 +416,14 @@ mod tests {
             let wanted: Vec<String> = wanted.into_iter().map(name).collect();
             let own = jobs.list.iter().map(|job| &*job.queue);
             let names: std::collections::BTreeSet<&str> = own.chain(wanted.iter().map(|queue| &**queue)).collect();
-            let counted = open + wanted.len() + JOBS_DEAD_MAX <= JOBS_MAX && names.len() <= JOB_QUEUES_MAX;
+            let (most, queues) = (JOBS_MAX - GROUPS_MAX, JOB_QUEUES_MAX - GROUPS_MAX);
+            let counted = open + wanted.len() + JOBS_DEAD_MAX <= most && names.len() <= queues;
             prop_assert_eq!(jobs.room(wanted.len(), wanted.iter().map(|queue| &**queue)), counted);
         }
 
         #[test]
         fn what_is_kept_comes_back_and_no_bytes_make_it_panic(
-            steps in proptest::collection::vec((0u64..20, 0u8..3, 0u8..9, 0usize..900), 0..300), cut in any::<u16>(),
+            steps in proptest::collection::vec((0u64..20, 0u8..3, 0u8..10, 0usize..900), 0..300), cut in any::<u16>(),
         ) {
             let mut jobs = Jobs::default();
             for (offset, queue, act, partial) in steps {

@@ -22,9 +22,10 @@ mod jobs;
 mod partition;
 mod replay;
 mod streams;
+mod tenants;
 
 pub use entries::{ENTRIES_BYTES_MAX, ENTRIES_GONE_MAX, Entries, Entry, Gone, entry_bytes};
-pub use jobs::{JOB_QUEUES_MAX, JOBS_DEAD_MAX, JOBS_MAX, Jobs, OpenJob, PARTIALS_BYTES_MAX};
+pub use jobs::{GROUPS_MAX, JOB_QUEUES_MAX, JOBS_DEAD_MAX, JOBS_MAX, Jobs, OpenJob, PARTIALS_BYTES_MAX, is_group};
 pub use partition::{
     ENTRY_BYTES_MAX, MARKERS_MAX, Marker, NAME_BYTES_MAX, PRODUCERS_MAX, Partition, Place, Producer, ProducerStep,
     RUNS_MAX, Run,
@@ -33,6 +34,7 @@ pub(crate) use partition::{ENTRY_PARTS_AT, ENTRY_STREAMS_AT};
 pub use replay::{REPLAY_RESIDENT_MAX, Replay, ReplayFault, Replayed};
 pub(crate) use streams::streaming;
 pub use streams::{OpenStream, STREAM_RECENT_MAX, STREAMS_MAX, StreamStep, Streaming};
+pub(crate) use tenants::sessions_by_tenant;
 
 use crate::checkpoint::{self, CheckpointIndex, PageAt};
 use crate::disk::FileId;
@@ -41,6 +43,7 @@ use collect::Collecting;
 use hashbrown::HashMap;
 use slab::Slab;
 use std::hash::{BuildHasherDefault, Hasher};
+use tenants::Tally;
 
 /// A resident partition. Spent when it is evicted: the generation tells.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -184,6 +187,8 @@ pub struct Catalog {
     slice_next: Vec<SliceSeq>,
     collecting: Option<Collecting>,
     evicted: u64,
+    /// Sessions that exist, in memory and in the checkpoint.
+    tally: Tally,
 }
 
 impl Catalog {
@@ -205,6 +210,7 @@ impl Catalog {
             slice_next,
             collecting: None,
             evicted: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -301,6 +307,11 @@ impl Catalog {
         self.slice_next[usize::from(slice.0)]
     }
 
+    /// Every slice goes on here, if it is not beyond it: after a folder went back in time no place in a slice is given twice.
+    pub fn begin_slices_at(&mut self, first: SliceSeq) {
+        self.slice_next.iter_mut().for_each(|next| *next = first.max(*next));
+    }
+
     /// Holds the partition in memory until the matching [`Catalog::unpin`].
     pub fn pin(&mut self, slot: PartitionSlot) {
         let resident = self.resident_mut(slot);
@@ -329,6 +340,7 @@ impl Catalog {
         producers: impl IntoIterator<Item = ProducerStep<'a>>,
     ) -> Appended {
         let log = self.log;
+        self.count_if_first(slot);
         let partition = &mut self.resident_mut(slot).partition;
         let (offset, slice) = (partition.tail, partition.id().slice());
         apply(partition, Place { log, log_seq: change.log_seq }, change, markers, producers);

@@ -46,6 +46,9 @@ pub const RUNS_MAX: usize = 2048;
 /// Bytes of an entry before its names.
 const ENTRY_HEAD_BYTES: usize = 64;
 
+/// Where an entry says how long its names are.
+const ENTRY_NAMES_AT: usize = 56;
+
 /// Where an entry says how many streams are open.
 pub(crate) const ENTRY_STREAMS_AT: usize = 62;
 
@@ -396,6 +399,14 @@ impl Partition {
         }
         let length = (out.len() - start) as u32;
         out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    }
+
+    /// Tenant and session of an entry, without reading the rest.
+    pub(super) fn names(entry: &[u8]) -> Option<(&str, &str)> {
+        let mut take = Take(entry.get(ENTRY_NAMES_AT..)?);
+        let (tenant_bytes, session_bytes) = (take.u8()?, take.u8()?);
+        let mut take = Take(entry.get(ENTRY_HEAD_BYTES..)?);
+        Some((take.str(tenant_bytes.into())?, take.str(session_bytes.into())?))
     }
 
     /// Reads an entry. `None` if it is not one: the caller names the file and place.

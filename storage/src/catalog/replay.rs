@@ -111,6 +111,8 @@ impl Catalog {
             return Err(ReplayFault::Hole { expected: partition.tail, found: record.offset });
         }
         let change = Change { segment: record.segment, log_seq: record.log_seq, count: record.count };
+        self.count_if_first(slot);
+        let partition = &mut self.resident_mut(slot).partition;
         apply(partition, place, change, markers, producers);
         // What recovery replays is durable by definition.
         partition.committed = partition.tail;

@@ -45,8 +45,8 @@ const PAGE_REF_BYTES: usize = 24;
 const SLICE_TABLE_BYTES: usize = SLICES as usize * 8;
 const PARTITION_BYTES: usize = 16;
 
-// A chunk must hold the largest page, or a merge would wait for bytes that never come. FORMAT names the 51.
-const _: () = assert!(PAGE_BYTES_MAX <= CHUNK_BYTES && PAGE_BYTES_MAX == 51 * BLOCK_BYTES);
+// A chunk must hold the largest page, or a merge would wait for bytes that never come. FORMAT names the 53.
+const _: () = assert!(PAGE_BYTES_MAX <= CHUNK_BYTES && PAGE_BYTES_MAX == 53 * BLOCK_BYTES);
 
 /// A place in one log from which replay can start: the beginning of a CommitGroup.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -173,6 +173,8 @@ pub struct RecoveredLog {
     pub segments: Vec<SidecarIndex>,
     /// Sessions of the checkpoint in which something waits for its time.
     pub streaming: Vec<Streaming>,
+    /// Sessions of the checkpoint, by tenant.
+    pub sessions: Vec<(Box<str>, u64)>,
 }
 
 impl RecoveredLog {
@@ -189,6 +191,7 @@ impl RecoveredLog {
             manages: Vec::new(),
             segments: Vec::new(),
             streaming: Vec::new(),
+            sessions: Vec::new(),
         }
     }
 }
@@ -253,7 +256,9 @@ impl Log {
             manages,
             segments,
             mut streaming,
+            sessions,
         } = recovered;
+        catalog.count_sessions(sessions);
         // Before residents beyond the bound go: what replay brought back is newer than what the checkpoint says.
         streaming.retain(|known| catalog.slot_of(key.partition(&known.tenant, &known.session)).is_none());
         streaming.extend(catalog.residents().filter_map(Streaming::of));
@@ -337,6 +342,13 @@ impl Log {
             && !self.background.stopping()
             && (self.live.len() < self.config.segments_unindexed_max || !self.pipeline.rolls_next())
             && self.hot_keys.room(self.pipeline.next_segment(), RECORD_EVENTS_MAX)
+    }
+
+    /// What is left of the segment being filled may be all that can be appended for a while: the next one is still being
+    /// prepared, or waits for older ones to be indexed. Who appends much is to leave it to the others.
+    pub fn is_running_out(&self) -> bool {
+        let is_barred = self.live.len() >= self.config.segments_unindexed_max || !self.hot_keys.has_spare();
+        !self.no_space() && self.pipeline.is_running_out(is_barred)
     }
 
     /// Appends one record: its events and markers become durable together or not at all. [`Log::room`] said yes to
@@ -601,6 +613,16 @@ impl Log {
             segments_unindexed: self.live.len(),
             ..self.stats
         }
+    }
+
+    /// Sessions of a tenant, in memory or not.
+    pub fn sessions_of(&self, tenant: &str) -> u64 {
+        self.catalog.sessions_of(tenant)
+    }
+
+    /// Tenants with sessions, in no particular order.
+    pub fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.catalog.tenants()
     }
 
     /// Every partition in memory, in no particular order.

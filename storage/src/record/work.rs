@@ -71,10 +71,12 @@ pub enum JobAct {
     Dropped = 7,
     /// An open one is wanted no longer, by word of an event in the same record: its deadline is over.
     Cancelled = 8,
+    /// An attempt begins; `at_ms` is no time but the nonce of its lease. 0: the worker was gone before it was told, it does not begin.
+    Claimed = 9,
 }
 
 impl JobAct {
-    const ALL: [JobAct; 9] = [
+    const ALL: [JobAct; 10] = [
         JobAct::Opened,
         JobAct::Tried,
         JobAct::Progress,
@@ -84,6 +86,7 @@ impl JobAct {
         JobAct::Redriven,
         JobAct::Dropped,
         JobAct::Cancelled,
+        JobAct::Claimed,
     ];
 
     /// By its number.

@@ -29,6 +29,10 @@ pub(super) fn adopt<B: Deref<Target = [u8]>>(
                 (Some(index), Some(bytes)) => catalog::streaming(index, bytes),
                 _ => Vec::new(),
             },
+            sessions: match (found.catalog.checkpoint(), found.checkpoint.as_deref()) {
+                (Some(index), Some(bytes)) => catalog::sessions_by_tenant(index, bytes),
+                _ => Vec::new(),
+            },
             key: manifest.key,
             shard,
             shards,
@@ -112,6 +116,7 @@ pub(super) fn reshard<F: Folder>(
         .zip(made)
         .map(|(shard, (bytes, index))| RecoveredLog {
             streaming: catalog::streaming(&index, &bytes),
+            sessions: catalog::sessions_by_tenant(&index, &bytes),
             key: manifest.key,
             shard,
             shards,

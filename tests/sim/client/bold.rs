@@ -11,6 +11,7 @@
 use super::provoke::{perhaps, sure};
 use super::*;
 use crate::world::TENANT;
+use shards::ids::LifeId;
 
 impl Client {
     /// Says something about streams that must not be taken.
@@ -39,7 +40,8 @@ impl Client {
         if self.role.rude || !self.follows.values().any(|follow| follow.state == State::Live) {
             return;
         }
-        let (token, _) = crate::edge::tokens().sign(TENANT, "somebody-else", 1, wall_ms);
+        let (token, _) =
+            crate::edge::tokens().sign(TENANT, "somebody-else", LifeId { generation: 1, epoch: 0 }, wall_ms);
         self.provoke_with(net, "resume", &format!("\"token\":\"{token}\""), sure("resume_too_late"));
     }
 

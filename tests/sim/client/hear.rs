@@ -71,6 +71,9 @@ impl Client {
                 let ask = match pending {
                     None => None,
                     Some(Pending::Keep(place, ask)) => Some((place, ask)),
+                    Some(Pending::Labour(labour::Ask::Last(session))) => {
+                        return self.last_frame(&session, text, oracle);
+                    }
                     Some(other) => return Err(format!("{other:?} answered by entries")),
                 };
                 self.entries_frame(text, ask, oracle)
@@ -213,6 +216,12 @@ impl Client {
         let (Some(from), Some(to)) = (frame.from, frame.to) else { return Err("a gap without bounds".to_owned()) };
         let reason = Frame::text(&frame.reason, "reason")?;
         self.counts.add("frame", gap_name(reason));
+        if self.labour.listens(session) {
+            return self.labour_gap(session, from, to, reason, oracle);
+        }
+        if self.feed.is_some() && !self.follows.contains_key(session) && session.starts_with('j') {
+            return Ok(());
+        }
         if reason == "policy" && self.is_mixed() {
             let follow = self.follows.get_mut(session).ok_or("a session that is not followed")?;
             return follow.leaves(from, to);

@@ -47,6 +47,7 @@ pub(super) enum Ask {
     Put(String, String, Option<u64>),
     Delete(String),
     /// Key, and when it was asked.
+    /// With the revision that was known then: what is told meanwhile may overtake the answer.
     Get(String, u64),
     List,
     Watch,
@@ -166,7 +167,8 @@ impl Client {
         let (sure, revision) = (own.sure, own.revision);
         let at = fields(&place);
         if !sure || workload.chance(150) {
-            let id = self.command(Pending::Keep(place, Ask::Get(key.clone(), now_us)));
+            let known = oracle.entries.known(&place, &key);
+            let id = self.command(Pending::Keep(place, Ask::Get(key.clone(), known)));
             return self.say_keep(net, &format!("{{\"type\":\"entry.get\",\"id\":{id},{at},\"key\":\"{key}\"}}"));
         }
         if revision > 0 && workload.chance(200) {
@@ -224,7 +226,7 @@ impl Client {
                 _ => Err("a watch was refused for ever".to_owned()),
             };
         }
-        let (Ask::Put(key, ..) | Ask::Delete(key) | Ask::Get(key, _)) = ask else {
+        let (Ask::Put(key, ..) | Ask::Delete(key) | Ask::Get(key, ..)) = ask else {
             return if frame.code.is_some_and(|code| code < 4200) { Ok(()) } else { Err("a list".to_owned()) };
         };
         let own = self.keeps.keys.get_mut(&(place.to_owned(), key.clone())).ok_or("a key that is not its own")?;
@@ -255,6 +257,13 @@ impl Client {
         }
     }
 
+    /// The entry of a session that was asked for.
+    pub(super) fn last_frame(&mut self, session: &str, text: &str, oracle: &Oracle) -> Checked {
+        let page: EntriesText<'_> = serde_json::from_str(text).map_err(|e| format!("no frame of ours: {e}"))?;
+        let value = page.entries.first().and_then(|item| item.data).map(RawValue::get);
+        self.last_read(session, value, oracle)
+    }
+
     /// A page of entries, asked for or not.
     pub(super) fn entries_frame(&mut self, text: &str, ask: Option<(String, Ask)>, oracle: &mut Oracle) -> Checked {
         let page: EntriesText<'_> = serde_json::from_str(text).map_err(|e| format!("no frame of ours: {e}"))?;
@@ -272,11 +281,11 @@ impl Client {
             oracle.entries.fact(&place, item.key, item.revision, None)?;
         }
         match ask {
-            Some((_, Ask::Get(key, asked_us))) => {
+            Some((_, Ask::Get(key, known))) => {
                 let found = page.entries.first().map(|item| item.revision);
                 let own = self.keeps.keys.get_mut(&(place.clone(), key.clone())).ok_or("a key that is not its own")?;
                 (own.asked, own.sure, own.revision) = (false, true, found.unwrap_or(0));
-                oracle.entries.told(&place, &key, found, asked_us)
+                oracle.entries.told(&place, &key, found, known, oracle.now_us)
             }
             Some((_, Ask::List)) => Ok(()),
             Some((_, ask)) => Err(format!("{ask:?} answered by a page")),

@@ -10,6 +10,7 @@
 
 mod amid;
 mod bold;
+mod declare;
 mod hear;
 mod keep;
 mod labour;
@@ -20,6 +21,9 @@ mod provoke;
 mod receipts;
 mod say;
 mod tell;
+
+pub use declare::SIDE_QUEUE;
+pub use labour::QUEUE;
 
 use crate::counts::{CLOSE, Counts};
 use crate::oracle::{Checked, Key, Oracle, Seen, Submission, parse_place};
@@ -84,6 +88,10 @@ pub struct Role {
     pub silent: bool,
     /// The queue that it declares: fields of the command.
     pub declares: Option<String>,
+    /// A second one that it declares and drops again: fields of the command.
+    pub side: Option<String>,
+    /// Seed of dice of its own about jobs.
+    pub dice: u64,
     /// It works on so many jobs at once.
     pub works: Option<u64>,
     /// Subscriptions that a client may hold, of the server's limits.
@@ -375,6 +383,8 @@ struct Frame<'a> {
     #[serde(borrow, default)]
     streams: Vec<tell::Part<'a>>,
     #[serde(borrow, default)]
+    queues: Vec<declare::Listed<'a>>,
+    #[serde(borrow, default)]
     events: Vec<Frame<'a>>,
 }
 
@@ -566,9 +576,15 @@ impl Client {
     pub fn missing(&self, feed: &Feed, oracle: &Oracle) -> Option<((u64, u64), (String, u64))> {
         let patterns = &self.role.patterns;
         let wanted = |topic: &str| patterns.iter().any(|p| shards::names::pattern_matches(p, topic));
-        let places = oracle.places_after(feed.start.as_ref()?, wanted);
+        let seen = |place, name: &str, offset| {
+            feed.events.get(&place).is_some_and(|(n, o)| (n.as_str(), *o) == (name, offset))
+        };
         let elsewhere = |session: &str, offset| self.follows.get(session).is_some_and(|f| f.answers_for(offset));
-        places.into_iter().find(|(place, event)| feed.events.get(place) != Some(event) && !elsewhere(&event.0, event.1))
+        // What was seen goes out first: it is nearly all of it, and this runs often.
+        let places = oracle.places_after(feed.start.as_ref()?).filter(|(place, name, offset, event)| {
+            !seen(*place, name, *offset) && wanted(&event.topic) && !elsewhere(name, *offset)
+        });
+        places.min_by_key(|(place, ..)| *place).map(|(place, name, offset, _)| (place, (name.to_owned(), offset)))
     }
 
     /// Follows these sessions from the start, and nothing else.

@@ -77,6 +77,7 @@ impl World {
                 woken: false,
                 stalled_until_us: 0,
                 committed: 0,
+                late: None,
                 slots_free: (0..self.options.limits.connections_per_shard_max as u32).rev().collect(),
             });
         }
@@ -110,6 +111,14 @@ impl World {
         }
         // Behind the last bytes: they may hold such acknowledgements too.
         self.oracle.process_died();
+        let unsettled = self.node.as_ref().map_or_else(Default::default, |node| {
+            let is_open = |session: &String| {
+                let log = node.shards[usize::from(node.shards[0].shard.owner(TENANT, session).0)].shard.log();
+                log.next_seq() > log.committed_seq()
+            };
+            self.options.roles.iter().flat_map(|role| role.bosses.iter().cloned()).filter(is_open).collect()
+        });
+        self.oracle.jobs.died(self.now_us, unsettled);
         self.forget_node();
         self.fail_disk();
         self.disk.set_full(false);

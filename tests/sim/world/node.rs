@@ -4,7 +4,7 @@ use super::drain::Drain;
 use super::*;
 use crate::edge::{Delivered, Door};
 use shards::Shard;
-use shards::command::{Claim, Command, Durability, EntryAsk, JobAsk, PresenceAct, QueueAsk};
+use shards::command::{Claim, Command, Durability, EntryAsk, GroupAsk, JobAsk, PresenceAct, QueueAsk};
 use shards::effect::{Effect, Reply};
 use shards::ids::{ConnectionId, ShardId};
 use shards::input::{Handled, Input};
@@ -63,6 +63,8 @@ pub(super) struct Core {
     pub stalled_until_us: u64,
     /// What it had committed after its last turn.
     pub committed: u64,
+    /// A job of it is late.
+    pub late: Option<duties::Late>,
 }
 
 #[derive(Default)]
@@ -246,6 +248,7 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::Unsubscribe { .. } => "unsubscribe from a session",
         Command::UnsubscribePatterns => "unsubscribe from patterns",
         Command::Acknowledge { .. } => "ack",
+        Command::Mark { marker, .. } if marker.lease.is_some() => "group.ack",
         Command::Mark { .. } => "mark",
         Command::History { .. } => "history",
         Command::Resume { claim: Claim::New, .. } => "resume: a new life",
@@ -255,6 +258,14 @@ fn name_of(command: &Command<'_>) -> &'static str {
         Command::StreamClose { .. } => "close a stream",
         Command::Ping => "ping",
         Command::Auth { .. } => "auth",
+        Command::Group { ask } => match ask {
+            GroupAsk::Declare { .. } => "group.declare",
+            GroupAsk::Drop { .. } => "group.drop",
+            GroupAsk::Join { credit: 0, .. } => "group.leave",
+            GroupAsk::Join { .. } => "group.join",
+            GroupAsk::List { .. } => "group.list",
+        },
+        Command::Markers { .. } => "markers.list",
         Command::Queue { ask } => match ask {
             QueueAsk::Declare(_) => "queue.declare",
             QueueAsk::Drop { .. } => "queue.drop",
@@ -279,6 +290,7 @@ fn name_of(command: &Command<'_>) -> &'static str {
             EntryAsk::Fetch { .. } => "entry.fetch, which is on no wire",
         },
         Command::Revoke { .. } => "revoke",
+        Command::Quota { .. } => "quota",
         Command::Presence { act, .. } => match act {
             PresenceAct::Enter { .. } => "presence.enter",
             PresenceAct::Update { .. } => "presence.update",

@@ -25,7 +25,7 @@ pub(super) fn run(shard: &mut Shard, call: Call<'_>, entry: &NewEntry<'_>) -> Ou
     append(shard, call, &NewParts { entries: std::slice::from_ref(entry), ..NewParts::default() }, Form::Entry)
 }
 
-/// May these be changed so, all of them?
+/// May these be changed so, all of them? By how many bytes they grow.
 pub(crate) fn check(
     shard: &Shard,
     partition: PartitionId,
@@ -33,7 +33,7 @@ pub(crate) fn check(
     tenant: &str,
     entries: &[NewEntry<'_>],
     now: Now,
-) -> Result<(), Refused> {
+) -> Result<u64, Refused> {
     let limits = &shard.config.limits.work;
     let (session, state) = (shard.log.partition(slot).session(), shard.log.partition(slot).entries());
     let (mut freed, mut taken) = (0, 0);
@@ -64,5 +64,5 @@ pub(crate) fn check(
     if taken > freed && (session_bytes + taken > ENTRIES_BYTES_MAX + freed || tenant_bytes + taken > share + freed) {
         return Err(Refused { field: "data", ..Refused::later(Refusal::EntriesFull, FULL_RETRY_MS) });
     }
-    Ok(())
+    Ok(taken.saturating_sub(freed) as u64)
 }

@@ -12,7 +12,7 @@ use crate::shard::Shard;
 pub(super) fn run(shard: &mut Shard, call: Call<'_>, new: &NewQueue<'_>) -> Outcome {
     let Call { asker, .. } = call;
     let limits = &shard.config.limits;
-    let definition = match Definition::of(new, &limits.work, limits.event_bytes_max, shard.config.shards) {
+    let definition = match Definition::of(new, &limits.work, limits.event_bytes_max) {
         Ok(definition) => definition,
         Err(refused) => return shard.refuse(asker, refused),
     };

@@ -62,7 +62,8 @@ pub(crate) fn run(shard: &mut Shard, call: Call<'_>, job: &JobName<'_>, ask: &Jo
             return shard.refuse(asker, Refused::field(Refusal::NotDead, "job"));
         }
         JobAsk::Redrive => match redrive(shard, call, at, job) {
-            Ok(done) => done,
+            Ok(Some(done)) => done,
+            Ok(None) => return Outcome::Park,
             Err(refused) => return shard.refuse(asker, refused),
         },
         JobAsk::Drop => step(shard, at, job, JobAct::Dropped, 0, now).map(|seq| (seq, JobHappened::Dropped)),
@@ -150,7 +151,8 @@ fn progress(
     Ok(Some((log_seq, JobHappened::Progressed)))
 }
 
-fn redrive(shard: &mut Shard, call: Call<'_>, at: PartitionSlot, job: &JobName<'_>) -> Result<Done, Refused> {
+/// `None`: it waits for room in the queue.
+fn redrive(shard: &mut Shard, call: Call<'_>, at: PartitionSlot, job: &JobName<'_>) -> Result<Option<Done>, Refused> {
     let Call { asker, now, .. } = call;
     let Some(definition) = shard.queues.definition(&asker.tenant, job.queue).cloned() else {
         return Err(Refused::field(Refusal::UnknownQueue, "job"));
@@ -162,12 +164,14 @@ fn redrive(shard: &mut Shard, call: Call<'_>, at: PartitionSlot, job: &JobName<'
         definition,
     };
     let openings = [opening];
-    shard.admit_jobs(&asker.tenant, at, &openings)?;
+    if !shard.admit_jobs(&asker.tenant, at, &openings, now)? {
+        return Ok(None);
+    }
     let done = step(shard, at, job, JobAct::Redriven, openings[0].deadline_ms, now);
     if done.is_some() {
         shard.jobs_opened(&asker.tenant, &openings);
     }
-    Ok(done.map(|log_seq| (log_seq, JobHappened::Redriven)))
+    Ok(Some(done.map(|log_seq| (log_seq, JobHappened::Redriven))))
 }
 
 fn step(shard: &mut Shard, at: PartitionSlot, job: &JobName<'_>, act: JobAct, at_ms: u64, now: Now) -> Option<LogSeq> {

@@ -1,7 +1,9 @@
 //! Entries, queues and jobs in mail: commands and replies.
 
 use super::{Reader, Writer, get_durability, put_durability};
-use crate::command::{Command, EntryAsk, Fallback, JobAsk, JobName, JobOrder, Lease, NewEntry, NewQueue, QueueAsk};
+use crate::command::{
+    Command, EntryAsk, Fallback, GroupAsk, JobAsk, JobName, JobOrder, Lease, NewEntry, NewMarker, NewQueue, QueueAsk,
+};
 use crate::effect::{JobHappened, WorkReply};
 
 /// Writes a change of an entry.
@@ -39,7 +41,24 @@ pub fn get_lease(r: &mut Reader<'_>) -> Lease {
     Lease { attempt: r.u16(), nonce: r.u64() }
 }
 
-/// Writes the job that a commit ends.
+/// Writes a marker.
+pub fn put_marker(w: &mut Writer<'_>, marker: &NewMarker<'_>) {
+    w.text(marker.name).u64(marker.offset);
+    match marker.lease {
+        Some(lease) => put_lease(w.u8(1), lease),
+        None => {
+            w.u8(0);
+        }
+    }
+}
+
+/// Reads it.
+pub fn get_marker<'a>(r: &mut Reader<'a>) -> NewMarker<'a> {
+    let (name, offset) = (r.text(), r.u64());
+    NewMarker { name, offset, lease: (r.u8() == 1).then(|| get_lease(r)) }
+}
+
+/// Writes a job that a commit ends, or that its sender holds.
 pub fn put_complete(w: &mut Writer<'_>, complete: &Option<(JobName<'_>, Lease)>) {
     match complete {
         Some((job, lease)) => {
@@ -197,6 +216,44 @@ pub fn with_queue_ask<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T
     }
 }
 
+/// Writes a command about a group that another shard carries out.
+pub fn put_group_ask(w: &mut Writer<'_>, ask: &GroupAsk<'_>) {
+    match ask {
+        GroupAsk::Declare { group, topics, lease_ms } => {
+            w.u8(1).text(group).u64(*lease_ms).u32(topics.len() as u32);
+            topics.iter().for_each(|pattern| {
+                w.text(pattern);
+            });
+        }
+        GroupAsk::Drop { group } => {
+            w.u8(2).text(group);
+        }
+        GroupAsk::List { group, from } => {
+            w.u8(3).text(group).u64(*from);
+        }
+        // Stays where the client is.
+        GroupAsk::Join { group, .. } => {
+            w.u8(0).text(group);
+        }
+    }
+}
+
+/// Reads it and hands it on: its list is borrowed from this frame.
+pub fn with_group_ask<T>(r: &mut Reader<'_>, then: impl FnOnce(Command<'_>) -> T) -> T {
+    let kind = r.u8();
+    let group = r.text();
+    match kind {
+        1 => {
+            let (lease_ms, count) = (r.u64(), r.u32());
+            let topics: Vec<&str> = (0..count).map(|_| r.text()).collect();
+            then(Command::Group { ask: GroupAsk::Declare { group, topics: &topics, lease_ms } })
+        }
+        2 => then(Command::Group { ask: GroupAsk::Drop { group } }),
+        3 => then(Command::Group { ask: GroupAsk::List { group, from: r.u64() } }),
+        _ => then(Command::Group { ask: GroupAsk::Join { group, credit: 0 } }),
+    }
+}
+
 /// Writes a reply.
 pub fn put_work_reply(w: &mut Writer<'_>, reply: &WorkReply<'_>) {
     match reply {
@@ -225,6 +282,24 @@ pub fn put_work_reply(w: &mut Writer<'_>, reply: &WorkReply<'_>) {
         }
         WorkReply::Queues { items, more } => {
             w.u8(9).bytes(items).u8(u8::from(*more));
+        }
+        WorkReply::GroupDeclared { group } => {
+            w.u8(10).text(group);
+        }
+        WorkReply::GroupDropped { group } => {
+            w.u8(11).text(group);
+        }
+        WorkReply::GroupJoined { group, credit } => {
+            w.u8(12).text(group).u64(*credit);
+        }
+        WorkReply::GroupAcked { session, group, offset } => {
+            w.u8(13).text(session).text(group).u64(*offset);
+        }
+        WorkReply::GroupLost { session, group, lease } => {
+            put_lease(w.u8(14).text(session).text(group), *lease);
+        }
+        WorkReply::Markers { items, next } => {
+            w.u8(15).bytes(items).option(*next);
         }
         WorkReply::Job { session, job, happened } => {
             w.u8(7).text(session);
@@ -257,6 +332,12 @@ pub fn get_work_reply<'a>(r: &mut Reader<'a>) -> WorkReply<'a> {
         5 => WorkReply::Declared { queue: r.text() },
         6 => WorkReply::Pulling { queue: r.text(), credit: r.u64() },
         8 => WorkReply::QueueDropped { queue: r.text() },
+        10 => WorkReply::GroupDeclared { group: r.text() },
+        11 => WorkReply::GroupDropped { group: r.text() },
+        12 => WorkReply::GroupJoined { group: r.text(), credit: r.u64() },
+        13 => WorkReply::GroupAcked { session: r.text(), group: r.text(), offset: r.u64() },
+        14 => WorkReply::GroupLost { session: r.text(), group: r.text(), lease: get_lease(r) },
+        15 => WorkReply::Markers { items: r.bytes(), next: r.option() },
         9 => WorkReply::Queues { items: r.bytes(), more: r.u8() == 1 },
         7 => {
             let (session, job) = (r.text(), get_job(r));

@@ -28,7 +28,7 @@ pub(super) fn commit_entries<'a>(fields: &Object<'a>) -> Result<Vec<NewEntry<'a>
     nodes.iter().enumerate().map(bounded).collect()
 }
 
-fn lease(fields: &Object<'_>) -> Result<Lease, No> {
+pub(super) fn lease(fields: &Object<'_>) -> Result<Lease, No> {
     let parsed = |text: &str| {
         let (attempt, nonce) = text.split_once('.')?;
         let attempt = number(attempt).filter(|_| attempt.len() <= 5)?.try_into().ok()?;
@@ -86,15 +86,19 @@ fn job_command(kind: &str, fields: &Object<'_>) -> Result<String, No> {
     Ok(format!("{:?}", Command::Job { session, job, ask }))
 }
 
-/// The job that a commit into this session says that it ends.
-pub(super) fn commit_complete<'a>(fields: &Object<'a>, session: &str) -> Result<Option<(JobName<'a>, Lease)>, No> {
-    let Some(node) = fields.get("complete") else { return Ok(None) };
-    let (of, name, lease) = fields.inside("complete", node, |inner| {
+/// The job that a commit into this session says that it ends, or that its sender holds.
+pub(super) fn commit_job<'a>(
+    fields: &Object<'a>,
+    field: &str,
+    session: &str,
+) -> Result<Option<(JobName<'a>, Lease)>, No> {
+    let Some(node) = fields.get(field) else { return Ok(None) };
+    let (of, name, lease) = fields.inside(field, node, |inner| {
         let (of, name) = job(inner)?;
         Ok((of, name, lease(inner)?))
     })?;
     if of != session {
-        return Err(fields.no(Refusal::CrossSession, "complete"));
+        return Err(fields.no(Refusal::CrossSession, field));
     }
     Ok(Some((name, lease)))
 }
@@ -104,7 +108,7 @@ fn complete(fields: &Object<'_>) -> Result<String, No> {
     super::commit_into(fields, session, Some((name, lease)))
 }
 
-fn patterns<'a>(fields: &Object<'a>, field: &str) -> Result<Vec<&'a str>, No> {
+pub(super) fn patterns<'a>(fields: &Object<'a>, field: &str) -> Result<Vec<&'a str>, No> {
     let Some(node) = fields.get(field) else { return Ok(Vec::new()) };
     let Tree::Array(nodes) = &node.tree else { return Err(fields.no(Refusal::WrongType, field)) };
     let mut patterns = Vec::new();

@@ -16,6 +16,7 @@ import uuid
 
 from .errors import Over, Refused
 from .feed import Feed, Window
+from .groups import Member
 from .jobs import Pull
 from .link import GONE, Pauses, dial
 from .stream import Stream
@@ -259,13 +260,28 @@ class Client:
         """Works on jobs of a queue until cancelled: `await handle(job)` for each, so many at once."""
         pull = self.pulls[queue] = Pull(self, queue, handle, credit)
         try:
-            await self.call(pull.command())
-            while not self._why_over:
-                await asyncio.sleep(1)
-            self._check()
+            await self._pull(pull)
         finally:
             self.pulls.pop(queue, None)
             pull.stop()
+
+    async def join(self, group, handle, *, credit=1):
+        """Is a member of a group until cancelled: `await handle(run)` for each run, of so many sessions at once."""
+        # No queue's name begins so.
+        member = self.pulls[f"${group}"] = Member(self, group, handle, credit)
+        try:
+            await self._pull(member)
+        finally:
+            self.pulls.pop(f"${group}", None)
+            member.stop()
+            if not self._why_over:
+                self.restore({"type": "group.leave", "group": group})
+
+    async def _pull(self, pull):
+        await self.call(pull.command())
+        while not self._why_over:
+            await asyncio.sleep(1)
+        self._check()
 
     # --- connections
 
@@ -365,9 +381,11 @@ class Client:
             return watch.take(frame) if watch else None
         if kind == "job" and frame["queue"] in self.pulls:
             return self.pulls[frame["queue"]].take(frame)
-        if kind == "job.lost":
+        if kind == "group.run" and f"${frame['group']}" in self.pulls:
+            return self.pulls[f"${frame['group']}"].take(frame)
+        if kind in ("job.lost", "group.lost"):
             for pull in self.pulls.values():
-                pull.lost(frame["job"])
+                pull.lost(frame)
         if kind == "subscribed":
             return self._restored("patterns" if frame.get("patterns") else frame["session"], frame)
         if kind == "lost":

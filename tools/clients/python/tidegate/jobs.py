@@ -90,9 +90,9 @@ class Pull:
         self.tasks[job.name] = task
         task.add_done_callback(lambda _: self._done(job.name, task))
 
-    def lost(self, name):
-        if name in self.tasks:
-            self.tasks[name].cancel()
+    def lost(self, frame):
+        if frame.get("job") in self.tasks:
+            self.tasks[frame["job"]].cancel()
 
     async def _run(self, job, before):
         if before:
