@@ -3,6 +3,7 @@
 
     publish ─► kill -9 of a member, of the server, members that leave, vanish, or sleep over their leases ─► no lag anywhere
     the books: of each session what was acknowledged are ranges that follow each other, and between them nothing is missing
+               but what somebody had said as it was killed, or as the server was
 """
 
 import argparse
@@ -41,6 +42,7 @@ class Books:
         self.held = {}  # session: (member, until)
         self.life = 0  # of the server
         self.acked = collections.defaultdict(list)  # session: (from, to), as answered
+        self.said = collections.defaultdict(list)  # the same, before there is an answer
         self.count = collections.Counter()
 
     def deal(self, member, frame, life):
@@ -100,6 +102,9 @@ async def member(url, name, books, stop, dice, vanishes=True):
                 for to in ends:
                     ack = {"session": frame["session"], "group": GROUP["group"], "lease": frame["lease"], "offset": to}
                     books.release(name, frame["session"] if to == frame["next"] else "")
+                    books.said[frame["session"]].append((at, to))
+                    if name == "killed":
+                        print(json.dumps(["said", frame["session"], at, to]), flush=True)
                     try:
                         if what > 0.9:
                             said = {"type": "commit", "session": frame["session"], "markers": [ack]}
@@ -110,11 +115,12 @@ async def member(url, name, books, stop, dice, vanishes=True):
                     except Refused as no:
                         assert no.name == "stale_lease", no.frame
                         books.count["stale"] += 1
+                        books.said[frame["session"]].remove((at, to))
                         break
                     if to > at:
                         books.acked[frame["session"]].append((at, to))
                         if name == "killed":
-                            print(json.dumps([frame["session"], at, to]), flush=True)
+                            print(json.dumps(["acked", frame["session"], at, to]), flush=True)
                     at = to
         except (*GONE, Refused) as why:
             if isinstance(why, Refused) and not why.retry and why.name not in ("stale_lease", "marker_backwards"):
@@ -171,9 +177,9 @@ async def check(server, seed, seconds):
     await asyncio.sleep(seconds / 3)
     other.send_signal(signal.SIGKILL)
     for line in (await other.stdout.read()).decode().splitlines():
-        session, at, to = json.loads(line)
-        books.acked[session].append((at, to))
-        books.count["by the one killed"] += 1
+        what, session, at, to = json.loads(line)
+        (books.acked if what == "acked" else books.said)[session].append((at, to))
+        books.count["by the one killed"] += what == "acked"
     await other.wait()
     await asyncio.sleep(seconds / 3)
     server.kill9()
@@ -199,6 +205,10 @@ async def check(server, seed, seconds):
         missing = [offset for offset in sent[session] if offset not in done]
         # What was said and not answered, because a socket went or a process died, may have been taken.
         books.count["acknowledged, not answered"] += len(missing)
+        said = {offset for at, to in books.said[session] for offset in range(at, to)}
+        for offset in missing:
+            if offset not in said:
+                books.violations.add("acknowledged by nobody", f"{session}: {offset}")
         told = await client.call({"type": "markers.list", "session": session})
         assert told["markers"] == [], told
     events = sum(map(len, sent.values()))

@@ -8,7 +8,9 @@ A patch begins with two lines: `Canary:` says what is broken, `Test:` names what
 
     sim      the simulator              crash    kills and power cuts over the real binary
     loom     the mailbox under loom         takeover one process takes the place of another, over and over
-    lives, journal    clients that come back, that come and go, told step by step: for what chance meets too seldom
+    members  a group whose members and server are killed
+    lives, journal, groups    clients that come back, that come and go, that share sessions, told step by step: for what
+             chance meets too seldom
 
 Builds go to a target folder of their own, so that only the crates that a patch changes compile again. First the tree runs as it
 is: what fails without a bug proves nothing with one. Exit status 0 only if every canary was caught.
@@ -34,10 +36,10 @@ TREE = TARGET / "tree"
 RUN_S = 60
 BASE_S = 15
 # Tests that drive the binary from outside; they need Python's websockets, which tools/check installs.
-BLACKBOX = {"takeover": "tests/blackbox/takeover.py"}
+BLACKBOX = {"takeover": "tests/blackbox/takeover.py", "members": "tests/blackbox/groups.py"}
 VENV_PYTHON = TARGET.parent / "check" / "venv" / "bin" / "python"
 # Tests of the package `shards`: the same each time, so that one run says it.
-OF_THE_CORE = {"loom": "mailbox_loom", "lives": "lives", "journal": "journal"}
+OF_THE_CORE = {"loom": "mailbox_loom", "lives": "lives", "journal": "journal", "groups": "groups"}
 # Rounds of one life of the crash test.
 ROUNDS = 12
 

@@ -7,7 +7,8 @@ use tidegate::http::{Asked, Unheard, question};
 
 /// Every byte that is no letter as an escape.
 fn escaped(text: &str) -> String {
-    let one = |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02x}") };
+    let one =
+        |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02x}") };
     text.bytes().map(one).collect()
 }
 
