@@ -12,7 +12,7 @@ pub use jobs::{DeadFrame, DeadJob, JobFrame};
 pub(crate) use jobs::{dead_bytes_max, put_dead};
 pub use roster::{CHANGE_BYTES_MAX, Happened, ReceiptsOfAll, RosterChange, RosterFrame, RosterValue};
 pub use runs::{RunEvent, RunFrame, RunHead};
-pub(crate) use runs::{get_run_head, put_run_event, put_run_head};
+pub(crate) use runs::{get_run_head, put_run_event, put_run_head, run_bytes_min, run_event_bytes_max};
 
 use crate::ids::{CommandId, ConnectionId, Epoch, Offset, SliceId, SliceSeq};
 use crate::streams::gathered::add_to;

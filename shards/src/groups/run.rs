@@ -14,7 +14,7 @@ use crate::groups::policy::Definition;
 use crate::ids::{Now, Offset, ShardId};
 use crate::mailbox::codec::Writer;
 use crate::mailbox::message::request;
-use crate::outbox::{RunHead, put_run_event, put_run_head};
+use crate::outbox::{RunHead, put_run_event, put_run_head, run_bytes_min, run_event_bytes_max};
 use crate::queues::JobKey;
 use crate::queues::worker::Freed;
 use crate::shard::{Opened, Shard};
@@ -25,11 +25,23 @@ use storage::record::RecordView;
 /// Events of a run.
 const RUN_EVENTS_MAX: u32 = 64;
 
+/// Where a run ends.
+#[derive(Clone, Copy)]
+struct Aim {
+    /// So many bytes of events are enough.
+    bytes: usize,
+    /// Its events must not take more in a frame: it would wait for room that no send queue has, until its lease is over, again and again.
+    frame_bytes: usize,
+}
+
 /// A run in the making.
 #[derive(Default)]
 pub(super) struct Draft {
     events: Vec<u8>,
     count: u32,
+    /// What its events may take in a frame; the next one would not fit into a member's send queue beside them.
+    frame_bytes: usize,
+    is_cut: bool,
     /// Read up to here.
     pub at: Offset,
     /// Not retained, or not to be read, before the first event.
@@ -41,20 +53,25 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    fn is_full(&self, aim: usize) -> bool {
-        self.count >= RUN_EVENTS_MAX || self.events.len() >= aim
+    fn is_full(&self, aim: Aim) -> bool {
+        self.is_cut || self.count >= RUN_EVENTS_MAX || self.events.len() >= aim.bytes
     }
 
     /// Takes what matches. `false`: full.
-    fn take(&mut self, record: RecordView<'_>, definition: &Definition, aim: usize) -> bool {
+    fn take(&mut self, record: RecordView<'_>, definition: &Definition, aim: Aim) -> bool {
         let from = self.at;
         for event in record.events().filter(|event| event.offset() >= from) {
             if self.is_full(aim) {
                 return false;
             }
             if matches!(event.data_kind(), DataKind::Json | DataKind::Bytes) && definition.matches(event.topic()) {
+                let frame_bytes = self.frame_bytes + run_event_bytes_max(&event);
+                self.is_cut = self.count > 0 && frame_bytes > aim.frame_bytes;
+                if self.is_cut {
+                    return false;
+                }
                 put_run_event(&mut self.events, &event);
-                self.count += 1;
+                (self.count, self.frame_bytes) = (self.count + 1, frame_bytes);
             }
             self.at = event.offset() + 1;
         }
@@ -91,9 +108,15 @@ impl Groups {
 }
 
 impl Shard {
-    /// Bytes of events at which a run ends.
-    fn run_bytes(&self) -> usize {
-        (self.claim_bytes().0 / 2).min(self.config.limits.connection_send_bytes_max / 4)
+    /// Where a run of this stand ends.
+    fn run_aim(&self, at: u32) -> Aim {
+        let send_bytes_max = self.config.limits.connection_send_bytes_max;
+        let stand = &self.groups.stands[at as usize];
+        let rest = run_bytes_min(self.groups.lines[stand.line as usize].name.len(), stand.session.len());
+        Aim {
+            bytes: (self.claim_bytes().0 / 2).min(send_bytes_max / 4),
+            frame_bytes: send_bytes_max.saturating_sub(rest),
+        }
     }
 
     /// Deals up to so many runs. Returns whether there is more.
@@ -176,7 +199,7 @@ impl Shard {
                 return Built::Later;
             }
         };
-        let aim = self.run_bytes();
+        let aim = self.run_aim(id.0);
         let mut is_end = false;
         while !draft.is_full(aim) {
             if std::mem::take(&mut draft.is_damaged) {
@@ -259,9 +282,10 @@ impl Shard {
 
     /// What a run waits for has come from disk, or cannot.
     pub(crate) fn run_read(&mut self, ticket: ReadTicket, id: (u32, u64)) {
-        let aim = self.run_bytes();
         let mut goes_on = false;
-        if let Some(stand) = self.groups.stands.get_mut(id.0 as usize).filter(|stand| stand.number == id.1)
+        let aim = self.groups.get(id).map(|_| self.run_aim(id.0));
+        if let Some(aim) = aim
+            && let Some(stand) = self.groups.stands.get_mut(id.0 as usize).filter(|stand| stand.number == id.1)
             && stand.state == State::Reading
         {
             let line = &self.groups.lines[stand.line as usize];

@@ -90,6 +90,25 @@ pub(crate) fn put_run_event(out: &mut Vec<u8>, event: &EventView<'_>) {
     w.u8(u8::from(event.data_kind() == DataKind::Bytes)).bytes(event.data());
 }
 
+/// Upper bound of what an event takes in a run's frame.
+pub(crate) fn run_event_bytes_max(event: &EventView<'_>) -> usize {
+    let names = event.topic().len() + event.client_id().len() + event.message_id().len() + event.traceparent().len();
+    one_bytes_max(event.session().len(), names, event.data_kind(), event.data().len())
+}
+
+/// Upper bound of a run's frame without events.
+pub(crate) const fn run_bytes_min(group: usize, session: usize) -> usize {
+    RUN_FRAME_BYTES_MAX + 2 * group + session
+}
+
+fn one_bytes_max(session: usize, names: usize, data_kind: DataKind, data: usize) -> usize {
+    let data = match data_kind {
+        DataKind::Bytes => data.div_ceil(3) * 4 + 2,
+        _ => data,
+    };
+    RUN_EVENT_BYTES_MAX + 2 * session + names + data
+}
+
 impl<'a> RunFrame<'a> {
     /// The frame that these bytes are.
     pub(crate) fn of(group: &'a str, bytes: &'a [u8]) -> Self {
@@ -118,14 +137,11 @@ impl<'a> RunFrame<'a> {
 
     /// Upper bound of the frame on any wire.
     pub fn bytes_max(&self) -> usize {
+        let session = self.head.session.len();
         let one = |event: RunEvent<'_>| {
-            let data = match event.data_kind {
-                DataKind::Bytes => event.data.len().div_ceil(3) * 4 + 2,
-                _ => event.data.len(),
-            };
             let names = event.topic.len() + event.client_id.len() + event.message_id.len() + event.traceparent.len();
-            RUN_EVENT_BYTES_MAX + 2 * self.head.session.len() + names + data
+            one_bytes_max(session, names, event.data_kind, event.data.len())
         };
-        RUN_FRAME_BYTES_MAX + 2 * self.group.len() + self.head.session.len() + self.events().map(one).sum::<usize>()
+        run_bytes_min(self.group.len(), session) + self.events().map(one).sum::<usize>()
     }
 }
