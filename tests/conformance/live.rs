@@ -241,8 +241,10 @@ impl Player<'_> {
             return None;
         }
         if self.epoch.is_none() {
-            let of_event = || frame["event_id"].as_str()?.rsplit(':').nth(1);
-            self.epoch = frame["epoch"].as_str().or_else(of_event).map(str::to_owned);
+            // Of a run of events the first: it may come before the answer to who published it.
+            let of_event = |frame: &'_ Value| frame["event_id"].as_str()?.rsplit(':').nth(1).map(str::to_owned);
+            let epoch = frame["epoch"].as_str().map(str::to_owned);
+            self.epoch = epoch.or_else(|| of_event(&frame)).or_else(|| of_event(&frame["events"][0]));
         }
         let mut text = text.replace(&own, "\"demo");
         if let Some(epoch) = &self.epoch {
