@@ -45,18 +45,21 @@ class Books:
         self.said = collections.defaultdict(list)  # the same, before there is an answer
         self.count = collections.Counter()
 
-    def deal(self, member, frame, life):
+    def deal(self, member, frame, life, is_fresh):
         session, now = frame["session"], time.time()
         holder, until = self.held.get(session, (None, 0))
+        offsets = [split_event_id(event["event_id"])[2] for event in frame["events"]]
+        if offsets != sorted(offsets) or not all(frame["from"] <= offset < frame["next"] for offset in offsets):
+            self.violations.add("out of order", frame)
+        self.count["again" if frame["attempt"] > 1 else "first"] += 1
+        # One that lay there while its member slept may be older than what another has since: it says nothing.
+        if not is_fresh and holder not in (None, member):
+            return
         # Dealt by now, while the lease before it held for certain: it began no earlier than its last event was published.
         if holder not in (None, member) and now < until and life == self.life:
             self.violations.add("in flight at two members", f"{session}: {member} while {holder} has it")
         if life == self.life:
             self.held[session] = (member, (frame["events"][-1]["time"] + frame["lease_ms"]) / 1000)
-        offsets = [split_event_id(event["event_id"])[2] for event in frame["events"]]
-        if offsets != sorted(offsets) or not all(frame["from"] <= offset < frame["next"] for offset in offsets):
-            self.violations.add("out of order", frame)
-        self.count["again" if frame["attempt"] > 1 else "first"] += 1
 
     def release(self, member, session=None):
         for known in [session] if session else list(self.held):
@@ -73,17 +76,19 @@ async def member(url, name, books, stop, dice, vanishes=True):
             client = await Client.open(url())
             await patiently(client, {"type": "group.join", **GROUP, "credit": dice.choice([1, 2, 4])})
             while not stop.is_set():
+                asked = time.time()
                 try:
                     frame = await client.next_event(0.2)
                 except TimeoutError:
                     continue
+                is_fresh = time.time() - asked > 0.001
                 if frame["type"] == "group.lost":
                     books.release(name, frame["session"])
                     books.count["lost"] += 1
                     await patiently(client, {"type": "group.join", **GROUP, "credit": 2})
                 if frame["type"] != "group.run":
                     continue
-                books.deal(name, frame, life)
+                books.deal(name, frame, life, is_fresh)
                 what = dice.random()
                 if what < 0.02 and vanishes:
                     books.release(name)
