@@ -16,7 +16,7 @@ def two_shards():
 
 def sessions(size, flags):
     """Many, as a session takes some two hundred open jobs; fewer where each must be asked where it lives."""
-    return 64 if size.tiny else 512 if "--cross" in flags else 2048
+    return 512 if size.tiny or "--cross" in flags else 2048
 
 
 def full(*flags):
